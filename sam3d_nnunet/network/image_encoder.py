@@ -1,0 +1,121 @@
+"""SAM's image encoder, lifted to volumes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam3d_nnunet.network.adapter import SpatialAdapter
+from sam3d_nnunet.network.attention import WindowAttention
+from sam3d_nnunet.network.patch_embed import PatchEmbed
+from sam3d_nnunet.network.windows import WindowLayout
+
+EPS = 1e-6  # of SAM's layer norms
+SAM_GRID = 64  # tokens a side of SAM's position embedding and of the tables of its global attention
+SAM_WINDOW = 14  # tokens a side of the tables of SAM's window attention
+DEPTH_GRID = 32  # rows of the depth position table, those of a 128^3 patch at stride 4
+
+
+class Mlp(nn.Module):
+    """SAM's two-layer perceptron, frozen."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(dim, hidden)
+        self.lin2 = nn.Linear(hidden, dim)
+        self.requires_grad_(False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.lin2(F.gelu(self.lin1(tokens)))
+
+
+class Block(nn.Module):
+    """Spatial adapter, window attention and MLP (paper, Fig. 3). Adapter and norms are tuned, the rest is SAM's."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, table_size: int) -> None:
+        super().__init__()
+        self.adapter = SpatialAdapter(dim)
+        self.norm1 = nn.LayerNorm(dim, eps=EPS)
+        self.attn = WindowAttention(dim, num_heads, table_size)
+        self.norm2 = nn.LayerNorm(dim, eps=EPS)
+        self.mlp = Mlp(dim, mlp_dim)
+
+    def forward(self, tokens: Tensor, layout: WindowLayout) -> Tensor:
+        """(B, D, H, W, dim) -> the same shape."""
+        tokens = self.adapter(tokens)
+        tokens = tokens + self.attn(self.norm1(tokens), layout)
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class Neck3D(nn.Module):
+    """1 x 1 x 1 convolution, norm, 3 x 3 x 3 convolution, norm: a level of features for the decoder."""
+
+    def __init__(self, dim: int, out_channels: int) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(dim, out_channels, bias=False)
+        self.norm1 = nn.LayerNorm(out_channels, eps=EPS)
+        self.conv = nn.Conv3d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        self.norm2 = nn.LayerNorm(out_channels, eps=EPS)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, D, H, W, dim) -> (B, out_channels, D, H, W)."""
+        features = self.norm1(self.reduce(tokens)).permute(0, 4, 1, 2, 3)
+        features = self.conv(features).permute(0, 2, 3, 4, 1)
+        return self.norm2(features).permute(0, 4, 1, 2, 3)
+
+
+class ImageEncoder(nn.Module):
+    """Features of a volume at four depths of the transformer (paper, Section 3.2)."""
+
+    def __init__(
+        self,
+        input_channels: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        global_blocks: tuple[int, ...],
+        out_channels: int,
+        stride: int,
+    ) -> None:
+        """
+        Args:
+            input_channels: channels of the image.
+            embed_dim: width of a token.
+            depth: number of transformer blocks.
+            num_heads: attention heads of a block.
+            global_blocks: indices of the blocks with global attention in SAM; a neck follows each.
+            out_channels: channels of each level of features.
+            stride: voxels a token covers along each axis (2, 4 or 8).
+        """
+        super().__init__()
+        self.patch_embed = PatchEmbed(input_channels, embed_dim, stride)
+        self.pos_embed = nn.Parameter(torch.zeros(1, SAM_GRID, SAM_GRID, embed_dim), requires_grad=False)
+        self.depth_embed = nn.Parameter(torch.zeros(1, DEPTH_GRID, embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, 4 * embed_dim, SAM_GRID if i in global_blocks else SAM_WINDOW)
+            for i in range(depth)
+        )
+        self.global_blocks = global_blocks
+        self.necks = nn.ModuleList(Neck3D(embed_dim, out_channels) for _ in global_blocks)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, C, D, H, W) -> levels of (B, out_channels, D/stride, H/stride, W/stride), shallow to deep."""
+        tokens = self.patch_embed(image)
+        grid = tuple(tokens.shape[1:4])
+        tokens = tokens + self.position_embedding(grid)
+        layouts = [WindowLayout(grid, shifted, tokens.device, tokens.dtype) for shifted in (True, False)]
+        levels = []
+        for i, block in enumerate(self.blocks):
+            tokens = block(tokens, layouts[i % 2])
+            if i in self.global_blocks:
+                levels.append(self.necks[len(levels)](tokens))
+        return levels
+
+    def position_embedding(self, grid: tuple[int, int, int]) -> Tensor:
+        """(1, d, h, w, embed_dim): SAM's in-plane table and the depth table, resampled to the token grid.
+
+        From 64 to 32 tokens a side, bilinear resampling is the 2 x 2 mean of the published network.
+        """
+        d, h, w = grid
+        plane = F.interpolate(self.pos_embed.permute(0, 3, 1, 2), size=(h, w), mode="bilinear", align_corners=False)
+        depth = F.interpolate(self.depth_embed.transpose(1, 2), size=d, mode="linear", align_corners=False)
+        return plane.permute(0, 2, 3, 1)[:, None] + depth.transpose(1, 2)[:, :, None, None]

@@ -1,0 +1,83 @@
+"""Multi-layer aggregation: four levels of features and the image become logits."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def enlarge(x: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
+    """Trilinear resampling with aligned corners, as everywhere in the published decoder."""
+    return F.interpolate(x, size=tuple(size), mode="trilinear", align_corners=True)
+
+
+def conv_norm_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
+    """3 x 3 x 3 convolution, instance norm, ReLU."""
+    return [
+        nn.Conv3d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        nn.InstanceNorm3d(out_channels),
+        nn.ReLU(),
+    ]
+
+
+class Fusion(nn.Module):
+    """3 x 3 x 3 convolution over all levels and the image, in two shares that are computed at different times.
+
+    A convolution of concatenated maps is the sum of the convolutions of its parts, so the share of everything that does
+    not depend on the clicks is computed once per image.
+    """
+
+    def __init__(self, level_channels: int, num_levels: int, image_channels: int) -> None:
+        super().__init__()
+        self.clicked = slice((num_levels - 1) * level_channels, num_levels * level_channels)  # the last level
+        in_channels = num_levels * level_channels + image_channels
+        self.conv = nn.Conv3d(in_channels, level_channels, kernel_size=3, padding=1, bias=False)
+
+    def image_share(self, levels: list[Tensor], image: Tensor) -> Tensor:
+        """All levels but the last, and the image."""
+        weight = torch.cat([self.conv.weight[:, : self.clicked.start], self.conv.weight[:, self.clicked.stop :]], dim=1)
+        return F.conv3d(torch.cat([*levels, image], dim=1), weight, padding=1)
+
+    def click_share(self, level: Tensor) -> Tensor:
+        """The last level."""
+        return F.conv3d(level, self.conv.weight[:, self.clicked], padding=1)
+
+
+class MaskDecoder(nn.Module):
+    """Logits from four levels of features and the image (paper, Section 3.4)."""
+
+    def __init__(self, in_channels: int, channels: int, num_levels: int, image_channels: int, num_classes: int) -> None:
+        """
+        Args:
+            in_channels: channels of each level of features.
+            channels: channels inside the decoder.
+            num_levels: number of levels.
+            image_channels: channels of the image.
+            num_classes: logits per voxel, background included.
+        """
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.Sequential(*conv_norm_relu(in_channels, channels), *conv_norm_relu(channels, channels))
+            for _ in range(num_levels)
+        )
+        self.fusion = Fusion(channels, num_levels, image_channels)
+        self.norm = nn.InstanceNorm3d(channels)
+        self.seg_layers = nn.Conv3d(channels, num_classes, kernel_size=3, padding=1, bias=False)
+
+    def encode(self, levels: list[Tensor], image: Tensor) -> Tensor:
+        """The share of the fused map that needs no clicks.
+
+        Args:
+            levels: all levels but the last, (B, in_channels, d, h, w) each.
+            image: (B, C, 2d, 2h, 2w), the image at twice the resolution of the levels.
+
+        Returns:
+            (B, channels, 2d, 2h, 2w).
+        """
+        size = image.shape[2:]
+        return self.fusion.image_share([enlarge(head(x), size) for head, x in zip(self.heads, levels)], image)
+
+    def forward(self, image_share: Tensor, level: Tensor) -> Tensor:
+        """The share from `encode` and the prompted last level (B, in_channels, d, h, w) -> (B, K, 2d, 2h, 2w)."""
+        level = enlarge(self.heads[-1](level), image_share.shape[2:])
+        fused = F.relu(self.norm(image_share + self.fusion.click_share(level)))
+        return self.seg_layers(fused)

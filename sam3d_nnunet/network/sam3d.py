@@ -1,0 +1,215 @@
+"""The promptable 3-D network: image encoder, prompt encoder, mask decoder."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.network.dense_prompt import DensePrompt
+from sam3d_nnunet.network.image_encoder import ImageEncoder
+from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
+from sam3d_nnunet.network.prompt_encoder import PromptEncoder
+
+STRIDES = (2, 4, 8)
+PUBLISHED_GRID = 32  # tokens a side of the published network
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of a network.
+
+    Attributes:
+        sam_model: which SAM weights fit, None if none do.
+        embed_dim, depth, num_heads, global_blocks: SAM's image encoder.
+        feature_channels: channels of each level of features.
+        decoder_channels: channels inside the mask decoder.
+        prompt_heads, prompt_mlp_dim: sizes of the prompt encoder.
+        labelled_prompts: whether clicks carry labels and are also drawn as dense prompts; not so in the published network.
+    """
+
+    sam_model: str | None
+    embed_dim: int
+    depth: int
+    num_heads: int
+    global_blocks: tuple[int, ...]
+    feature_channels: int = 256
+    decoder_channels: int = 128
+    prompt_heads: int = 8
+    prompt_mlp_dim: int = 2048
+    labelled_prompts: bool = True
+
+
+PRESETS = {
+    "vit_b": Preset("vit_b", 768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": Preset("vit_l", 1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": Preset("vit_h", 1280, 32, 16, (7, 15, 23, 31)),
+    "paper": Preset("vit_b", 768, 12, 12, (2, 5, 8, 11), labelled_prompts=False),
+    "tiny": Preset(None, 48, 4, 3, (0, 1, 2, 3), 48, 32, prompt_heads=4, prompt_mlp_dim=96),
+}
+
+
+@dataclass
+class Embedding:
+    """What `SAM3D.encode` finds in an image and `SAM3D.decode` needs for each set of clicks.
+
+    Attributes:
+        features: (B, C, d, h, w), the last level of the encoder on the token grid.
+        image_share: (B, C', 2d, 2h, 2w), the part of the fused map that doesn't depend on clicks.
+        size: voxels of the image along (d, h, w).
+    """
+
+    features: Tensor
+    image_share: Tensor
+    size: tuple[int, int, int]
+
+
+def default_stride(patch_size: tuple[int, ...]) -> int:
+    """Voxels a token covers: as few as keep the token grid within the published 32 a side (128^3: 4, 256^3: 8)."""
+    return next((s for s in STRIDES if max(patch_size) <= s * PUBLISHED_GRID), STRIDES[-1])
+
+
+class SAM3D(nn.Module):
+    """3DSAM-adapter (Gong et al. 2023, arXiv 2306.13465).
+
+    Whether a parameter is tuned is decided by the modules themselves: `requires_grad` is False for everything that is SAM's.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        input_channels: int,
+        num_classes: int,
+        stride: int,
+        num_click_labels: int | None = None,
+        labelled_prompts: bool | None = None,
+    ) -> None:
+        """
+        Args:
+            preset: sizes of the network.
+            input_channels: channels of the image.
+            num_classes: logits per voxel, background included.
+            stride: voxels a token covers along each axis (2, 4 or 8).
+            num_click_labels: labels a click may have, background included. Default: `num_classes`.
+            labelled_prompts: overrides the preset's.
+
+        Raises:
+            SAM3DError: the stride is none of 2, 4, 8.
+        """
+        super().__init__()
+        if stride not in STRIDES:
+            raise SAM3DError(f"stride {stride!r} is not possible; choose one of {', '.join(map(str, STRIDES))}.")
+        self.stride = stride
+        self.labelled_prompts = preset.labelled_prompts if labelled_prompts is None else labelled_prompts
+        num_labels = num_click_labels or num_classes
+        channels = preset.feature_channels
+        self.image_encoder = ImageEncoder(
+            input_channels,
+            preset.embed_dim,
+            preset.depth,
+            preset.num_heads,
+            preset.global_blocks,
+            channels,
+            stride,
+        )
+        self.prompt_encoder = PromptEncoder(
+            channels,
+            preset.prompt_heads,
+            preset.prompt_mlp_dim,
+            num_labels=num_labels if self.labelled_prompts else None,
+        )
+        self.dense_prompt = DensePrompt(num_labels, channels, channels // 8) if self.labelled_prompts else None
+        self.mask_decoder = MaskDecoder(
+            channels, preset.decoder_channels, len(preset.global_blocks), input_channels, num_classes
+        )
+
+    @classmethod
+    def from_preset(
+        cls,
+        name: str,
+        input_channels: int,
+        num_classes: int,
+        patch_size: tuple[int, int, int],
+        stride: int | None = None,
+        **options: Any,
+    ) -> "SAM3D":
+        """A network with random weights.
+
+        Args:
+            name: one of `PRESETS`.
+            input_channels: channels of the image.
+            num_classes: logits per voxel, background included.
+            patch_size: voxels along (d, h, w) it is meant for; chooses the stride where none is given.
+            stride: voxels a token covers along each axis (2, 4 or 8).
+            options: further arguments of `SAM3D`.
+
+        Raises:
+            SAM3DError: there is no such preset, or the stride is none of 2, 4, 8.
+        """
+        if name not in PRESETS:
+            raise SAM3DError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
+        return cls(PRESETS[name], input_channels, num_classes, stride or default_stride(patch_size), **options)
+
+    def forward(self, image: Tensor, points: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        """Segment an image, prompted or (without clicks) automatically.
+
+        Args:
+            image: (B, C, D, H, W).
+            points: (B, N, 3) clicks in voxels of the image, centres at integers.
+            labels: (B, N) int: k >= 1 a click on class k, 0 on background, -1 padding.
+
+        Returns:
+            logits (B, K, D, H, W).
+
+        Raises:
+            SAM3DError: a click's label is one that the network doesn't know.
+        """
+        return self.decode(self.encode(image), points, labels)
+
+    def encode(self, image: Tensor) -> Embedding:
+        """All that doesn't depend on clicks: (B, C, D, H, W) -> embedding."""
+        size = tuple(image.shape[2:])
+        d, h, w = (-n % self.stride for n in size)
+        if d or h or w:  # whole tokens; what is added goes again in `decode`
+            image = F.pad(image, (0, w, 0, h, 0, d), mode="replicate")
+        *levels, features = self.image_encoder(image)
+        fused_size = [2 * n for n in features.shape[2:]]
+        small = image if list(image.shape[2:]) == fused_size else enlarge(image, fused_size)
+        return Embedding(features, self.mask_decoder.encode(levels, small), size)
+
+    def decode(self, embedding: Embedding, points: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        """Logits (B, K, D, H, W) for one set of clicks; arguments as in `forward`."""
+        features = embedding.features
+        if points is None:  # one padded click, so that every tuned parameter takes part (DDP)
+            points = features.new_zeros((len(features), 1, 3))
+            labels = torch.full((len(features), 1), -1, device=features.device)
+        self._check_labels(labels)
+        grid = features.shape[2:]
+        tokens = (points + 0.5) / self.stride  # from the faces of the grid
+        if self.dense_prompt is not None:
+            features = features + self.dense_prompt(tokens - 0.5, labels, tuple(grid))
+        faces = 2 * tokens / torch.tensor(grid, device=tokens.device) - 1
+        features = self.prompt_encoder(features, faces, labels)
+        logits = self.mask_decoder(embedding.image_share, features)
+        padded = [n * self.stride for n in grid]
+        if list(logits.shape[2:]) != padded:
+            logits = enlarge(logits, padded)
+        d, h, w = embedding.size
+        return logits[..., :d, :h, :w]
+
+    def _check_labels(self, labels: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            return
+        lowest, highest = (0, self.dense_prompt.num_labels - 1) if self.labelled_prompts else (1, 1)
+        wrong = (labels != -1) & ((labels < lowest) | (labels > highest))
+        if not wrong.any():
+            return
+        label = labels[wrong][0].item()
+        if self.labelled_prompts:
+            raise SAM3DError(f"A click has label {label}; this network knows 0 (background) to {highest}.")
+        raise SAM3DError(
+            f"A click has label {label}; the published network takes unlabelled foreground clicks only (label 1). "
+            "Background clicks and classes need a preset with labelled prompts, such as vit_b."
+        )

@@ -1,0 +1,283 @@
+"""Weights from elsewhere: SAM's image encoder lifted to 3-D, and the authors' released checkpoints."""
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pooch
+import requests
+import torch
+from torch import Tensor, nn
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.network.image_encoder import ImageEncoder
+from sam3d_nnunet.network.sam3d import SAM3D
+
+CHECKPOINT_VARIABLE = "SAM3D_CHECKPOINT"
+BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
+
+
+@dataclass(frozen=True)
+class SamFile:
+    """A public checkpoint of facebookresearch/segment-anything."""
+
+    name: str
+    sha256: str
+
+
+SAM_FILES = {
+    "vit_b": SamFile("sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+    "vit_l": SamFile("sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+    "vit_h": SamFile("sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+}
+
+# Released name -> ours, applied in this order. Convolutions are also turned from (h, w, d) to (d, h, w).
+RELEASED_NAMES = {
+    "encoder_dict": (
+        "image_encoder.",
+        [
+            (r"^slice_embed\.", "patch_embed.slice_embed."),
+            (r"\.attn\.lr$", ".attn.rel_pos_gain"),
+            (r"\.adapter\.linear1\.", ".adapter.down."),
+            (r"\.adapter\.linear2\.", ".adapter.up."),
+            (r"^neck_3d\.(\d)\.0\.", r"necks.\1.reduce."),
+            (r"^neck_3d\.(\d)\.1\.", r"necks.\1.norm1."),
+            (r"^neck_3d\.(\d)\.2\.", r"necks.\1.conv."),
+            (r"^neck_3d\.(\d)\.3\.", r"necks.\1.norm2."),
+        ],
+    ),
+    "feature_dict": (
+        "prompt_encoder.",
+        [
+            (r"^transformer\.", ""),
+            (r"\.mlp\.lin1\.", ".mlp.0."),
+            (r"\.mlp\.lin2\.", ".mlp.2."),
+            (r"\.cross_attn_image_to_token\.", ".image_to_queries."),
+        ],
+    ),
+    "decoder_dict": (
+        "mask_decoder.",
+        [
+            (r"^mlahead\.head2\.", "heads.0."),
+            (r"^mlahead\.head3\.", "heads.1."),
+            (r"^mlahead\.head4\.", "heads.2."),
+            (r"^mlahead\.head5\.", "heads.3."),
+            (r"^cls\.0\.", "fusion.conv."),
+            (r"^cls\.3\.", "seg_layers."),
+        ],
+    ),
+}
+# tensors of our image encoder that SAM's doesn't have
+NOT_SAMS = re.compile(r"^depth_embed$|^necks\.|slice_embed\.|channel_mix$|\.adapter\.|rel_pos_gain$")
+# what a pickled NumPy number is made of, under its names in NumPy 1 and 2
+_SCALAR = type(np.float32(0)).__reduce__(np.float32(0))[0]
+NUMPY_SCALARS = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(t)) for t in (np.float32, np.float64, np.int32, np.int64)),
+]
+# tensors of a released checkpoint that don't enter its forward pass
+WITHOUT_EFFECT = re.compile(r"(^|\.)(attn_mask|cross_attn_token_to_image\..*|positional_encoding_gaussian_matrix)$")
+
+
+def load_released_checkpoint(path: str | Path) -> SAM3D:
+    """The authors' checkpoint as a `SAM3D` of preset `paper`, with the same outputs.
+
+    Args:
+        path: a file with `encoder_dict`, `feature_dict` (a list of four, the last one used) and `decoder_dict`.
+
+    Raises:
+        SAM3DError: the file can't be read, isn't laid out like that, or holds surplus tensors or gaps.
+    """
+    checkpoint = read_checkpoint(path)
+    parts = {name: checkpoint.get(name) for name in RELEASED_NAMES}
+    if not isinstance(parts["feature_dict"], list) or not parts["feature_dict"]:
+        raise SAM3DError(f"{path} is no released 3DSAM-adapter checkpoint: it has no list 'feature_dict'.")
+    parts["feature_dict"] = parts["feature_dict"][-1]
+    weights = {}
+    for part, tensors in parts.items():
+        if not isinstance(tensors, Mapping):
+            raise SAM3DError(f"{path} is no released 3DSAM-adapter checkpoint: it has no '{part}'.")
+        prefix, renames = RELEASED_NAMES[part]
+        for name, tensor in tensors.items():
+            if not WITHOUT_EFFECT.search(name):
+                weights[prefix + _rename(name, renames)] = tensor
+    num_classes, image_channels = _released_sizes(weights, path)
+    net = SAM3D.from_preset("paper", image_channels, num_classes, patch_size=(128, 128, 128), stride=4)
+    expected = net.state_dict()
+    weights = {name: _turn(tensor, expected.get(name)) for name, tensor in weights.items()}
+    weights |= {name: expected[name] for name in expected if name.endswith("channel_mix")}  # ours: the mean, as released
+    _load_exactly(net, weights, path)
+    return net
+
+
+def _rename(name: str, renames: list[tuple[str, str]]) -> str:
+    for pattern, replacement in renames:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _released_sizes(weights: dict[str, Tensor], path: str | Path) -> tuple[int, int]:
+    try:
+        classes, channels = weights["mask_decoder.seg_layers.weight"].shape[:2]
+        return classes, weights["mask_decoder.fusion.conv.weight"].shape[1] - 4 * channels
+    except KeyError as e:
+        raise SAM3DError(f"{path} is no released 3DSAM-adapter checkpoint: its decoder lacks {e}.") from e
+
+
+def _turn(tensor: Tensor, like: Tensor | None) -> Tensor:
+    """A released convolution weight (..., kh, kw, kd) -> (..., kd, kh, kw); 1 x 1 x 1 convolutions -> linear layers."""
+    if tensor.ndim != 5:
+        return tensor
+    tensor = tensor.permute(0, 1, 4, 2, 3)
+    return tensor.flatten(1) if like is not None and like.ndim == 2 else tensor
+
+
+def _load_exactly(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Copy weights in place; every tensor must be there, none may be left over and all shapes must agree."""
+    expected = module.state_dict()
+    missing = sorted(expected.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - expected.keys())
+    shapes = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in weights and weights[name].shape != expected[name].shape
+    ]
+    problems = [
+        f"{title}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        for title, names in (("missing", missing), ("unexpected", unexpected), ("other shape", shapes))
+        if names
+    ]
+    if problems:
+        raise SAM3DError(f"The tensors of {path} don't fit. " + "; ".join(problems) + ".")
+    module.load_state_dict(weights)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A dictionary of tensors, numbers and plain containers; nothing else is ever unpickled.
+
+    Raises:
+        SAM3DError: there is no such file, it is damaged, or it holds other objects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SAM3DError(f"There is no file {path}.")
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise SAM3DError(
+            f"{path} can't be read as a checkpoint: it is damaged, cut short, or holds other things than tensors "
+            f"({reason})"
+        ) from e
+    if not isinstance(checkpoint, dict):
+        raise SAM3DError(f"{path} is no checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary.")
+    return checkpoint
+
+
+def find_sam_checkpoint(model: str) -> Path | None:
+    """SAM's weights on this machine: the file named by SAM3D_CHECKPOINT, else the one in the cache, else None.
+
+    Raises:
+        SAM3DError: SAM3D_CHECKPOINT names a file that isn't there.
+    """
+    named = os.environ.get(CHECKPOINT_VARIABLE)
+    if named:
+        if not Path(named).is_file():
+            raise SAM3DError(f"{CHECKPOINT_VARIABLE} names {named}, which is no file; correct or unset it.")
+        return Path(named)
+    cached = cache_folder() / SAM_FILES[model].name
+    return cached if cached.is_file() else None
+
+
+def cache_folder() -> Path:
+    """Where downloaded weights are kept."""
+    return Path(pooch.os_cache("sam3d_nnunet"))
+
+
+def sam_checkpoint(model: str, planned: str = "auto") -> Path | None:
+    """The file with SAM's weights, downloaded if it is nowhere on this machine.
+
+    Args:
+        model: a key of `SAM_FILES`.
+        planned: the plan's `sam_checkpoint`: a path, "auto" (SAM3D_CHECKPOINT, the cache, then a download) or "none".
+
+    Returns:
+        None if training from scratch was asked for ("none").
+
+    Raises:
+        SAM3DError: there is no such file, or it can't be downloaded.
+    """
+    if planned == "none":
+        return None
+    if planned != "auto":
+        if not Path(planned).is_file():
+            raise SAM3DError(f"The plan's sam_checkpoint names {planned}, which is no file.")
+        return Path(planned)
+    return find_sam_checkpoint(model) or download_sam_checkpoint(model)
+
+
+def download_sam_checkpoint(model: str, base_url: str = BASE_URL) -> Path:
+    """Fetch one of SAM's public files into the cache; only a complete file with the right hash ever gets its name.
+
+    Raises:
+        SAM3DError: the download failed, or its hash is wrong.
+    """
+    file = SAM_FILES[model]
+    try:
+        return Path(
+            pooch.retrieve(
+                base_url + file.name,
+                known_hash=f"sha256:{file.sha256}",
+                fname=file.name,
+                path=cache_folder(),
+                progressbar=True,
+            )
+        )
+    except (OSError, ValueError, requests.RequestException) as e:
+        raise SAM3DError(
+            f"SAM's {model} weights could not be downloaded from {base_url}{file.name}: {e}\n"
+            f"Fetch that file yourself and either put it into {cache_folder()}, name it in the variable "
+            f"{CHECKPOINT_VARIABLE}, or name it as 'sam_checkpoint' in the plan's 'sam3d' block. "
+            "To train from scratch instead, set 'sam_checkpoint' to \"none\"."
+        ) from e
+
+
+def lift_sam(encoder: ImageEncoder, path: str | Path) -> None:
+    """Copy SAM's image encoder into ours, in place (paper, Section 3.2). MedSAM's vit_b file fits too.
+
+    The depth table of relative positions starts at the mean of SAM's height and width tables. What SAM doesn't have
+    (adapters, slice convolution, necks, depth positions) is left as it is.
+
+    Args:
+        encoder: the image encoder of a preset made for that SAM model.
+        path: a checkpoint of facebookresearch/segment-anything.
+
+    Raises:
+        SAM3DError: the file can't be read, is no SAM checkpoint, or belongs to another model.
+    """
+    checkpoint = read_checkpoint(path)
+    prefix = "image_encoder."
+    sam = {name.removeprefix(prefix): t for name, t in checkpoint.items() if str(name).startswith(prefix)}
+    sam = {name: t for name, t in sam.items() if not name.startswith("neck.")}  # replaced by our 3-D necks
+    if "pos_embed" not in sam:
+        raise SAM3DError(f"{path} is no SAM checkpoint: it has no tensor '{prefix}pos_embed'.")
+    width, expected_width = sam["pos_embed"].shape[-1], encoder.pos_embed.shape[-1]
+    if width != expected_width:
+        raise SAM3DError(
+            f"{path} belongs to another SAM model: its tokens are {width} wide, the preset's {expected_width} "
+            "(vit_b: 768, vit_l: 1024, vit_h: 1280)."
+        )
+    for name in [name for name in sam if name.endswith("rel_pos_h")]:
+        tables = [sam.get(name.replace("rel_pos_h", f"rel_pos_{axis}")) for axis in "hw"]
+        if all(isinstance(t, Tensor) for t in tables) and tables[0].shape == tables[1].shape:
+            sam[name.replace("rel_pos_h", "rel_pos_d")] = (tables[0] + tables[1]) / 2
+    ours = {name: t for name, t in encoder.state_dict().items() if NOT_SAMS.search(name)}
+    _load_exactly(encoder, sam | ours, path)
