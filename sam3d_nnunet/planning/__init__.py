@@ -1,0 +1,1 @@
+"""The planner, and the settings it writes into a plan."""

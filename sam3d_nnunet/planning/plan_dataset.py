@@ -1,0 +1,85 @@
+"""`sam3d plan`: planning without a registered planner."""
+
+from pathlib import Path
+
+import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+from tqdm import tqdm
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.planning.planner import SAM3DPlanner
+from sam3d_nnunet.planning.settings import merge
+from sam3d_nnunet.recipes import load_recipe
+
+
+def plan_dataset(
+    dataset: str,
+    recipe: str | None = None,
+    overwrite_plans_name: str | None = None,
+    target_spacing: tuple[float, float, float] | None = None,
+    preset: str | None = None,
+) -> Path:
+    """Write a plan as `nnUNetv2_plan_experiment -pl SAM3DPlanner` does, extracting the fingerprint if there is none.
+
+    Args:
+        dataset: id or name of a data set in nnUNet_raw.
+        recipe: name or path of an experiment recipe; explicit arguments win over it.
+        overwrite_plans_name: name of the plans, `SAM3DPlans` by default.
+        target_spacing: mm along the image's axes, 1 mm by default.
+        preset: size of the network.
+
+    Returns:
+        The plans file.
+
+    Raises:
+        SAM3DError: nnU-Net's folders aren't set, there is no such data set, or it can't be used.
+    """
+    name = _dataset_name(dataset)
+    chosen = load_recipe(recipe) if recipe else {}
+    fingerprint = Path(nnUNet_preprocessed) / name / "dataset_fingerprint.json"
+    if not fingerprint.is_file():
+        _refuse_empty_labels(name)
+        extract_fingerprint_dataset(name, num_processes=default_num_processes)
+    planner = SAM3DPlanner(
+        name,
+        plans_name=overwrite_plans_name or "SAM3DPlans",
+        overwrite_target_spacing=target_spacing or chosen.get("target_spacing"),
+    )
+    planner.patch_size = chosen.get("patch_size")
+    planner.settings = merge(chosen.get("sam3d", {}), {"preset": preset} if preset else {})
+    planner.plan_experiment()
+    return Path(nnUNet_preprocessed) / name / f"{planner.plans_identifier}.json"
+
+
+def _dataset_name(dataset: str) -> str:
+    for variable, folder in (("nnUNet_raw", nnUNet_raw), ("nnUNet_preprocessed", nnUNet_preprocessed)):
+        if not folder.is_set():
+            raise SAM3DError(f"The variable {variable} is not set; nnU-Net's documentation says how to set it.")
+    try:
+        name = maybe_convert_to_dataset_name(dataset)
+    except (RuntimeError, ValueError) as e:
+        raise SAM3DError(f"There is no data set {dataset!r} in {nnUNet_raw}: {e}") from e
+    if not (Path(nnUNet_raw) / name / "dataset.json").is_file():
+        raise SAM3DError(f"There is no file {Path(nnUNet_raw) / name / 'dataset.json'}.")
+    return name
+
+
+def _refuse_empty_labels(name: str) -> None:
+    """nnU-Net's fingerprint ends in an IndexError if no label file holds any foreground."""
+    folder = Path(nnUNet_raw) / name
+    dataset_json = load_json(str(folder / "dataset.json"))
+    cases = get_filenames_of_train_images_and_targets(str(folder), dataset_json)
+    if not cases:
+        raise SAM3DError(f"{folder / 'imagesTr'} holds no training cases.")
+    first = next(iter(cases.values()))
+    reader = determine_reader_writer_from_dataset_json(dataset_json, first["images"][0], verbose=False)()
+    for case in tqdm(cases.values(), desc="Looking for foreground"):
+        if np.any(reader.read_seg(case["label"])[0] > 0):
+            return
+    raise SAM3DError(f"No label file of {name} holds any foreground voxel.")

@@ -1,0 +1,104 @@
+"""nnU-Net's planning for promptable training: isotropic voxels, large patches, our settings."""
+
+from typing import Any
+
+import numpy as np
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+
+from sam3d_nnunet.errors import SAM3DError, show_as_sentence
+from sam3d_nnunet.network.sam3d import default_stride
+from sam3d_nnunet.planning.settings import BLOCK, merge, parse_settings
+
+show_as_sentence()
+
+MAX_PATCH = 128  # voxels a side, as in the released checkpoints
+TOKEN_MULTIPLE = 32  # whole windows at stride 4
+
+
+class SAM3DPlanner(ExperimentPlanner):
+    """Plans named `SAM3DPlans`: target spacing 1 mm, patches of up to 128^3, a block "sam3d" in each 3-D configuration.
+
+    The U-Net stays in the plan, fitted to that patch, so that nnU-Net's own trainers run from the same plan.
+    """
+
+    def __init__(
+        self,
+        dataset_name_or_id: str | int,
+        gpu_memory_target_in_gb: float = 8,
+        preprocessor_name: str = "DefaultPreprocessor",
+        plans_name: str = "SAM3DPlans",
+        overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
+        suppress_transpose: bool = False,
+    ) -> None:
+        """Arguments are those of nnU-Net's planner.
+
+        Raises:
+            SAM3DError: the data set is 2-D, or has no foreground.
+        """
+        super().__init__(
+            dataset_name_or_id,
+            gpu_memory_target_in_gb,
+            preprocessor_name,
+            plans_name,
+            overwrite_target_spacing,
+            suppress_transpose,
+        )
+        # images at 1 mm are often large; the cascade that nnU-Net would add for them is of no use to a clicked window
+        self.lowres_creation_threshold = 0
+        self.patch_size: list[int] | None = None
+        self.settings: dict[str, Any] = {}
+        self._refuse_unusable_data()
+
+    def _refuse_unusable_data(self) -> None:
+        shapes = np.array(self.dataset_fingerprint["shapes_after_crop"])
+        if np.median(shapes[:, 0]) == 1:
+            raise SAM3DError(
+                f"{self.dataset_name} is a 2-D data set; SAM3DPlanner needs volumes. "
+                "Use nnU-Net's own planner for it."
+            )
+        labels = [v for k, v in self.dataset_json["labels"].items() if k not in ("background", "ignore")]
+        if not labels:
+            raise SAM3DError(f"dataset.json of {self.dataset_name} has no label beside the background.")
+        statistics = self.dataset_fingerprint["foreground_intensity_properties_per_channel"].values()
+        if not all(np.isfinite(s["mean"]) for s in statistics):
+            raise SAM3DError(f"No label file of {self.dataset_name} holds any foreground voxel.")
+
+    def determine_fullres_target_spacing(self) -> np.ndarray:
+        """1 mm in every direction unless another spacing is asked for."""
+        return np.array(self.overwrite_target_spacing or (1.0, 1.0, 1.0))
+
+    def get_plans_for_configuration(self, spacing, median_shape, *args, **kwargs) -> dict[str, Any]:
+        """nnU-Net's plan with our patch size, the U-Net fitted to it, and our settings (3-D only)."""
+        plan = super().get_plans_for_configuration(spacing, median_shape, *args, **kwargs)
+        if len(spacing) == 2:
+            return plan
+        wanted = self.patch_size or [patch_side(n) for n in median_shape]
+        _, strides, kernel_sizes, patch_size, _ = get_pool_and_conv_props(
+            spacing, wanted, self.UNet_featuremap_min_edge_length, 999999
+        )
+        stages = len(strides)
+        plan["patch_size"] = tuple(int(n) for n in patch_size)
+        plan["architecture"]["arch_kwargs"] |= {
+            "n_stages": stages,
+            "strides": strides,
+            "kernel_sizes": kernel_sizes,
+            "features_per_stage": tuple(
+                min(self.UNet_max_features_3d, self.UNet_base_num_features * 2**i) for i in range(stages)
+            ),
+            "n_conv_per_stage": self.UNet_blocks_per_stage_encoder[:stages],
+            "n_conv_per_stage_decoder": self.UNet_blocks_per_stage_decoder[: stages - 1],
+        }
+        block = merge({"stride": default_stride(plan["patch_size"])}, self.settings)
+        plan[BLOCK] = parse_settings(block, f"the plans {self.plans_identifier}").model_dump()
+        return plan
+
+
+def patch_side(extent: float) -> int:
+    """Voxels of a patch along an axis on which the images are `extent` voxels long.
+
+    At most 128, rounded up to a multiple of 32 where that adds at most a quarter.
+    """
+    side = min(MAX_PATCH, int(np.ceil(extent)))
+    rounded = -(-side // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
+    return rounded if rounded <= 1.25 * side else side

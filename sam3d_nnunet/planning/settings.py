@@ -1,0 +1,111 @@
+"""The block "sam3d" of a plan's configuration: what our trainers need beyond nnU-Net's plan."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.network.sam3d import PRESETS, STRIDES
+
+BLOCK = "sam3d"
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ClickSettings(_Block):
+    """How clicks are simulated in training."""
+
+    policy: Literal["default", "paper", "released"] = Field("default", description="see sam3d_nnunet.prompts.policies")
+    no_click_share: float = Field(0.15, ge=0, le=1, description="share of patches without clicks (policy default)")
+
+
+class OptimizerSettings(_Block):
+    """AdamW with linear decay (paper, Table 5)."""
+
+    lr: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(1e-5, ge=0)
+    final_lr_share: float = Field(0.1, ge=0, le=1, description="learning rate at the end, as a share of `lr`")
+    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+
+
+class SAM3DSettings(_Block):
+    """All settings, with the defaults for a plan that has no such block."""
+
+    preset: str = Field("vit_b", description=f"one of {', '.join(PRESETS)}")
+    stride: int | None = Field(None, description="voxels a token covers; null: chosen from the patch size")
+    sam_checkpoint: str = Field("auto", description='a path, "auto" (search, then download) or "none" (from scratch)')
+    labelled_prompts: bool | None = Field(None, description="clicks carry labels; null: as the preset has it")
+    num_click_labels: int | None = Field(None, ge=2, description="labels of clicks with background; null: as data set")
+    batch_size: int = Field(2, ge=1, description="over all GPUs")
+    foreground_share: float = Field(0.5, ge=0, le=1, description="share of patches centred on a foreground voxel")
+    target_policy: Literal["semantic"] = Field("semantic", description="semantic: every voxel of a class is the target")
+    clicks: ClickSettings = ClickSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    num_epochs: int = Field(200, ge=1)
+    steps_per_epoch: int = Field(250, ge=1)
+    validation_steps: int = Field(50, ge=1)
+
+    @property
+    def clicks_carry_labels(self) -> bool:
+        """Whether background clicks and classes mean something to the network."""
+        return PRESETS[self.preset].labelled_prompts if self.labelled_prompts is None else self.labelled_prompts
+
+
+def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
+    """Settings from a block as it stands in JSON.
+
+    Args:
+        block: the values that differ from the defaults.
+        where: named in messages.
+
+    Raises:
+        SAM3DError: an unknown key, a wrong type or an impossible value, by name.
+    """
+    try:
+        settings = SAM3DSettings.model_validate(block)
+    except ValidationError as e:
+        problems = "; ".join(f"'{'.'.join(map(str, p['loc']))}': {_reason(p)}" for p in e.errors())
+        raise SAM3DError(f"The block '{BLOCK}' of {where} is not usable. {problems}.") from e
+    if settings.preset not in PRESETS:
+        raise SAM3DError(
+            f"The block '{BLOCK}' of {where} asks for the preset {settings.preset!r}, which does not exist; "
+            f"choose one of {', '.join(PRESETS)}."
+        )
+    if settings.stride not in (None, *STRIDES):
+        raise SAM3DError(
+            f"The block '{BLOCK}' of {where} asks for stride {settings.stride}; choose one of {STRIDES} or null."
+        )
+    if not settings.clicks_carry_labels and settings.clicks.policy == "default":
+        raise SAM3DError(
+            f"The block '{BLOCK}' of {where} combines unlabelled clicks (preset {settings.preset!r}) with the click "
+            "policy 'default', which also draws background clicks. Set clicks.policy to 'paper' or 'released'."
+        )
+    return settings
+
+
+def _reason(problem: dict[str, Any]) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "there is no such setting"
+    return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, but it is {problem['input']!r}"
+
+
+def planned_block(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+    """The block of a configuration, merged over those it inherits from.
+
+    nnU-Net's own inheritance would let a child's block replace its parent's as a whole.
+    """
+    entry = plans["configurations"][configuration]
+    own = entry.get(BLOCK, {})
+    parent = entry.get("inherits_from")
+    return merge(planned_block(plans, parent), own) if parent else own
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`changes` over `base`, nested dictionaries key by key."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = merge(base[key], value) if both else value
+    return merged

@@ -1,0 +1,37 @@
+"""Clicks on one image, in the world."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sam3d_nnunet.errors import SAM3DError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Clicks on one image.
+
+    Attributes:
+        points: (N, 3) float, world coordinates (x, y, z) in millimetres, LPS as ITK has them.
+        labels: (N,) int: k >= 1 a click on class k, 0 a click on background.
+        image: name of the image or case they belong to.
+
+    Raises:
+        SAM3DError: points and labels don't belong together, or a coordinate is no finite number.
+    """
+
+    points: np.ndarray
+    labels: np.ndarray
+    image: str
+
+    def __post_init__(self) -> None:
+        points = np.asarray(self.points, dtype=np.float64).reshape(-1, 3)
+        labels = np.asarray(self.labels, dtype=np.int64).reshape(-1)
+        if len(points) != len(labels):
+            raise SAM3DError(f"The clicks on {self.image} have {len(points)} points but {len(labels)} labels.")
+        if not np.isfinite(points).all():
+            raise SAM3DError(f"A click on {self.image} has a coordinate that is no finite number.")
+        if (labels < 0).any():
+            raise SAM3DError(f"A click on {self.image} has the label {labels.min()}; labels start at 0 (background).")
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "labels", labels)
