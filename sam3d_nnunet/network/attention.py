@@ -70,7 +70,7 @@ class WindowAttention(nn.Module):
         return layout.merge(self.proj(out.transpose(1, 2).flatten(2)))
 
     def _position_biases(self, q: Tensor) -> Tensor:
-        """(windows, heads, 512, head_dim) -> (windows, heads, 512, 24): biases of each query towards each d, h and w."""
+        """(windows, heads, 512, head_dim) -> (windows, heads, 512, 24): each query's biases towards each d, h and w."""
         q = q.unflatten(2, (WINDOW, WINDOW, WINDOW))
         rd, rh, rw = (relative_positions(t).to(q.dtype) for t in (self.rel_pos_d, self.rel_pos_h, self.rel_pos_w))
         biases = [

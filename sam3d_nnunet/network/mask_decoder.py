@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def enlarge(x: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
-    """Trilinear resampling with aligned corners, as everywhere in the published decoder."""
+def enlarge(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Trilinear enlargement with aligned corners, as in the published decoder."""
     return F.interpolate(x, size=tuple(size), mode="trilinear", align_corners=True)
 
 

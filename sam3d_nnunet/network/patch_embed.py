@@ -24,7 +24,7 @@ def enlargement_matrix(stride: int) -> Tensor:
 
 
 class PatchEmbed(nn.Module):
-    """Tokens from a volume (paper, Section 3.2): SAM's frozen 16 x 16 patch embedding, then a tuned convolution over slices.
+    """Tokens from a volume (paper, Section 3.2): SAM's frozen patch embedding, then a tuned convolution over slices.
 
     The published network enlarges the volume 16 / stride times and embeds every slice of it. Enlargement and
     embedding are linear, so both are computed here as one convolution with (stride + 2)^3 taps on the original volume.

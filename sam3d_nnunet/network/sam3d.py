@@ -27,7 +27,7 @@ class Preset:
         feature_channels: channels of each level of features.
         decoder_channels: channels inside the mask decoder.
         prompt_heads, prompt_mlp_dim: sizes of the prompt encoder.
-        labelled_prompts: whether clicks carry labels and are also drawn as dense prompts; not so in the published network.
+        labelled_prompts: whether clicks carry labels and are also drawn as dense prompts; not in the published one.
     """
 
     sam_model: str | None
@@ -47,7 +47,7 @@ PRESETS = {
     "vit_l": Preset("vit_l", 1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": Preset("vit_h", 1280, 32, 16, (7, 15, 23, 31)),
     "paper": Preset("vit_b", 768, 12, 12, (2, 5, 8, 11), labelled_prompts=False),
-    "tiny": Preset(None, 48, 4, 3, (0, 1, 2, 3), 48, 32, prompt_heads=4, prompt_mlp_dim=96),
+    "tiny": Preset(None, 48, 4, 3, (0, 1, 2, 3), 32, 24, prompt_heads=4, prompt_mlp_dim=64),
 }
 
 
@@ -74,7 +74,7 @@ def default_stride(patch_size: tuple[int, ...]) -> int:
 class SAM3D(nn.Module):
     """3DSAM-adapter (Gong et al. 2023, arXiv 2306.13465).
 
-    Whether a parameter is tuned is decided by the modules themselves: `requires_grad` is False for everything that is SAM's.
+    Whether a parameter is tuned is decided by the modules themselves: `requires_grad` is False for all that is SAM's.
     """
 
     def __init__(
@@ -99,6 +99,8 @@ class SAM3D(nn.Module):
             SAM3DError: the stride is none of 2, 4, 8.
         """
         super().__init__()
+        # 0 until weights have been chosen: travels with checkpoints, so that a loaded network is not started anew
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.uint8))
         if stride not in STRIDES:
             raise SAM3DError(f"stride {stride!r} is not possible; choose one of {', '.join(map(str, STRIDES))}.")
         self.stride = stride
@@ -175,9 +177,10 @@ class SAM3D(nn.Module):
         if d or h or w:  # whole tokens; what is added goes again in `decode`
             image = F.pad(image, (0, w, 0, h, 0, d), mode="replicate")
         *levels, features = self.image_encoder(image)
-        fused_size = [2 * n for n in features.shape[2:]]
-        small = image if list(image.shape[2:]) == fused_size else enlarge(image, fused_size)
-        return Embedding(features, self.mask_decoder.encode(levels, small), size)
+        fused_size = tuple(2 * n for n in features.shape[2:])
+        if image.shape[2:] != fused_size:
+            image = F.interpolate(image, size=fused_size, mode="trilinear", align_corners=False)
+        return Embedding(features, self.mask_decoder.encode(levels, image), size)
 
     def decode(self, embedding: Embedding, points: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Logits (B, K, D, H, W) for one set of clicks; arguments as in `forward`."""
@@ -193,8 +196,8 @@ class SAM3D(nn.Module):
         faces = 2 * tokens / torch.tensor(grid, device=tokens.device) - 1
         features = self.prompt_encoder(features, faces, labels)
         logits = self.mask_decoder(embedding.image_share, features)
-        padded = [n * self.stride for n in grid]
-        if list(logits.shape[2:]) != padded:
+        padded = tuple(n * self.stride for n in grid)
+        if logits.shape[2:] != padded:
             logits = enlarge(logits, padded)
         d, h, w = embedding.size
         return logits[..., :d, :h, :w]

@@ -1,8 +1,8 @@
 """Weights from elsewhere: SAM's image encoder lifted to 3-D, and the authors' released checkpoints."""
 
 import os
-import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,11 @@ import numpy as np
 import pooch
 import requests
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.image_encoder import ImageEncoder
-from sam3d_nnunet.network.sam3d import SAM3D
+from sam3d_nnunet.network.sam3d import PRESETS, SAM3D
 
 CHECKPOINT_VARIABLE = "SAM3D_CHECKPOINT"
 BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -73,7 +73,7 @@ RELEASED_NAMES = {
     ),
 }
 # tensors of our image encoder that SAM's doesn't have
-NOT_SAMS = re.compile(r"^depth_embed$|^necks\.|slice_embed\.|channel_mix$|\.adapter\.|rel_pos_gain$")
+NOT_SAMS = re.compile(r"^depth_embed$|^necks\.|slice_embed\.|channel_mix$|\.adapter\.|rel_pos_gain$|rel_pos_d$")
 # what a pickled NumPy number is made of, under its names in NumPy 1 and 2
 _SCALAR = type(np.float32(0)).__reduce__(np.float32(0))[0]
 NUMPY_SCALARS = [
@@ -96,67 +96,87 @@ def load_released_checkpoint(path: str | Path) -> SAM3D:
         SAM3DError: the file can't be read, isn't laid out like that, or holds surplus tensors or gaps.
     """
     checkpoint = read_checkpoint(path)
-    parts = {name: checkpoint.get(name) for name in RELEASED_NAMES}
-    if not isinstance(parts["feature_dict"], list) or not parts["feature_dict"]:
-        raise SAM3DError(f"{path} is no released 3DSAM-adapter checkpoint: it has no list 'feature_dict'.")
-    parts["feature_dict"] = parts["feature_dict"][-1]
     weights = {}
-    for part, tensors in parts.items():
+    for part in RELEASED_NAMES:
+        tensors = checkpoint.get(part)
+        if part == "feature_dict":
+            tensors = tensors[-1] if isinstance(tensors, list) and tensors else None
         if not isinstance(tensors, Mapping):
-            raise SAM3DError(f"{path} is no released 3DSAM-adapter checkpoint: it has no '{part}'.")
-        prefix, renames = RELEASED_NAMES[part]
-        for name, tensor in tensors.items():
-            if not WITHOUT_EFFECT.search(name):
-                weights[prefix + _rename(name, renames)] = tensor
+            raise SAM3DError(f"{path} is no released 3DSAM-adapter checkpoint: {_lacks(part, checkpoint)}")
+        weights |= translate_released(part, tensors)
     num_classes, image_channels = _released_sizes(weights, path)
     net = SAM3D.from_preset("paper", image_channels, num_classes, patch_size=(128, 128, 128), stride=4)
-    expected = net.state_dict()
-    weights = {name: _turn(tensor, expected.get(name)) for name, tensor in weights.items()}
-    weights |= {name: expected[name] for name in expected if name.endswith("channel_mix")}  # ours: the mean, as released
-    _load_exactly(net, weights, path)
+    # the released network has no channel mix: it copies one channel, and ours starts at their mean
+    ours = ("image_encoder.patch_embed.channel_mix", "initialized")
+    _check_fit(weights, {name: t for name, t in net.state_dict().items() if name not in ours}, path)
+    net.load_state_dict(weights, strict=False)
+    net.initialized.fill_(1)
     return net
 
 
-def _rename(name: str, renames: list[tuple[str, str]]) -> str:
-    for pattern, replacement in renames:
-        name = re.sub(pattern, replacement, name)
-    return name
+def translate_released(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of one part of a released checkpoint under our names and with our axes.
+
+    Args:
+        part: a key of `RELEASED_NAMES`.
+        tensors: under their released names; those without effect are left out.
+    """
+    prefix, renames = RELEASED_NAMES[part]
+    ours = {}
+    for name, tensor in tensors.items():
+        if WITHOUT_EFFECT.search(name):
+            continue
+        for pattern, replacement in renames:
+            name = re.sub(pattern, replacement, name)
+        ours[prefix + name] = _turn(tensor)
+    return ours
+
+
+def _turn(tensor: Tensor) -> Tensor:
+    """A released convolution weight (..., kh, kw, kd) -> (..., kd, kh, kw); 1 x 1 x 1 convolutions -> linear layers."""
+    if not isinstance(tensor, Tensor) or tensor.ndim != 5:
+        return tensor
+    tensor = tensor.permute(0, 1, 4, 2, 3)
+    return tensor.flatten(1) if tensor.shape[2:] == (1, 1, 1) else tensor
 
 
 def _released_sizes(weights: dict[str, Tensor], path: str | Path) -> tuple[int, int]:
-    try:
-        classes, channels = weights["mask_decoder.seg_layers.weight"].shape[:2]
-        return classes, weights["mask_decoder.fusion.conv.weight"].shape[1] - 4 * channels
-    except KeyError as e:
-        raise SAM3DError(f"{path} is no released 3DSAM-adapter checkpoint: its decoder lacks {e}.") from e
+    """Numbers of classes and of image channels, read off the decoder's last two convolutions."""
+    shapes = []
+    for name in ("mask_decoder.seg_layers.weight", "mask_decoder.fusion.conv.weight"):
+        shapes.append(getattr(weights.get(name), "shape", ()))
+        if len(shapes[-1]) != 5:
+            raise SAM3DError(f"{path} is no released 3DSAM-adapter checkpoint: its decoder lacks {name}.")
+    (num_classes, channels, *_), (_, fused, *_) = shapes
+    return num_classes, max(1, fused - 4 * channels)  # nonsense comes out as a wrong shape
 
 
-def _turn(tensor: Tensor, like: Tensor | None) -> Tensor:
-    """A released convolution weight (..., kh, kw, kd) -> (..., kd, kh, kw); 1 x 1 x 1 convolutions -> linear layers."""
-    if tensor.ndim != 5:
-        return tensor
-    tensor = tensor.permute(0, 1, 4, 2, 3)
-    return tensor.flatten(1) if like is not None and like.ndim == 2 else tensor
+def _lacks(name: str, checkpoint: Mapping[str, Any]) -> str:
+    if name in checkpoint:
+        return f"its '{name}' is of another kind ({type(checkpoint[name]).__name__})."
+    names = [str(n) for n in checkpoint]
+    found = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "nothing"
+    return f"it has no '{name}', but {found}."
 
 
-def _load_exactly(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Copy weights in place; every tensor must be there, none may be left over and all shapes must agree."""
-    expected = module.state_dict()
-    missing = sorted(expected.keys() - weights.keys())
-    unexpected = sorted(weights.keys() - expected.keys())
-    shapes = [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in expected
-        if name in weights and weights[name].shape != expected[name].shape
-    ]
+def _check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | Path) -> None:
+    """Every tensor must be there, none may be left over and all shapes must agree."""
+    shapes = []
+    for name in expected.keys() & weights.keys():
+        shape = tuple(weights[name].shape) if isinstance(weights[name], Tensor) else type(weights[name]).__name__
+        if shape != tuple(expected[name].shape):
+            shapes.append(f"{name} {shape} instead of {tuple(expected[name].shape)}")
     problems = [
-        f"{title}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-        for title, names in (("missing", missing), ("unexpected", unexpected), ("other shape", shapes))
+        f"{title}: {', '.join(sorted(names)[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        for title, names in (
+            ("missing", expected.keys() - weights.keys()),
+            ("unexpected", weights.keys() - expected.keys()),
+            ("other shape", shapes),
+        )
         if names
     ]
     if problems:
         raise SAM3DError(f"The tensors of {path} don't fit. " + "; ".join(problems) + ".")
-    module.load_state_dict(weights)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -167,19 +187,35 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise SAM3DError(f"There is no file {path}.")
+        raise SAM3DError(f"{path} is a folder, not a checkpoint." if path.is_dir() else f"There is no file {path}.")
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise SAM3DError(
-            f"{path} can't be read as a checkpoint: it is damaged, cut short, or holds other things than tensors "
-            f"({reason})"
-        ) from e
+    except Exception as e:  # bytes that are no pickle make the unpickler fail in any way: IndexError, struct.error, ...
+        raise SAM3DError(f"{path} can't be read as a checkpoint: {_why_unreadable(path, e)}.") from e
     if not isinstance(checkpoint, dict):
         raise SAM3DError(f"{path} is no checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary.")
     return checkpoint
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """In our own words, because torch's advise to load the file without any safety."""
+    try:
+        with open(path, "rb") as f:
+            start = f.read(60)
+    except OSError as e:
+        return str(e.strerror)
+    if not start:
+        return "it is empty"
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        return "it is cut short; get a complete copy"
+    if start.isascii() and all(c.isprintable() or c.isspace() for c in start.decode("ascii")):
+        return f"it is a text file beginning with {start.decode('ascii').split(chr(10))[0]!r} (a web page, perhaps)"
+    if "TorchScript" in str(error):
+        return "it is a TorchScript archive; a state dict saved with torch.save is needed"
+    if foreign := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"beside tensors it holds {foreign[1]}, which is not loaded because it could run code"
+    return "it is damaged, cut short, or no file of torch.save"
 
 
 def find_sam_checkpoint(model: str) -> Path | None:
@@ -191,7 +227,7 @@ def find_sam_checkpoint(model: str) -> Path | None:
     named = os.environ.get(CHECKPOINT_VARIABLE)
     if named:
         if not Path(named).is_file():
-            raise SAM3DError(f"{CHECKPOINT_VARIABLE} names {named}, which is no file; correct or unset it.")
+            raise SAM3DError(f"{CHECKPOINT_VARIABLE} is set to {named}, which is no file; correct or unset it.")
         return Path(named)
     cached = cache_folder() / SAM_FILES[model].name
     return cached if cached.is_file() else None
@@ -219,7 +255,10 @@ def sam_checkpoint(model: str, planned: str = "auto") -> Path | None:
         return None
     if planned != "auto":
         if not Path(planned).is_file():
-            raise SAM3DError(f"The plan's sam_checkpoint names {planned}, which is no file.")
+            raise SAM3DError(
+                f"The plan's sam_checkpoint names {planned}, which is no file; name a file of SAM's weights, "
+                '"auto" (search, then download) or "none" (train from scratch).'
+            )
         return Path(planned)
     return find_sam_checkpoint(model) or download_sam_checkpoint(model)
 
@@ -267,17 +306,14 @@ def lift_sam(encoder: ImageEncoder, path: str | Path) -> None:
     prefix = "image_encoder."
     sam = {name.removeprefix(prefix): t for name, t in checkpoint.items() if str(name).startswith(prefix)}
     sam = {name: t for name, t in sam.items() if not name.startswith("neck.")}  # replaced by our 3-D necks
-    if "pos_embed" not in sam:
-        raise SAM3DError(f"{path} is no SAM checkpoint: it has no tensor '{prefix}pos_embed'.")
+    if not isinstance(sam.get("pos_embed"), Tensor):
+        raise SAM3DError(f"{path} is no SAM checkpoint: {_lacks(prefix + 'pos_embed', checkpoint)}")
     width, expected_width = sam["pos_embed"].shape[-1], encoder.pos_embed.shape[-1]
     if width != expected_width:
-        raise SAM3DError(
-            f"{path} belongs to another SAM model: its tokens are {width} wide, the preset's {expected_width} "
-            "(vit_b: 768, vit_l: 1024, vit_h: 1280)."
-        )
+        models = {preset.embed_dim: preset.sam_model for preset in PRESETS.values() if preset.sam_model}
+        found, wanted = (f"{models.get(w, 'unknown')} (tokens {w} wide)" for w in (width, expected_width))
+        raise SAM3DError(f"{path} belongs to another SAM model: {found}; the preset needs {wanted}.")
+    _check_fit(sam, {name: t for name, t in encoder.state_dict().items() if not NOT_SAMS.search(name)}, path)
     for name in [name for name in sam if name.endswith("rel_pos_h")]:
-        tables = [sam.get(name.replace("rel_pos_h", f"rel_pos_{axis}")) for axis in "hw"]
-        if all(isinstance(t, Tensor) for t in tables) and tables[0].shape == tables[1].shape:
-            sam[name.replace("rel_pos_h", "rel_pos_d")] = (tables[0] + tables[1]) / 2
-    ours = {name: t for name, t in encoder.state_dict().items() if NOT_SAMS.search(name)}
-    _load_exactly(encoder, sam | ours, path)
+        sam[name.replace("rel_pos_h", "rel_pos_d")] = (sam[name] + sam[name.replace("rel_pos_h", "rel_pos_w")]) / 2
+    encoder.load_state_dict(sam, strict=False)

@@ -54,8 +54,7 @@ class SAM3DPlanner(ExperimentPlanner):
         shapes = np.array(self.dataset_fingerprint["shapes_after_crop"])
         if np.median(shapes[:, 0]) == 1:
             raise SAM3DError(
-                f"{self.dataset_name} is a 2-D data set; SAM3DPlanner needs volumes. "
-                "Use nnU-Net's own planner for it."
+                f"{self.dataset_name} is a 2-D data set; SAM3DPlanner needs volumes. Use nnU-Net's own planner for it."
             )
         labels = [v for k, v in self.dataset_json["labels"].items() if k not in ("background", "ignore")]
         if not labels:

@@ -1,7 +1,7 @@
 """Prompt files: our JSON.
 
-    {"format": "sam3d_prompts", "version": 1, "image": "case_001", "coordinates": "LPS, mm",
-     "points": [{"position": [x, y, z], "label": 1}, ...]}
+{"format": "sam3d_prompts", "version": 1, "image": "case_001", "coordinates": "LPS, mm",
+ "points": [{"position": [x, y, z], "label": 1}, ...]}
 """
 
 import json
@@ -47,7 +47,7 @@ def read_prompt(path: str | Path) -> Prompt:
         raise SAM3DError(f'{path} is no prompt file: its "format" is not "{FORMAT}".')
     if content.get("version") != VERSION or content.get("coordinates") != COORDINATES:
         raise SAM3DError(
-            f'{path} has version {content.get("version")!r} and coordinates {content.get("coordinates")!r}; '
+            f"{path} has version {content.get('version')!r} and coordinates {content.get('coordinates')!r}; "
             f"this program reads version {VERSION} with {COORDINATES!r}."
         )
     points = content.get("points")

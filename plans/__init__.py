@@ -1,0 +1,1 @@
+"""Experiment recipes; installed as `sam3d_nnunet.plans`."""

@@ -1,0 +1,59 @@
+"""Where to look: windows of the training patch size that hold the clicks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Window:
+    """A box of the image grid; it may reach over the border of an image that is smaller than itself.
+
+    Attributes:
+        start: first voxel along (d, h, w).
+        size: voxels along (d, h, w).
+    """
+
+    start: tuple[int, int, int]
+    size: tuple[int, int, int]
+
+    def contains(self, points: np.ndarray) -> np.ndarray:
+        """(N, 3) coordinates -> (N,) bool."""
+        relative = points - np.array(self.start)
+        return ((relative >= -0.5) & (relative < np.array(self.size) - 0.5)).all(axis=1)
+
+    def overlap(self, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """The part that lies inside an image: as slices of the image, and as slices of the window."""
+        low = [max(0, s) for s in self.start]
+        high = [min(n, s + size) for s, size, n in zip(self.start, self.size, shape)]
+        image = tuple(slice(a, b) for a, b in zip(low, high))
+        return image, tuple(slice(a - s, b - s) for a, b, s in zip(low, high, self.start))
+
+
+def windows_around(points: np.ndarray, shape: tuple[int, ...], size: tuple[int, int, int]) -> list[Window]:
+    """One window around the centre of all clicks (the paper), more where they don't fit into one.
+
+    Args:
+        points: (N, 3) coordinates of the grid.
+        shape: voxels of the image.
+        size: voxels of a window.
+    """
+    windows, rest = [], points
+    while len(rest):
+        cluster = rest[:1]
+        for point in rest[1:]:
+            extended = np.concatenate([cluster, point[None]])
+            if (np.ptp(extended, axis=0) < np.array(size) - 1).all():
+                cluster = extended
+        window = Window(_start((cluster.min(axis=0) + cluster.max(axis=0)) / 2, shape, size), size)
+        windows.append(window)
+        # a click outside the image is in no window, but has got its own
+        rest = rest[~(window.contains(rest) | (rest[:, None] == cluster).all(axis=2).any(axis=1))]
+    return windows
+
+
+def _start(centre: np.ndarray, shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, int, int]:
+    """First voxel of a window around a point, moved into the image, or around an image that is smaller."""
+    start = np.round(centre - (np.array(size) - 1) / 2).astype(int)
+    room = np.array(shape) - np.array(size)
+    return tuple(int(np.clip(s, 0, r)) if r >= 0 else r // 2 for s, r in zip(start, room.tolist()))

@@ -1,0 +1,39 @@
+"""Which class nnU-Net finds under which name: a light table, read on each of nnU-Net's look-ups."""
+
+import importlib
+from collections.abc import Callable
+
+_TRAINER = "sam3d_nnunet.training.trainer"
+_VARIANTS = "sam3d_nnunet.training.variants"
+
+TRAINERS = {
+    "SAM3DAdapterTrainer": _TRAINER,
+    "SAM3DAdapterTrainer_tiny": _VARIANTS,
+    "SAM3DAdapterTrainer_5epochs": _VARIANTS,
+    "SAM3DAdapterTrainer_50epochs": _VARIANTS,
+    "SAM3DAdapterTrainer_smoke": _VARIANTS,
+    "SAM3DAdapterTrainer_demo": _VARIANTS,
+    "nnUNetTrainer_smoke": _VARIANTS,
+    "nnUNetTrainer_demo": _VARIANTS,
+}
+
+PLANNERS = {"SAM3DPlanner": "sam3d_nnunet.planning.planner"}
+
+
+def class_lookup(module: str) -> Callable[[str], type]:
+    """The `__getattr__` for `module`: imports a class of ours only when its name is asked for.
+
+    It raises AttributeError for names that aren't in the tables and ImportError for classes that can't be loaded.
+    """
+    places = TRAINERS | PLANNERS
+
+    def lookup(name: str) -> type:
+        if name not in places:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        try:
+            return getattr(importlib.import_module(places[name]), name)
+        except AttributeError as error:
+            # nnU-Net asks with hasattr(), which takes any AttributeError for "no such class" and would hide this one.
+            raise ImportError(f"{name} could not be loaded from {places[name]}: {error}") from error
+
+    return lookup

@@ -1,0 +1,1 @@
+"""Trainers that nnU-Net finds by name, and their data loader."""

@@ -1,0 +1,87 @@
+"""Variants of our trainer, and short versions of nnU-Net's for comparison on a CPU."""
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
+
+SMOKE = {"num_epochs": 2, "steps_per_epoch": 10, "validation_steps": 5}
+DEMO = {"num_epochs": 15, "steps_per_epoch": 50, "validation_steps": 5}
+
+
+class SAM3DAdapterTrainer_5epochs(SAM3DAdapterTrainer):
+    """5 epochs, to see that everything works."""
+
+    changes = {"num_epochs": 5}
+
+
+class SAM3DAdapterTrainer_50epochs(SAM3DAdapterTrainer):
+    """A quarter of the full length."""
+
+    changes = {"num_epochs": 50}
+
+
+class SAM3DAdapterTrainer_tiny(SAM3DAdapterTrainer):
+    """A small network from random weights, 20 epochs of 50 steps: minutes on a CPU."""
+
+    changes = {
+        "preset": "tiny",
+        "stride": 4,
+        "labelled_prompts": None,
+        "num_epochs": 20,
+        "steps_per_epoch": 50,
+        "validation_steps": 10,
+        "optimizer": {"lr": 1e-3},
+    }
+
+
+class SAM3DAdapterTrainer_smoke(SAM3DAdapterTrainer_tiny):
+    """2 epochs of 10 steps, for tests."""
+
+    changes = SAM3DAdapterTrainer_tiny.changes | SMOKE
+
+
+class _NoMirroring:
+    """No mirroring, neither in training nor eightfold at test time."""
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:
+        rotation, dummy_2d, initial_patch_size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self.inference_allowed_mirroring_axes = None
+        return rotation, dummy_2d, initial_patch_size, None
+
+
+class SAM3DAdapterTrainer_demo(_NoMirroring, SAM3DAdapterTrainer_tiny):
+    """As short as `sam3d demo` needs it."""
+
+    changes = SAM3DAdapterTrainer_tiny.changes | DEMO
+
+
+class _ShortNNUNetTrainer(nnUNetTrainer):
+    """nnU-Net's trainer, cut short."""
+
+    lengths: dict[str, int]
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net reads this signature)
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = self.lengths["num_epochs"]
+        self.num_iterations_per_epoch = self.lengths["steps_per_epoch"]
+        self.num_val_iterations_per_epoch = self.lengths["validation_steps"]
+
+
+class nnUNetTrainer_smoke(_ShortNNUNetTrainer):
+    """2 epochs of 10 steps, for tests."""
+
+    lengths = SMOKE
+
+
+class nnUNetTrainer_demo(_NoMirroring, _ShortNNUNetTrainer):
+    """As short as `sam3d demo` needs it."""
+
+    lengths = DEMO

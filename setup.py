@@ -1,0 +1,62 @@
+"""The only packaging metadata of the project; pyproject.toml holds the build backend and tool settings."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+README = ROOT / "README.md"
+VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "sam3d_nnunet" / "__init__.py").read_text(), re.MULTILINE)[1]
+
+BASELINES = ["segment-anything", "monai"]
+BENCHMARK = ["surface-distance", "pandas", "snakemake"]
+# segment-anything needs torchvision without saying so; setuptools builds the wheel that the packaging test looks into.
+TEST = ["pytest>=7.4", "hypothesis", "segment-anything", "torchvision", "setuptools>=64"]
+DEV = [*TEST, "ruff"]
+
+setup(
+    name="sam3d_nnunet",
+    version=VERSION,
+    description="An nnU-Net v2 plug-in that trains a promptable 3-D segmentation network lifted from SAM",
+    long_description=README.read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The sam3d_nnunet developers",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    # find_packages doesn't see nnunet_ext/, which must hold nothing but its one file, nor plans/ at the top.
+    packages=[
+        *find_packages(include=["sam3d_nnunet", "sam3d_nnunet.*"]),
+        "sam3d_nnunet.nnunet_ext",
+        "sam3d_nnunet.plans",
+    ],
+    package_dir={"sam3d_nnunet.plans": "plans"},
+    package_data={"sam3d_nnunet": ["py.typed"], "sam3d_nnunet.plans": ["*.json"]},
+    include_package_data=False,
+    install_requires=[
+        # The minor version whose interfaces are used; doctor.NNUNET_MINOR says the same.
+        "nnunetv2>=2.8,<2.9",
+        "torch",
+        "numpy",
+        "scipy",
+        "typer>=0.12",
+        "pooch",
+        "pydantic>=2",
+        "requests",
+        "tqdm",
+        "matplotlib",
+        "connected-components-3d",
+        "SimpleITK",
+        "nibabel",
+    ],
+    extras_require={"test": TEST, "baselines": BASELINES, "benchmark": BENCHMARK, "dev": DEV},
+    entry_points={"console_scripts": ["sam3d = sam3d_nnunet.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+        "Typing :: Typed",
+    ],
+)

@@ -1,0 +1,309 @@
+"""The whole network: presets, shapes, what is tuned, what clicks do."""
+
+import ddp_step
+import pytest
+import reference
+import torch
+from ddp_step import SMALL
+from reference import relative_error
+from segment_anything import sam_model_registry
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.network import PRESETS, SAM3D, default_stride
+
+POINTS = torch.tensor([[[5.0, 10, 7], [8, 21, 9], [10, 5, 12]]])
+LABELS = torch.tensor([[1, 2, 0]])
+
+
+def small(seed: int = 0, **options) -> SAM3D:
+    torch.manual_seed(seed)
+    return SAM3D(SMALL, **{"input_channels": 1, "num_classes": 3, "stride": 4} | options).eval()
+
+
+def stirred(net: SAM3D) -> SAM3D:
+    """With nothing left at zero, as after training."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+    return net
+
+
+def on_meta(name: str) -> SAM3D:
+    with torch.device("meta"):
+        return SAM3D.from_preset(name, input_channels=1, num_classes=2, patch_size=(128, 128, 128), stride=4)
+
+
+def tuned(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+# --- sizes ---
+
+
+def test_paper_tunes_the_published_number_of_parameters():
+    net = on_meta("paper")
+    assert tuned(net.image_encoder) == 15_209_984
+    assert tuned(net.prompt_encoder) == 2_900_736
+    assert tuned(net.mask_decoder) == 7_088_256
+    assert tuned(net) == 25_198_976
+
+
+@pytest.mark.parametrize("name", ["paper", "vit_b", "vit_l", "vit_h"])
+def test_frozen_tensors_are_exactly_those_of_sam(name):
+    """The names, shapes and blocks of segment_anything's own model; only its norms are tuned, its neck is replaced."""
+    with torch.device("meta"):
+        sam = sam_model_registry[PRESETS[name].sam_model]().image_encoder
+    sam = {n: p.shape for n, p in sam.named_parameters() if not n.startswith("neck.")}
+    encoder = on_meta(name).image_encoder
+    ours = dict(encoder.named_parameters())
+    for n, shape in sam.items():
+        assert ours[n].shape == shape, n
+        assert ours[n].requires_grad == (".norm" in n), n
+    assert {n for n, p in ours.items() if not p.requires_grad} - sam.keys() == {"patch_embed.channel_mix"}
+    assert len(encoder.necks) == len(encoder.global_blocks) == 4
+
+
+def test_all_outside_the_image_encoder_is_tuned():
+    net = small()
+    frozen = [n for n, p in net.named_parameters() if not p.requires_grad]
+    assert frozen and all(n.startswith("image_encoder.") for n in frozen)
+    assert small(input_channels=2).image_encoder.patch_embed.channel_mix.requires_grad
+
+
+def test_tiny_is_tiny():
+    net = SAM3D.from_preset("tiny", input_channels=1, num_classes=2, patch_size=(32, 32, 32))
+    assert 200_000 < sum(p.numel() for p in net.parameters()) < 1_000_000
+
+
+def test_unknown_preset_is_refused_with_the_choices():
+    with pytest.raises(SAM3DError) as e:
+        SAM3D.from_preset("vit_x", 1, 2, (32, 32, 32))
+    assert "vit_x" in str(e.value) and all(name in str(e.value) for name in PRESETS)
+
+
+@pytest.mark.parametrize("stride", [1, 3, 16, -4])
+def test_bad_stride_is_refused_with_the_choices(stride):
+    with pytest.raises(SAM3DError, match=f"{stride}.*2, 4, 8"):
+        SAM3D.from_preset("tiny", 1, 2, (32, 32, 32), stride=stride)
+
+
+def test_default_stride():
+    sizes = {
+        (32, 32, 32): 2,
+        (64, 40, 56): 2,
+        (40, 65, 40): 4,
+        (128, 128, 128): 4,
+        (256, 64, 64): 8,
+        (300, 300, 300): 8,
+    }
+    assert {size: default_stride(size) for size in sizes} == sizes
+
+
+# --- shapes ---
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "channels", "classes"),
+    [
+        ((16, 16, 16), 2, 1, 2),
+        ((40, 56, 40), 4, 1, 3),
+        ((24, 40, 16), 4, 3, 4),
+        ((24, 40, 16), 8, 2, 2),
+        ((13, 22, 9), 2, 2, 3),
+        ((21, 30, 35), 4, 1, 2),
+        ((17, 33, 5), 8, 1, 2),
+        ((3, 4, 2), 4, 1, 2),
+    ],
+)
+def test_any_patch(size, stride, channels, classes):
+    net = small(input_channels=channels, num_classes=classes, stride=stride)
+    points = torch.rand(2, 3, 3) * (torch.tensor(size) - 1)
+    labels = torch.tensor([[1, 0, classes - 1], [1, -1, -1]])
+    with torch.no_grad():
+        logits = net(torch.randn(2, channels, *size), points, labels)
+    assert logits.shape == (2, classes, *size)
+    assert logits.isfinite().all()
+
+
+def test_one_state_dict_for_all_patch_sizes():
+    nets = [
+        SAM3D.from_preset("tiny", 1, 2, patch_size=size, stride=4)
+        for size in [(128, 128, 128), (40, 56, 40), (9, 9, 9)]
+    ]
+    shapes = [{n: t.shape for n, t in net.state_dict().items()} for net in nets]
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_only_seg_layers_depend_on_the_number_of_classes(labelled):
+    """nnU-Net's -pretrained_weights lets shapes differ where a name contains `.seg_layers.` and nowhere else."""
+    two, five = (small(num_classes=k, labelled_prompts=labelled).state_dict() for k in (2, 5))
+    assert two.keys() == five.keys()
+    differing = {n for n in two if two[n].shape != five[n].shape}
+    assert differing == {n for n in two if ".seg_layers." in n and not n.endswith("bias")}
+    assert len(differing) == (3 if labelled else 1)
+
+
+# --- the function ---
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "channels"),
+    [((40, 56, 40), 4, 1), ((24, 40, 16), 4, 2), ((24, 40, 16), 8, 3), ((18, 8, 6), 2, 1)],
+)
+def test_equals_the_straightforward_formulation(size, stride, channels):
+    net = stirred(small(input_channels=channels, labelled_prompts=False, stride=stride)).double()
+    image = torch.randn(2, channels, *size, dtype=torch.float64)
+    points = torch.rand(2, 3, 3, dtype=torch.float64) * (torch.tensor(size) - 1)
+    labels = torch.tensor([[1, 1, 1], [1, -1, -1]])
+    found, expected = net(image, points, labels), reference.segment(net, image, points, labels)
+    assert relative_error(found, expected) < 1e-10
+    parameters = {n: p for n, p in net.named_parameters() if p.requires_grad}
+    weights = torch.randn_like(expected)
+    gradients = (torch.autograd.grad((out * weights).sum(), parameters.values()) for out in (found, expected))
+    largest = 0
+    for name, ours, theirs in zip(parameters, *gradients, strict=True):
+        # a bias of keys shifts all logits of a query alike: its gradient is zero but for rounding
+        if not name.endswith("k_proj.bias"):
+            largest = max(largest, relative_error(ours, theirs))
+    assert largest < 1e-8
+
+
+def test_encode_then_decode_is_forward():
+    net = stirred(small())
+    image = torch.randn(1, 1, 24, 32, 20)
+    with torch.no_grad():
+        embedding = net.encode(image)
+        first = net.decode(embedding, POINTS, LABELS)
+        second = net.decode(embedding, POINTS + 2, LABELS)
+        assert torch.equal(first, net(image, POINTS, LABELS))
+        assert torch.equal(second, net(image, POINTS + 2, LABELS))
+        assert torch.equal(first, net.decode(embedding, POINTS, LABELS))
+    assert not torch.allclose(first, second)
+
+
+def test_bfloat16_autocast_trains():
+    net = stirred(small())
+    image = torch.randn(1, 1, 24, 32, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = net(image, POINTS, LABELS)
+    logits.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
+    with torch.no_grad():
+        assert relative_error(logits, net(image, POINTS, LABELS)) < 0.05
+
+
+# --- clicks ---
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_padding_changes_nothing(labelled):
+    net = stirred(small(labelled_prompts=labelled))
+    labels = LABELS if labelled else torch.ones_like(LABELS)
+    with torch.no_grad():
+        embedding = net.encode(torch.randn(1, 1, 24, 32, 20))
+        bare = net.decode(embedding, POINTS, labels)
+        padded_labels = torch.cat([labels, torch.full((1, 2), -1)], dim=1)
+        padded = [
+            net.decode(embedding, torch.cat([POINTS, torch.tensor([where])], dim=1), padded_labels)
+            for where in ([[0.0, 0, 0], [1, 2, 3]], [[-1, -1, -1], [1e6, -1e6, 7]], [[12.5, 3, 19], [23, 31, 19]])
+        ]
+    torch.testing.assert_close(padded[0], bare)
+    assert torch.equal(padded[0], padded[1]) and torch.equal(padded[0], padded[2])
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_no_clicks_is_only_padding(labelled):
+    net = stirred(small(labelled_prompts=labelled))
+    with torch.no_grad():
+        embedding = net.encode(torch.randn(1, 1, 24, 32, 20))
+        without = net.decode(embedding)
+        for n in (1, 4):
+            padded = net.decode(embedding, 10 * torch.randn(1, n, 3), torch.full((1, n), -1))
+            torch.testing.assert_close(padded, without)
+        torch.testing.assert_close(net.decode(embedding, torch.zeros(1, 0, 3), torch.zeros(1, 0).long()), without)
+        assert not torch.allclose(net.decode(embedding, POINTS, torch.ones_like(LABELS)), without)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_order_of_clicks_does_not_matter(labelled):
+    net = stirred(small(labelled_prompts=labelled))
+    labels = LABELS if labelled else torch.ones_like(LABELS)
+    order = torch.tensor([2, 0, 1])
+    with torch.no_grad():
+        embedding = net.encode(torch.randn(1, 1, 24, 32, 20))
+        found = net.decode(embedding, POINTS[:, order], labels[:, order])
+        torch.testing.assert_close(found, net.decode(embedding, POINTS, labels))
+
+
+def test_clicks_of_one_image_do_not_reach_another():
+    net = stirred(small())
+    image = torch.randn(2, 1, 24, 32, 20)
+    points, labels = POINTS.repeat(2, 1, 1), torch.tensor([[1, 2, 0], [1, -1, -1]])
+    with torch.no_grad():
+        both = net(image, points, labels)
+        torch.testing.assert_close(both[1:], net(image[1:], points[1:, :1], labels[1:, :1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("label", [0, 2])
+def test_published_network_refuses_labelled_clicks(label):
+    net = small(labelled_prompts=False)
+    with pytest.raises(SAM3DError, match=f"label {label}.*labelled prompts"):
+        net(torch.randn(1, 1, 8, 8, 8), torch.zeros(1, 2, 3), torch.tensor([[1, label]]))
+
+
+@pytest.mark.parametrize("label", [3, 7, -2])
+def test_labels_out_of_range_are_refused(label):
+    with pytest.raises(SAM3DError, match=f"label {label}.*to 2"):
+        small()(torch.randn(1, 1, 8, 8, 8), torch.zeros(1, 2, 3), torch.tensor([[1, label]]))
+    small(num_click_labels=8)(torch.randn(1, 1, 8, 8, 8), torch.zeros(1, 1, 3), torch.tensor([[7]]))
+
+
+def test_labelled_and_dense_prompts_start_as_the_published_function():
+    """Away from the border, where zero and border padding sample the same."""
+    plain, labelled = small(labelled_prompts=False), small(seed=1)
+    problems = labelled.load_state_dict(plain.state_dict(), strict=False)
+    assert not problems.unexpected_keys
+    assert all(n.startswith(("dense_prompt.", "prompt_encoder.label_embedding.")) for n in problems.missing_keys)
+    image = torch.randn(1, 1, 24, 32, 20)
+    with torch.no_grad():
+        expected = plain(image, POINTS, torch.ones_like(LABELS))
+        assert torch.equal(labelled(image, POINTS, torch.ones_like(LABELS)), expected)
+        assert torch.equal(labelled(image, POINTS, LABELS), expected)
+        stirred(labelled)
+        assert not torch.allclose(labelled(image, POINTS, LABELS), expected)
+
+
+def test_corner_clicks_keep_their_feature_outside_paper():
+    features = torch.ones(1, 16, 4, 4, 4)
+    corner = torch.tensor([[[-0.875, -0.875, -0.875]]])  # the centre of a corner voxel at stride 4
+    plain, labelled = small(labelled_prompts=False), small()
+    torch.testing.assert_close(labelled.prompt_encoder.sample(features, corner), torch.ones(1, 1, 16))
+    zeros = plain.prompt_encoder.sample(features, torch.tensor([[[-1 + 1 / 16] * 3]]))
+    torch.testing.assert_close(zeros, torch.full((1, 1, 16), 0.625**3))
+
+
+# --- training ---
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("no_clicks", ["padding", "none"])
+def test_every_tuned_parameter_takes_part_without_clicks(no_clicks, labelled):
+    net = small(input_channels=2, labelled_prompts=labelled)
+    clicks = (torch.zeros(2, 3, 3), torch.full((2, 3), -1)) if no_clicks == "padding" else ()
+    net(torch.randn(2, 2, 16, 12, 20), *clicks).square().mean().backward()
+    for name, parameter in net.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_distributed_step_with_clicks_on_one_rank_only(tmp_path):
+    torch.multiprocessing.spawn(ddp_step.run, args=(str(tmp_path),), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    net = ddp_step.small_net()
+    for step in range(2):
+        alone = [ddp_step.gradients(net, rank, step) for rank in range(2)]
+        for name in alone[0]:
+            assert torch.equal(ranks[0][step][name], ranks[1][step][name]), name
+            mean = (alone[0][name] + alone[1][name]) / 2
+            torch.testing.assert_close(ranks[0][step][name], mean, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,49 @@
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sam3d_nnunet import __version__
+from sam3d_nnunet.doctor import NNUNET_MINOR
+
+ROOT = Path(__file__).parents[1]
+IGNORED = shutil.ignore_patterns(".git", ".ci", "__pycache__", "*.egg-info", "build", "dist", "tests", "*venv")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel built by way of the sdist, from a copy, since building leaves folders behind."""
+    copy = tmp_path_factory.mktemp("packaging") / "repository"
+    shutil.copytree(ROOT, copy, ignore=IGNORED)
+    commands = [
+        [sys.executable, "setup.py", "-q", "sdist"],
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "wheels"],
+    ]
+    subprocess.run(commands[0], cwd=copy, check=True, capture_output=True)
+    sdist = next((copy / "dist").iterdir())
+    subprocess.run([*commands[1], str(sdist)], cwd=copy, check=True, capture_output=True)
+    return zipfile.ZipFile(next((copy / "wheels").glob("*.whl")))
+
+
+def test_wheel_holds_the_package_and_its_data(wheel):
+    packaged = set(wheel.namelist())
+    modules = {str(file.relative_to(ROOT)) for file in (ROOT / "sam3d_nnunet").rglob("*.py")}
+    recipes = {f"sam3d_nnunet/plans/{file.name}" for file in (ROOT / "plans").glob("*.json")}
+    assert recipes and modules | recipes | {"sam3d_nnunet/py.typed"} <= packaged
+    assert {name.split("/")[0] for name in packaged} == {"sam3d_nnunet", f"sam3d_nnunet-{__version__}.dist-info"}
+
+
+def test_metadata(wheel):
+    metadata = wheel.read(f"sam3d_nnunet-{__version__}.dist-info/METADATA").decode()
+    major, minor = NNUNET_MINOR.split(".")
+    assert f"Requires-Dist: nnunetv2<{major}.{int(minor) + 1},>={NNUNET_MINOR}" in metadata
+    assert all(f"Provides-Extra: {extra}" in metadata for extra in ("test", "baselines", "benchmark", "dev"))
+    scripts = wheel.read(f"sam3d_nnunet-{__version__}.dist-info/entry_points.txt").decode()
+    assert "sam3d = sam3d_nnunet.cli:main" in scripts
+
+
+def test_citation_names_this_version():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
