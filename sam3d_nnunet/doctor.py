@@ -139,6 +139,9 @@ def check_sam_weights() -> Finding:
     except ImportError as error:
         return Finding("note", "SAM weights", f"not examined ({error})")
     if file is None:
-        todo = "they are downloaded when training starts; offline, set SAM3D_CHECKPOINT to the file"
+        todo = (
+            f"they are downloaded into {weights.cache_folder()} when training starts; "
+            "offline, put the file there or set SAM3D_CHECKPOINT to it"
+        )
         return Finding("note", "SAM weights", f"none for {DEFAULT_SAM_MODEL} yet", todo)
     return Finding("ok", "SAM weights", str(file))

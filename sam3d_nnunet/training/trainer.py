@@ -214,6 +214,8 @@ def _settings(plans: dict, configuration: str, dataset_json: dict, changes: dict
         raise SAM3DError(f"{trainer} needs volumes, but {where} is 2-D. Train 3d_fullres instead.")
     if len(patch_size) != 3 or not all(isinstance(n, int) and n >= 8 for n in patch_size):
         raise SAM3DError(f"{where} has the patch size {patch_size}; {trainer} needs three numbers of at least 8.")
+    if manager.get_configuration(configuration).previous_stage_name is not None:
+        raise SAM3DError(f"{trainer} takes no part in a cascade, which {where} is. Train 3d_fullres instead.")
     labels = manager.get_label_manager(dataset_json).all_labels
     block = merge(planned_block(plans, configuration), changes)
     settings = parse_settings({"num_click_labels": int(max(labels)) + 1, **_given(block)}, where)
