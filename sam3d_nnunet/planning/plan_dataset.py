@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.configuration import default_num_processes
-from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -45,11 +45,12 @@ def plan_dataset(
     fingerprint = Path(nnUNet_preprocessed) / name / "dataset_fingerprint.json"
     if not fingerprint.is_file():
         _refuse_empty_labels(name)
-        extract_fingerprint_dataset(name, num_processes=default_num_processes)
+        DatasetFingerprintExtractor(name, default_num_processes).run()
+    spacing = target_spacing or chosen.get("target_spacing")
     planner = SAM3DPlanner(
         name,
         plans_name=overwrite_plans_name or "SAM3DPlans",
-        overwrite_target_spacing=target_spacing or chosen.get("target_spacing"),
+        overwrite_target_spacing=spacing and tuple(map(float, spacing)),  # nnU-Net takes nothing but floats
     )
     planner.patch_size = chosen.get("patch_size")
     planner.settings = merge(chosen.get("sam3d", {}), {"preset": preset} if preset else {})
@@ -74,7 +75,8 @@ def _refuse_empty_labels(name: str) -> None:
     """nnU-Net's fingerprint ends in an IndexError if no label file holds any foreground."""
     folder = Path(nnUNet_raw) / name
     dataset_json = load_json(str(folder / "dataset.json"))
-    cases = get_filenames_of_train_images_and_targets(str(folder), dataset_json)
+    listed = "dataset" in dataset_json or (folder / "imagesTr").is_dir()
+    cases = get_filenames_of_train_images_and_targets(str(folder), dataset_json) if listed else {}
     if not cases:
         raise SAM3DError(f"{folder / 'imagesTr'} holds no training cases.")
     first = next(iter(cases.values()))

@@ -95,9 +95,15 @@ def planned_block(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     """The block of a configuration, merged over those it inherits from.
 
     nnU-Net's own inheritance would let a child's block replace its parent's as a whole.
+
+    Raises:
+        SAM3DError: a block is no dictionary.
     """
     entry = plans["configurations"][configuration]
     own = entry.get(BLOCK, {})
+    if not isinstance(own, dict):
+        where = f"{plans.get('plans_name')}, configuration {configuration}"
+        raise SAM3DError(f"The block '{BLOCK}' of {where} must hold settings by name, but it is {own!r}.")
     parent = entry.get("inherits_from")
     return merge(planned_block(plans, parent), own) if parent else own
 

@@ -27,8 +27,11 @@ def write_prompt(prompt: Prompt, path: str | Path) -> None:
     }
     path = Path(path)
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_prompt(path: str | Path) -> Prompt:
@@ -43,6 +46,8 @@ def read_prompt(path: str | Path) -> Prompt:
         raise SAM3DError(f"{path}, line {e.lineno}: {e.msg}; this is no JSON.") from e
     except (OSError, UnicodeDecodeError) as e:
         raise SAM3DError(f"The prompt file {path} can't be read: {e}.") from e
+    except (RecursionError, ValueError) as e:  # thousands of brackets or digits
+        raise SAM3DError(f"The prompt file {path} holds no usable JSON: {e}.") from e
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise SAM3DError(f'{path} is no prompt file: its "format" is not "{FORMAT}".')
     if content.get("version") != VERSION or content.get("coordinates") != COORDINATES:
@@ -50,7 +55,9 @@ def read_prompt(path: str | Path) -> Prompt:
             f"{path} has version {content.get('version')!r} and coordinates {content.get('coordinates')!r}; "
             f"this program reads version {VERSION} with {COORDINATES!r}."
         )
-    points = content.get("points")
+    image, points = content.get("image"), content.get("points")
+    if not isinstance(image, str):
+        raise SAM3DError(f'{path} has no text "image".')
     if not isinstance(points, list):
         raise SAM3DError(f'{path} has no list "points".')
     for i, point in enumerate(points):
@@ -58,7 +65,10 @@ def read_prompt(path: str | Path) -> Prompt:
             raise SAM3DError(
                 f'{path}: points[{i}] is {json.dumps(point)}, not like {{"position": [x, y, z], "label": 1}}.'
             )
-    return Prompt([p["position"] for p in points], [p["label"] for p in points], str(content.get("image", "")))
+    try:
+        return Prompt([p["position"] for p in points], [p["label"] for p in points], image)
+    except (SAM3DError, OverflowError) as e:
+        raise SAM3DError(f"{path}: {e}") from e
 
 
 def _is_point(point: Any) -> bool:

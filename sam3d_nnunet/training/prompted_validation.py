@@ -1,6 +1,7 @@
 """The paper's protocol on the validation cases of a fold: clicks on each present class of a volume."""
 
 import multiprocessing
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,13 @@ import torch.distributed as dist
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
 from tqdm import tqdm
 
 from sam3d_nnunet.inference.prompted import predict_prompted
+from sam3d_nnunet.planning.settings import BLOCK, parse_settings
 from sam3d_nnunet.prompts.draw import case_generator
 from sam3d_nnunet.prompts.draw import clicks_per_class as draw_clicks_per_class
 from sam3d_nnunet.prompts.files import write_prompt
@@ -42,27 +47,75 @@ def validate_prompted(trainer: "SAM3DAdapterTrainer", clicks_per_class: int, sav
         cases = cases[trainer.local_rank :: dist.get_world_size()]
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
     trainer.print_to_log_file(f"Predicting {len(cases)} cases with {clicks_per_class} click(s) per class")
-    with multiprocessing.get_context("spawn").Pool(min(default_num_processes, max(1, len(cases)))) as exporters:
-        pending = []
+    workers = min(default_num_processes, max(1, len(cases)))
+    # not a multiprocessing.Pool, which waits forever where a process was killed, as for lack of memory
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as exporters:
+        exports = []
         for case in tqdm(cases, desc=folder.name, disable=trainer.local_rank != 0):
             data, _, _, properties = dataset.load_case(case)
             prompt = _draw_prompt(trainer, case, properties, clicks_per_class)
             write_prompt(prompt, folder / f"{case}.json")
-            logits = _predict(trainer, data[:], properties, prompt)
-            arguments = (logits, properties, trainer.configuration_manager, trainer.plans_manager, trainer.dataset_json)
-            while sum(not p.ready() for p in pending) > 2 * default_num_processes:  # whole volumes: few at a time
-                pending[-1].wait(0.1)
-            pending.append(
-                exporters.apply_async(
-                    export_prediction_from_logits, (*arguments, str(folder / case), save_probabilities)
-                )
+            logits = predict_case(
+                trainer.network,
+                data[:],
+                properties,
+                prompt,
+                trainer.plans_manager,
+                trainer.configuration_manager,
+                trainer.label_manager,
+                trainer.inference_allowed_mirroring_axes,
             )
-        for p in pending:
-            p.get()
+            running = [e for e in exports if not e.done()]
+            if len(running) > 2 * workers:  # whole volumes: few at a time
+                wait(running, return_when=FIRST_COMPLETED)
+            arguments = (logits, properties, trainer.configuration_manager, trainer.plans_manager, trainer.dataset_json)
+            exports.append(
+                exporters.submit(export_prediction_from_logits, *arguments, str(folder / case), save_probabilities)
+            )
+        for export in exports:
+            export.result()
     if trainer.is_ddp:
         dist.barrier()
     if trainer.local_rank == 0:
         _summarise(trainer, folder)
+
+
+def predict_case(
+    network: nn.Module,
+    data: np.ndarray,
+    properties: dict,
+    prompt: Prompt,
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    labels: LabelManager,
+    mirror_axes: tuple[int, ...] | None,
+) -> torch.Tensor:
+    """Logits of a preprocessed case from clicks in the world.
+
+    Args:
+        network: a `SAM3D` in evaluation mode.
+        data: (C, D, H, W), as nnU-Net's preprocessor wrote it.
+        properties: what it stored with it.
+        prompt: the clicks.
+        plans, configuration, labels: of the training.
+        mirror_axes: as in `predict_prompted`.
+
+    Returns:
+        (K, D, H, W) float32 on the CPU, on the preprocessed grid.
+    """
+    voxels = ImageGeometry.from_properties(properties).to_voxels(prompt.points)
+    grid = PreprocessedGrid.from_properties(properties, plans.transpose_forward, data.shape[1:])
+    labelled = parse_settings(configuration.configuration[BLOCK], "the plans").clicks_carry_labels
+    return predict_prompted(
+        network,
+        torch.from_numpy(data.copy()),
+        grid.from_image(voxels),
+        prompt.labels if labelled else np.ones_like(prompt.labels),
+        tuple(configuration.patch_size),
+        labels.num_segmentation_heads,
+        labels.has_regions,
+        mirror_axes,
+    )
 
 
 def _draw_prompt(trainer: "SAM3DAdapterTrainer", case: str, properties: dict, count: int) -> Prompt:
@@ -72,21 +125,6 @@ def _draw_prompt(trainer: "SAM3DAdapterTrainer", case: str, properties: dict, co
     classes = list(trainer.label_manager.foreground_labels)
     points, labels = draw_clicks_per_class(segmentation, classes, count, case_generator(case))
     return Prompt(ImageGeometry.from_properties(properties).to_world(points), labels, case)
-
-
-def _predict(trainer: "SAM3DAdapterTrainer", data: np.ndarray, properties: dict, prompt: Prompt) -> torch.Tensor:
-    voxels = ImageGeometry.from_properties(properties).to_voxels(prompt.points)
-    grid = PreprocessedGrid.from_properties(properties, trainer.plans_manager.transpose_forward, data.shape[1:])
-    return predict_prompted(
-        trainer.network,
-        torch.from_numpy(data.copy()),
-        grid.from_image(voxels),
-        prompt.labels if trainer.settings.clicks_carry_labels else np.ones_like(prompt.labels),
-        tuple(trainer.configuration_manager.patch_size),
-        trainer.label_manager.num_segmentation_heads,
-        trainer.label_manager.has_regions,
-        trainer.inference_allowed_mirroring_axes,
-    )
 
 
 def _summarise(trainer: "SAM3DAdapterTrainer", folder: Path) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as upstream
+import numpy as np
 import torch
 import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -144,7 +145,8 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
         """As nnU-Net's, but a file appears complete or not at all."""
         temporary = filename + ".part"
         super().save_checkpoint(temporary)
-        if os.path.isfile(temporary):  # not on other ranks, nor where checkpoints are disabled
+        # other ranks write nothing, and must not touch what the first may be writing right now
+        if self.local_rank == 0 and not self.disable_checkpointing:
             os.replace(temporary, filename)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
@@ -194,8 +196,9 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
     def _refuse_empty_training_set(self) -> None:
         training_set, _ = self.get_tr_and_val_datasets()
         for case in training_set.identifiers:
-            properties = training_set.load_case(case)[3]
-            if any(len(voxels) for voxels in properties["class_locations"].values()):
+            locations = training_set.load_case(case)[3]["class_locations"]
+            # with an ignore label, an entry with -1 in its key holds the background too
+            if any(len(voxels) for key, voxels in locations.items() if -1 not in np.atleast_1d(key)):
                 return
         raise SAM3DError(
             f"No training case of fold {self.fold} in {self.preprocessed_dataset_folder} holds any foreground voxel."
@@ -209,12 +212,14 @@ def _settings(plans: dict, configuration: str, dataset_json: dict, changes: dict
     if configuration not in plans["configurations"]:
         known = ", ".join(plans["configurations"])
         raise SAM3DError(f"{plans.get('plans_name')} has no configuration {configuration!r}; it has {known}.")
-    patch_size = manager.get_configuration(configuration).configuration.get("patch_size") or []
-    if len(patch_size) == 2:
+    planned = manager.get_configuration(configuration)
+    patch_size = planned.configuration.get("patch_size")
+    sides = patch_size if isinstance(patch_size, (list, tuple)) else []
+    if len(sides) == 2:
         raise SAM3DError(f"{trainer} needs volumes, but {where} is 2-D. Train 3d_fullres instead.")
-    if len(patch_size) != 3 or not all(isinstance(n, int) and n >= 8 for n in patch_size):
+    if len(sides) != 3 or not all(isinstance(n, int) and n >= 8 for n in sides):
         raise SAM3DError(f"{where} has the patch size {patch_size}; {trainer} needs three numbers of at least 8.")
-    if manager.get_configuration(configuration).previous_stage_name is not None:
+    if planned.previous_stage_name is not None:
         raise SAM3DError(f"{trainer} takes no part in a cascade, which {where} is. Train 3d_fullres instead.")
     labels = manager.get_label_manager(dataset_json).all_labels
     block = merge(planned_block(plans, configuration), changes)

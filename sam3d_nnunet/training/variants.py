@@ -3,10 +3,10 @@
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from sam3d_nnunet.planning.settings import parse_settings, planned_block
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
 
 SMOKE = {"num_epochs": 2, "steps_per_epoch": 10, "validation_steps": 5}
-DEMO = {"num_epochs": 15, "steps_per_epoch": 50, "validation_steps": 5}
 
 
 class SAM3DAdapterTrainer_5epochs(SAM3DAdapterTrainer):
@@ -50,10 +50,8 @@ class _NoMirroring:
         return rotation, dummy_2d, initial_patch_size, None
 
 
-class SAM3DAdapterTrainer_demo(_NoMirroring, SAM3DAdapterTrainer_tiny):
-    """As short as `sam3d demo` needs it."""
-
-    changes = SAM3DAdapterTrainer_tiny.changes | DEMO
+class SAM3DAdapterTrainer_demo(_NoMirroring, SAM3DAdapterTrainer):
+    """For `sam3d demo`, whose recipe holds preset and lengths."""
 
 
 class _ShortNNUNetTrainer(nnUNetTrainer):
@@ -82,6 +80,9 @@ class nnUNetTrainer_smoke(_ShortNNUNetTrainer):
 
 
 class nnUNetTrainer_demo(_NoMirroring, _ShortNNUNetTrainer):
-    """As short as `sam3d demo` needs it."""
+    """For `sam3d demo`: as long as `SAM3DAdapterTrainer_demo` trains from the same plan."""
 
-    lengths = DEMO
+    @property
+    def lengths(self) -> dict[str, int]:
+        block = parse_settings(planned_block(self.plans_manager.plans, self.configuration_name), "the plans")
+        return block.model_dump(include=set(SMOKE))

@@ -1,0 +1,1 @@
+"""`sam3d demo`: the whole pipeline on a small synthetic data set."""

@@ -1,0 +1,198 @@
+"""A seeded data set, somewhat like CT, in which half of the cases can't be segmented without a click.
+
+Each case holds a labelled lesion. In every other case a look-alike of the same size, shape and intensity lies nearby
+and is not labelled; which of the two is the lesion was decided by chance, so nothing but a click can tell.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+from tqdm import tqdm
+
+from sam3d_nnunet.prompts.geometry import ImageGeometry
+
+MANIFEST = "phantom.json"
+ENDING = ".nii.gz"
+SIZE = 56.0  # mm a side
+MARGIN = 2.0  # mm between a lesion and the border of the image
+RADII = (4.5, 7.5)  # mm
+CONTRAST = (45.0, 80.0)  # HU above the organ
+GAP = (2.0, 5.0)  # mm between the spheres around a lesion and its look-alike
+ORGAN, FAT, BLOOD = 60.0, -80.0, 170.0  # HU
+
+
+@dataclass(frozen=True)
+class Ellipsoid:
+    """A solid in the world.
+
+    Attributes:
+        centre: (x, y, z) in millimetres, LPS.
+        radii: millimetres along its own axes.
+        rotation: quaternion (x, y, z, w) that turns its axes into those of the world.
+    """
+
+    centre: tuple[float, float, float]
+    radii: tuple[float, float, float]
+    rotation: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)
+
+    def depth(self, world: np.ndarray) -> np.ndarray:
+        """(..., 3) points -> about how many millimetres they lie below the surface; negative outside."""
+        own = (world - np.array(self.centre)) @ Rotation.from_quat(self.rotation).as_matrix()
+        return (1 - np.linalg.norm(own / np.array(self.radii), axis=-1)) * min(self.radii)
+
+    def mask(self, world: np.ndarray) -> np.ndarray:
+        """(..., 3) points -> (...) bool, True inside."""
+        return self.depth(world) > 0
+
+
+@dataclass(frozen=True)
+class PhantomCase:
+    """What is in an image.
+
+    Attributes:
+        lesion: the labelled one.
+        lookalike: its unlabelled copy somewhere else, or None.
+        intensity: HU of both.
+    """
+
+    lesion: Ellipsoid
+    lookalike: Ellipsoid | None
+    intensity: float
+
+
+def make_phantom(folder: Path, seed: int, count: int = 36) -> list[str]:
+    """Write a data set in nnU-Net's raw layout, with the manifest `phantom.json`.
+
+    Args:
+        folder: the data set's folder, named as nnU-Net wants it.
+        seed: the same seed gives the same files.
+        count: number of cases; every other one has a look-alike.
+
+    Returns:
+        Names of the cases.
+    """
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    cases = {}
+    for index in tqdm(range(count), desc="Drawing cases"):
+        name, rng = f"phantom_{index:03d}", np.random.default_rng([seed, index])
+        image, segmentation, cases[name] = _draw_case(rng, with_lookalike=index % 2 == 1)
+        sitk.WriteImage(image, folder / "imagesTr" / f"{name}_0000{ENDING}")
+        sitk.WriteImage(segmentation, folder / "labelsTr" / f"{name}{ENDING}")
+    _write_json(folder / MANIFEST, {"seed": seed, "cases": {name: asdict(case) for name, case in cases.items()}})
+    _write_json(
+        folder / "dataset.json",
+        {
+            "channel_names": {"0": "CT"},
+            "labels": {"background": 0, "lesion": 1},
+            "numTraining": count,
+            "file_ending": ENDING,
+        },
+    )
+    return list(cases)
+
+
+def read_manifest(folder: Path) -> dict[str, PhantomCase]:
+    """What is in each case of a data set that `make_phantom` wrote."""
+    cases = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["cases"]
+    return {
+        name: PhantomCase(
+            Ellipsoid(**case["lesion"]), case["lookalike"] and Ellipsoid(**case["lookalike"]), case["intensity"]
+        )
+        for name, case in cases.items()
+    }
+
+
+def image_geometry(image: sitk.Image) -> ImageGeometry:
+    """Where an image's voxels are in the world."""
+    itk = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
+    return ImageGeometry.from_properties({"sitk_stuff": itk})
+
+
+def world_grid(image: sitk.Image) -> np.ndarray:
+    """(D, H, W, 3) world coordinates of an image's voxels."""
+    shape = image.GetSize()[::-1]
+    voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    return image_geometry(image).to_world(voxels.reshape(-1, 3)).reshape(*shape, 3)
+
+
+def _draw_case(rng: np.random.Generator, with_lookalike: bool) -> tuple[sitk.Image, sitk.Image, PhantomCase]:
+    spacing = np.array([1.2, 1.2, 2.5]) * rng.uniform(0.9, 1.1, 3)[[0, 0, 1]]  # (x, y, z), square pixels
+    shape = tuple(int(n) for n in np.round(SIZE / spacing)[::-1])
+    origin = rng.uniform(-150, 150, 3)
+    frame = sitk.Image(shape[::-1], sitk.sitkUInt8)
+    frame.SetSpacing(spacing.tolist())
+    frame.SetOrigin(origin.tolist())
+    world = world_grid(frame)
+    middle = origin + (np.array(shape[::-1]) - 1) * spacing / 2
+    case = _draw_lesion(middle, rng, with_lookalike)
+    image = _background(world, middle, spacing[::-1], rng)
+    for solid in (case.lesion, case.lookalike):
+        if solid is not None:
+            image = _blend(image, case.intensity, solid.depth(world))
+    image += _texture(shape, spacing[::-1], rng)
+    return (
+        _to_itk(np.round(image).astype(np.int16), frame),
+        _to_itk(case.lesion.mask(world).astype(np.uint8), frame),
+        case,
+    )
+
+
+def _draw_lesion(middle: np.ndarray, rng: np.random.Generator, with_lookalike: bool) -> PhantomCase:
+    radii = rng.uniform(*RADII, 3)
+    rotation = Rotation.random(rng=rng).as_quat()
+    intensity = ORGAN + rng.uniform(*CONTRAST)
+    room = SIZE / 2 - radii.max() - MARGIN
+    if with_lookalike:
+        # mostly side by side in a slice, so that a picture of one slice can show both
+        step = np.array([*rng.normal(size=2), 0.2 * rng.normal()])
+        step *= (2 * radii.max() + rng.uniform(*GAP)) / np.linalg.norm(step)
+    else:
+        step = np.zeros(3)
+    lesion = middle + rng.uniform(-1, 1, 3) * (room - np.abs(step) / 2) + step / 2
+
+    def solid(centre: np.ndarray) -> Ellipsoid:
+        return Ellipsoid(tuple(centre.tolist()), tuple(radii.tolist()), tuple(rotation.tolist()))
+
+    return PhantomCase(solid(lesion), solid(lesion - step) if with_lookalike else None, float(intensity))
+
+
+def _background(world: np.ndarray, middle: np.ndarray, spacing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A large organ in fat, with vessels that are brighter than any lesion."""
+    organ = Ellipsoid(tuple(middle + rng.uniform(-6, 6, 3)), tuple(rng.uniform(30, 40, 3)))
+    image = _blend(np.full(world.shape[:-1], FAT), ORGAN, organ.depth(world))
+    for _ in range(rng.integers(2, 5)):
+        axis = Rotation.random(rng=rng).as_quat()
+        vessel = Ellipsoid(tuple(middle + rng.uniform(-22, 22, 3)), (2.0, 2.5, 60.0), tuple(axis))
+        image = _blend(image, BLOOD, vessel.depth(world))
+    return image
+
+
+def _blend(image: np.ndarray, intensity: float, depth: np.ndarray) -> np.ndarray:
+    """Paint a solid whose surface is blurred over a millimetre, as by a scanner."""
+    share = np.clip(depth + 0.5, 0, 1)
+    return image * (1 - share) + intensity * share
+
+
+def _texture(shape: tuple[int, int, int], spacing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Noise of the scanner and of the tissue: grains of several sizes in millimetres, each with its s.d. in HU."""
+    image = np.zeros(shape)
+    for grain, deviation in ((0.6, 12.0), (2.5, 8.0), (8.0, 10.0)):
+        noise = gaussian_filter(rng.normal(size=shape), grain / spacing, mode="wrap")
+        image += noise * deviation / noise.std()
+    return image
+
+
+def _to_itk(array: np.ndarray, frame: sitk.Image) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    image.CopyInformation(frame)
+    return image
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

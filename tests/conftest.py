@@ -1,0 +1,101 @@
+"""Small data sets in nnU-Net's format, and its three folders."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "Dataset004_Hippocampus"
+
+
+@pytest.fixture(scope="session")
+def hippocampus() -> Path:
+    """The real data set that lies beside the repository."""
+    if not HIPPOCAMPUS.is_dir():
+        pytest.skip(f"the data set {HIPPOCAMPUS} is not there")
+    return HIPPOCAMPUS
+
+
+@pytest.fixture
+def nnunet_folders(tmp_path, monkeypatch) -> SimpleNamespace:
+    """nnU-Net's three variables, set to new folders `raw`, `preprocessed` and `results`."""
+    folders = SimpleNamespace(**{name: tmp_path / name for name in ("raw", "preprocessed", "results")})
+    for name, folder in vars(folders).items():
+        folder.mkdir()
+        monkeypatch.setenv(f"nnUNet_{name}", str(folder))
+    monkeypatch.setenv("nnUNet_def_n_proc", "2")
+    monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+    return folders
+
+
+@pytest.fixture(scope="session")
+def run_command() -> Callable[..., subprocess.CompletedProcess]:
+    """Runs a command of this Python's environment: output as text, no exception for a non-zero exit."""
+
+    def run(*command: str, **variables: str) -> subprocess.CompletedProcess:
+        program, *arguments = command
+        program = Path(sys.executable).parent / program
+        return subprocess.run(
+            [program, *map(str, arguments)], env=os.environ | variables, capture_output=True, text=True, timeout=600
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def write_dataset() -> Callable[..., Path]:
+    """Writes a data set of one channel into nnUNet_raw."""
+
+    def write(
+        raw: Path,
+        name: str,
+        cases: dict[str, tuple[np.ndarray, np.ndarray]],
+        labels: dict[str, int | list[int]],
+        spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        channel: str = "MRI",
+        **more: object,
+    ) -> Path:
+        """`cases` holds image and label map by name; `spacing` is in the order of the arrays' axes."""
+        for case, arrays in cases.items():
+            files = (f"imagesTr/{case}_0000.nii.gz", f"labelsTr/{case}.nii.gz")
+            for file, array, kind in zip(files, arrays, (np.float32, np.uint8)):
+                image = sitk.GetImageFromArray(array.astype(kind))
+                image.SetSpacing(spacing[::-1])
+                (raw / name / file).parent.mkdir(parents=True, exist_ok=True)
+                sitk.WriteImage(image, str(raw / name / file))
+        content = {
+            "channel_names": {"0": channel},
+            "labels": labels,
+            "numTraining": len(cases),
+            "file_ending": ".nii.gz",
+            **more,
+        }
+        (raw / name / "dataset.json").write_text(json.dumps(content))
+        return raw / name
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_fingerprint() -> Callable[..., None]:
+    """Writes what nnU-Net would find out about a data set; doing so takes it seconds, to start processes."""
+
+    def write(folder: Path, shapes: list[tuple[int, ...]], spacing: tuple[float, ...] = (1.0, 1.0, 1.0)) -> None:
+        names = ("mean", "median", "std", "min", "max", "percentile_00_5", "percentile_99_5")
+        content = {
+            "spacings": [spacing] * len(shapes),
+            "shapes_after_crop": shapes,
+            "median_relative_size_after_cropping": 1.0,
+            "foreground_intensity_properties_per_channel": {"0": dict(zip(names, (1.0, 1.0, 0.5, 0.0, 2.0, 0.0, 2.0)))},
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "dataset_fingerprint.json").write_text(json.dumps(content))
+
+    return write

@@ -1,0 +1,230 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.planning.plan_dataset import plan_dataset
+from sam3d_nnunet.planning.planner import SAM3DPlanner, patch_side
+from sam3d_nnunet.planning.settings import SAM3DSettings
+
+LABELS = {"background": 0, "lesion": 1}
+CT = "Dataset701_AnisotropicCT"
+
+
+@pytest.mark.parametrize(
+    "extent, side",
+    [
+        (37, 37),  # 64 would add too much
+        (50, 50),
+        (51, 51),
+        (51.2, 64),  # exactly a quarter more
+        (52, 64),
+        (64, 64),
+        (65, 65),
+        (76, 76),
+        (76.5, 96),
+        (96, 96),
+        (97, 97),
+        (103, 128),
+        (128, 128),
+        (160, 128),
+        (512, 128),
+        (8, 8),
+    ],
+)
+def test_side_of_a_patch(extent, side):
+    assert patch_side(extent) == side
+
+
+def cases(shape: tuple[int, ...], count: int = 4, foreground: bool = True) -> dict[str, tuple]:
+    rng = np.random.default_rng(0)
+    segmentation = np.zeros(shape, np.uint8)
+    if foreground:
+        segmentation[tuple(slice(n // 3, n // 3 + 4) for n in shape)] = 1
+    return {f"case_{i}": (rng.normal(50, 20, shape) + 60 * segmentation, segmentation) for i in range(count)}
+
+
+def plan_of(folders: SimpleNamespace, name: str, plans: str = "SAM3DPlans") -> dict:
+    return json.loads((folders.preprocessed / name / f"{plans}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def planned_ct(tmp_path_factory, write_dataset, run_command) -> SimpleNamespace:
+    """A CT of 3 x 0.8 x 0.8 mm, planned with the command as a user would."""
+    root = tmp_path_factory.mktemp("ct")
+    folders = SimpleNamespace(raw=root / "raw", preprocessed=root / "preprocessed", results=root / "results")
+    write_dataset(folders.raw, CT, cases((12, 60, 50)), LABELS, (3.0, 0.8, 0.8), "CT")
+    variables = {f"nnUNet_{name}": str(folder) for name, folder in vars(folders).items()}
+    done = run_command("sam3d", "plan", "-d", "701", nnUNet_def_n_proc="2", **variables)
+    assert done.returncode == 0, done.stderr
+    folders.output = done.stdout
+    return folders
+
+
+@pytest.fixture
+def ct(planned_ct, monkeypatch) -> SimpleNamespace:
+    """The same, for planning again in this process, which finds the fingerprint ready."""
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(getattr(planned_ct, name)))
+    return planned_ct
+
+
+def test_command_plans_an_anisotropic_ct(ct):
+    plans = plan_of(ct, CT)
+    assert f"plans: {ct.preprocessed / CT / 'SAM3DPlans.json'}" in ct.output
+    assert "next: nnUNetv2_preprocess -d 701 -plans_name SAM3DPlans -c 3d_fullres" in ct.output
+    assert plans["plans_name"] == "SAM3DPlans"
+    assert plans["experiment_planner_used"] == "SAM3DPlanner"
+    assert set(plans["configurations"]) == {"2d", "3d_fullres"}  # no cascade
+
+    fullres = plans["configurations"]["3d_fullres"]
+    assert fullres["spacing"] == [1, 1, 1]
+    assert fullres["median_image_size_in_voxels"] == [36, 48, 40]
+    assert fullres["patch_size"] == [40, 48, 40]
+    assert fullres["normalization_schemes"] == ["CTNormalization"]
+    assert fullres["sam3d"] == SAM3DSettings(stride=2).model_dump()  # at most 32 tokens a side
+
+
+def test_2d_configuration_is_nnunets(ct):
+    flat = plan_of(ct, CT)["configurations"]["2d"]
+    assert "sam3d" not in flat
+    assert len(flat["patch_size"]) == 2
+    assert flat["architecture"]["arch_kwargs"]["conv_op"] == "torch.nn.modules.conv.Conv2d"
+
+
+def unet_output(plans: dict, configuration: str = "3d_fullres") -> tuple[int, ...]:
+    """Shape of what the plan's own U-Net says about one of its patches."""
+    manager = PlansManager(plans).get_configuration(configuration)
+    network = get_network_from_plans(
+        manager.network_arch_class_name,
+        manager.network_arch_init_kwargs,
+        manager.network_arch_init_kwargs_req_import,
+        input_channels=1,
+        output_channels=2,
+        deep_supervision=False,
+    )
+    with torch.no_grad():
+        return tuple(network(torch.zeros(1, 1, *manager.patch_size)).shape)
+
+
+def test_unet_of_the_plan_runs_on_its_patches(ct):
+    assert unet_output(plan_of(ct, CT)) == (1, 2, 40, 48, 40)
+
+
+def test_target_spacing_can_be_chosen(ct):
+    planner = SAM3DPlanner(CT, plans_name="Coarse", overwrite_target_spacing=[1.5, 0.8, 2.0])
+    planner.plan_experiment()
+    plans = plan_of(ct, CT, "Coarse")
+    # nnU-Net puts the axis of the largest spacing first
+    assert plans["transpose_forward"] == [2, 0, 1]
+    fullres = plans["configurations"]["3d_fullres"]
+    assert fullres["spacing"] == [2.0, 1.5, 0.8]
+    assert fullres["median_image_size_in_voxels"] == [20, 24, 60]
+    assert fullres["patch_size"][2] == 64
+    assert unet_output(plans) == (1, 2, *fullres["patch_size"])
+
+
+def test_recipe(ct, tmp_path):
+    recipe = tmp_path / "recipe.json"
+    content = {
+        "target_spacing": [2, 1, 1],  # whole numbers, as people write them
+        "patch_size": [16, 32, 24],
+        "sam3d": {"preset": "vit_l", "batch_size": 1, "optimizer": {"lr": 4e-4}},
+    }
+    recipe.write_text(json.dumps(content))
+    file = plan_dataset("701", str(recipe), "FromRecipe", preset="tiny")
+    assert file == ct.preprocessed / CT / "FromRecipe.json"
+    plans = plan_of(ct, CT, "FromRecipe")
+    fullres = plans["configurations"]["3d_fullres"]
+    assert fullres["spacing"] == [2, 1, 1]
+    assert fullres["patch_size"] == [16, 32, 24]
+    expected = SAM3DSettings(preset="tiny", batch_size=1, stride=2).model_dump()
+    expected["optimizer"]["lr"] = 4e-4
+    assert fullres["sam3d"] == expected
+    assert unet_output(plans) == (1, 2, 16, 32, 24)
+
+    plan_dataset(CT, str(recipe), "FromRecipe", target_spacing=(3.0, 0.8, 0.8))  # said aloud, it wins
+    assert plan_of(ct, CT, "FromRecipe")["configurations"]["3d_fullres"]["spacing"] == [3, 0.8, 0.8]
+
+
+def test_recipe_with_an_unusable_setting_writes_nothing(ct, tmp_path):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"sam3d": {"presett": "tiny"}}))
+    with pytest.raises(SAM3DError, match="'presett': there is no such setting"):
+        plan_dataset("701", str(recipe), "Broken")
+    assert not (ct.preprocessed / CT / "Broken.json").exists()
+    with pytest.raises(SAM3DError, match="Set clicks.policy to 'paper'"):
+        plan_dataset("701", overwrite_plans_name="Broken", preset="paper")
+    assert not (ct.preprocessed / CT / "Broken.json").exists()
+
+
+def test_hippocampus(nnunet_folders, write_dataset, write_fingerprint):
+    name = "Dataset004_Hippocampus"
+    labels = {"background": 0, "Anterior": 1, "Posterior": 2}
+    write_dataset(nnunet_folders.raw, name, cases((37, 50, 36), count=1), labels)
+    write_fingerprint(nnunet_folders.preprocessed / name, [(37, 50, 36), (35, 49, 35), (38, 52, 37)])
+    plan_dataset("4")
+    plans = plan_of(nnunet_folders, name)
+    assert plans["configurations"]["3d_fullres"]["patch_size"] == [40, 56, 40]
+    assert unet_output(plans) == (1, 2, 40, 56, 40)
+
+
+def test_abdominal_ct_has_cubes_of_128(nnunet_folders, write_dataset, write_fingerprint):
+    name = "Dataset702_Abdomen"
+    write_dataset(nnunet_folders.raw, name, cases((8, 8, 8), count=1), LABELS)
+    write_fingerprint(nnunet_folders.preprocessed / name, [(100, 512, 512)] * 3, (5.0, 0.8, 0.8))
+    plan_dataset("702")
+    plans = plan_of(nnunet_folders, name)
+    fullres = plans["configurations"]["3d_fullres"]
+    assert fullres["median_image_size_in_voxels"] == [500, 410, 410]
+    assert fullres["patch_size"] == [128, 128, 128]
+    assert fullres["sam3d"]["stride"] == 4
+    assert set(plans["configurations"]) == {"2d", "3d_fullres"}  # nnU-Net alone would add a cascade
+
+
+def test_2d_data_set_is_refused(nnunet_folders, write_dataset, write_fingerprint):
+    name = "Dataset703_Flat"
+    write_dataset(nnunet_folders.raw, name, cases((1, 30, 30)), LABELS)
+    write_fingerprint(nnunet_folders.preprocessed / name, [(1, 30, 30)] * 4, (999.0, 1.0, 1.0))
+    with pytest.raises(SAM3DError, match=f"{name} is a 2-D data set; SAM3DPlanner needs volumes"):
+        plan_dataset("703")
+    assert not (nnunet_folders.preprocessed / name / "SAM3DPlans.json").exists()
+
+
+def test_labels_that_are_all_background_are_refused(nnunet_folders, write_dataset, run_command):
+    name = "Dataset704_Empty"
+    write_dataset(nnunet_folders.raw, name, cases((6, 6, 6), foreground=False), LABELS)
+    done = run_command("sam3d", "plan", "-d", "704")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"Error: No label file of {name} holds any foreground voxel."
+    assert "Traceback" not in done.stderr
+    assert list(nnunet_folders.preprocessed.iterdir()) == []
+
+
+def test_no_class_beside_the_background(nnunet_folders, write_dataset, write_fingerprint):
+    name = "Dataset705_NoClass"
+    write_dataset(nnunet_folders.raw, name, cases((6, 6, 6)), {"background": 0})
+    write_fingerprint(nnunet_folders.preprocessed / name, [(6, 6, 6)] * 4)
+    with pytest.raises(SAM3DError, match="has no label beside the background"):
+        plan_dataset("705")
+
+
+def test_what_is_missing_is_named(nnunet_folders, write_dataset, monkeypatch):
+    with pytest.raises(SAM3DError, match="no data set '777'"):
+        plan_dataset("777")
+    with pytest.raises(SAM3DError, match="Dataset777_Missing.*dataset.json"):
+        plan_dataset("Dataset777_Missing")
+    with pytest.raises(SAM3DError, match="no data set 'hippocampus'"):
+        plan_dataset("hippocampus")
+    folder = write_dataset(nnunet_folders.raw, "Dataset706_Moved", cases((6, 6, 6), 1), LABELS)
+    (folder / "imagesTr").rename(folder / "images")
+    with pytest.raises(SAM3DError, match="imagesTr holds no training cases"):
+        plan_dataset("706")
+    monkeypatch.delenv("nnUNet_raw")
+    with pytest.raises(SAM3DError, match="nnUNet_raw is not set"):
+        plan_dataset("4")

@@ -1,0 +1,130 @@
+import multiprocessing
+
+import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as upstream
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+
+from sam3d_nnunet.training.data_loader import PromptedDataLoader
+
+IGNORE = 3
+CLICKS = {"default": 32, "paper": 40, "released": 30}
+
+
+def loaders(trainer) -> tuple:
+    trainer.initialize()
+    trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
+    return trainer.dataloader_train, trainer.dataloader_val
+
+
+def label_map(target: torch.Tensor, kind: str) -> np.ndarray:
+    """(B, D, H, W) labels that a batch's target shows, regions taken apart again."""
+    if kind != "regions":
+        return target[:, 0].numpy()
+    whole, core, ignored = target.numpy().swapaxes(0, 1)
+    return np.select([ignored, core, whole], [IGNORE, 1, 2], 0)
+
+
+def check_batch(batch: dict, kind: str, size: int, strays: int) -> set[int]:
+    """Clicks of a batch lie on what they claim, but for so many a patch; labels that were clicked."""
+    points, labels = batch["points"], batch["point_labels"]
+    batch_size = len(batch["data"])
+    assert points.shape == (batch_size, size, 3) and points.dtype == torch.float32
+    assert labels.shape == (batch_size, size) and labels.dtype == torch.int64
+    for segmentation, voxels, claimed in zip(label_map(batch["target"], kind), points.numpy(), labels.numpy()):
+        voxels, claimed = voxels[claimed >= 0].astype(int), claimed[claimed >= 0]
+        assert (voxels >= 0).all() and (voxels < segmentation.shape).all()
+        found = segmentation[tuple(voxels.T)]
+        assert not (found == IGNORE).any()
+        assert (found != claimed).sum() <= strays
+    return set(labels[labels >= 0].tolist())
+
+
+@pytest.mark.parametrize("kind", ["classes", "ignore", "regions"])
+@pytest.mark.parametrize("policy, strays", [("default", 1), ("paper", 0), ("released", 0)])
+def test_clicks_lie_on_the_augmented_labels(make_trainer, kind, policy, strays):
+    trainer = make_trainer(kind, settings={"clicks": {"policy": policy}, "batch_size": 3})
+    clicked = set()
+    for loader in loaders(trainer):
+        for _ in range(10):
+            clicked |= check_batch(next(loader), kind, CLICKS[policy], strays)
+    assert clicked | ({0} if policy == "paper" else set()) == {0, 1, 2}  # it clicks background where there is only that
+
+
+def test_no_click_outside_the_image(make_trainer):
+    """Where a patch is larger than its image, what was filled up has become background in the target."""
+    trainer = make_trainer(settings={"clicks": {"policy": "released"}})
+    _, validation = loaders(trainer)  # nothing is augmented there, and filled up with 0
+    filled_up = 0
+    for _ in range(10):
+        batch = next(validation)
+        filled_up += (batch["data"] == 0).sum()
+        for image, points, labels in zip(batch["data"][:, 0], batch["points"], batch["point_labels"]):
+            under = image[tuple(points[labels >= 0].long().T)]
+            assert len(under) and (under != 0).all()
+    assert filled_up > 1000
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # nnU-Net's way to stop them
+@pytest.mark.parametrize("kind", ["classes", "regions"])
+def test_workers_draw_different_clicks(make_trainer, monkeypatch, kind):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "2")
+    trainer = make_trainer(kind, settings={"clicks": {"policy": "released"}})
+    training, validation = loaders(trainer)
+    assert len(training._processes) == 2 and all(worker.is_alive() for worker in training._processes)
+    batches = [next(training) for _ in range(12)]
+    for batch in [*batches, next(validation)]:
+        check_batch(batch, kind, 30, strays=0)
+    assert len({batch["points"].numpy().tobytes() for batch in batches}) == len(batches)
+    training._finish(), validation._finish()
+    assert not multiprocessing.active_children()
+
+
+def test_clicks_differ_from_batch_to_batch_and_follow_nnunets_seed(make_trainer):
+    training, _ = loaders(make_trainer())
+
+    def draw() -> list[bytes]:
+        np.random.seed(7)
+        torch.manual_seed(7)
+        return [next(training)["points"].numpy().tobytes() for _ in range(3)]
+
+    first, second = draw(), draw()
+    assert first == second
+    assert len(set(first)) == 3
+
+
+def test_batch_of_one_is_not_always_foreground(make_trainer):
+    """nnU-Net's rounding would centre each such patch on foreground."""
+    trainer = make_trainer(settings={"batch_size": 1, "foreground_share": 0.5})
+    training, _ = loaders(trainer)
+    loader = training.data_loader
+    assert next(training)["data"].shape == (1, 1, 16, 16, 16)
+    chosen = [loader.get_do_oversample(0) for _ in range(400)]
+    assert np.isclose(np.mean(chosen), 0.5, atol=4 * np.sqrt(0.25 / 400))
+
+
+def test_unlabelled_clicks(make_trainer):
+    settings = {"labelled_prompts": False, "clicks": {"policy": "paper"}}
+    trainer = make_trainer(settings=settings)
+    # the variant for tests takes the preset's, which is labelled
+    trainer.settings = trainer.settings.model_copy(update={"labelled_prompts": False})
+    training, _ = loaders(trainer)
+    labels = torch.cat([next(training)["point_labels"] for _ in range(5)])
+    assert set(labels.unique().tolist()) <= {-1, 1}
+    assert (labels == 1).any()
+
+
+def test_nnunets_own_loader_comes_back(make_trainer, monkeypatch):
+    trainer = make_trainer()
+    training, _ = loaders(trainer)
+    assert isinstance(training.data_loader, PromptedDataLoader)
+    assert upstream.nnUNetDataLoader is nnUNetDataLoader
+
+    def fail(*arguments):
+        raise OSError("broken file")
+
+    monkeypatch.setattr(trainer, "get_tr_and_val_datasets", fail)
+    with pytest.raises(OSError, match="broken file"):
+        trainer.get_dataloaders()
+    assert upstream.nnUNetDataLoader is nnUNetDataLoader
