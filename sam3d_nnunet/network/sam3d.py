@@ -152,7 +152,7 @@ class SAM3D(nn.Module):
         """
         if name not in PRESETS:
             raise SAM3DError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
-        return cls(PRESETS[name], input_channels, num_classes, stride or default_stride(patch_size), **options)
+        return cls(PRESETS[name], input_channels, num_classes, default_stride(patch_size) if stride is None else stride, **options)
 
     def forward(self, image: Tensor, points: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Segment an image, prompted or (without clicks) automatically.
@@ -185,10 +185,13 @@ class SAM3D(nn.Module):
     def decode(self, embedding: Embedding, points: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Logits (B, K, D, H, W) for one set of clicks; arguments as in `forward`."""
         features = embedding.features
+        if (points is None) != (labels is None):
+            raise SAM3DError("Clicks need both points and labels.")
         if points is None:  # one padded click, so that every tuned parameter takes part (DDP)
             points = features.new_zeros((len(features), 1, 3))
             labels = torch.full((len(features), 1), -1, device=features.device)
         self._check_labels(labels)
+        points = points.masked_fill((labels < 0)[..., None], 0)  # whatever padding holds, NaN included
         grid = features.shape[2:]
         tokens = (points + 0.5) / self.stride  # from the faces of the grid
         if self.dense_prompt is not None:
