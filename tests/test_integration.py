@@ -126,9 +126,9 @@ def test_commands_on_the_hippocampus(hippocampus, nnunet_folders, run_command, t
     trainers = (TRAINER, "nnUNetTrainer_smoke")
     run("nnUNetv2_find_best_configuration", "4", "-p", "SAM3DPlans", "-c", "3d_fullres", "-f", "0", "-tr", *trainers)
     best = json.loads((nnunet_folders.results / NAME / "inference_information.json").read_text())
-    assert {TRAINER, "nnUNetTrainer_smoke"} <= {
-        name.split("__")[0] for name in best["considered_models"] if isinstance(name, str)
-    } or best["considered_models"]
+    assert {model["trainer"] for model in best["considered_models"]} == set(trainers)
+    assert len(best["all_results"]) == 3  # each alone, and both together
+    assert summaries[0]["foreground_mean"]["Dice"] in best["all_results"].values()
 
     # a file to give away
     run("nnUNetv2_export_model_to_zip", "-d", "4", "-o", tmp_path / "model.zip", "-p", "SAM3DPlans", *chosen[4:])

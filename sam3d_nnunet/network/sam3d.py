@@ -152,7 +152,13 @@ class SAM3D(nn.Module):
         """
         if name not in PRESETS:
             raise SAM3DError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
-        return cls(PRESETS[name], input_channels, num_classes, default_stride(patch_size) if stride is None else stride, **options)
+        return cls(
+            PRESETS[name],
+            input_channels,
+            num_classes,
+            default_stride(patch_size) if stride is None else stride,
+            **options,
+        )
 
     def forward(self, image: Tensor, points: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Segment an image, prompted or (without clicks) automatically.
