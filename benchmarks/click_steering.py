@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from tqdm import tqdm
 
 from sam3d_nnunet.demo.layout import OURS, DemoFolder
@@ -18,30 +21,23 @@ from sam3d_nnunet.demo.phantom import ENDING, PhantomCase, image_geometry, read_
 from sam3d_nnunet.prompts.files import read_prompt
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.registration import EXT_FOLDER
-
-# nnU-Net reads these when it is imported, and can then do without sam3d register
-os.environ.setdefault("nnUNet_extTrainer", str(EXT_FOLDER))
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+from sam3d_nnunet.training.prompted_validation import predict_case
 
 
 class ClickedModel:
     """The demo's trained network, asked with one click at a time."""
 
     def __init__(self, demo: DemoFolder) -> None:
-        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-        from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-
-        self.predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+        os.environ.setdefault("nnUNet_extTrainer", str(EXT_FOLDER))  # does without sam3d register
+        self.predictor = nnUNetPredictor(
+            perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+        )
         self.predictor.initialize_from_trained_model_folder(str(demo.model(OURS)), (0,))
         self.predictor.network.eval()
         self.cases = infer_dataset_class(str(demo.preprocessed))(str(demo.preprocessed))
 
     def mask(self, prompt: Prompt) -> np.ndarray:
         """(D, H, W) bool on the grid of the original image."""
-        from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-
-        from sam3d_nnunet.training.prompted_validation import predict_case
-
         p = self.predictor
         data, _, _, properties = self.cases.load_case(prompt.image)
         plan = (p.plans_manager, p.configuration_manager, p.label_manager)
@@ -60,7 +56,9 @@ def main() -> None:
         parser.error(f"{demo.root} holds no finished demo; make one with sam3d demo --folder {demo.root}")
     model = ClickedModel(demo)
     contents = read_manifest(demo.dataset)
-    clicks = {file.stem: read_prompt(file) for file in sorted(demo.predictions["ours, one click"].glob("phantom_*.json"))}
+    clicks = {
+        file.stem: read_prompt(file) for file in sorted(demo.predictions["ours, one click"].glob("phantom_*.json"))
+    }
     _move_clicks(demo, model, {name: click for name, click in clicks.items() if contents[name].lookalike}, contents)
     _exchange_clicks(demo, model, clicks)
 
@@ -85,7 +83,7 @@ def _move_clicks(
 
 
 def _exchange_clicks(demo: DemoFolder, model: ClickedModel, clicks: dict[str, Prompt]) -> None:
-    """The right click; the same windows, but no click for the network; the click of the next case."""
+    """The right click against the click of the next case."""
     names = list(clicks)
     rows = []
     for name, other in tqdm(list(zip(names, [*names[1:], names[0]])), desc="Exchanging clicks"):
@@ -107,7 +105,7 @@ def _transfer(click: Prompt, source: sitk.Image, target: sitk.Image, name: str) 
 
 
 def _label_image(demo: DemoFolder, name: str) -> sitk.Image:
-    return sitk.ReadImage(demo.dataset / "labelsTr" / f"{name}{ENDING}")
+    return sitk.ReadImage(str(demo.dataset / "labelsTr" / f"{name}{ENDING}"))
 
 
 def dice(mask: np.ndarray, truth: np.ndarray) -> float:

@@ -43,7 +43,7 @@ def run_command() -> Callable[..., subprocess.CompletedProcess]:
         program, *arguments = command
         program = Path(sys.executable).parent / program
         return subprocess.run(
-            [program, *map(str, arguments)], env=os.environ | variables, capture_output=True, text=True, timeout=600
+            [program, *map(str, arguments)], env=os.environ | variables, capture_output=True, text=True, timeout=1800
         )
 
     return run

@@ -38,7 +38,7 @@ def kill_after_first_checkpoint(command: list[str], checkpoint: Path, log: Path)
     """Start a training and end it without warning, as a power cut would."""
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
@@ -116,7 +116,7 @@ def test_commands_on_the_hippocampus(hippocampus, nnunet_folders, run_command, t
     for case in cases[:2]:
         # the image is resampled anew and sums may be in another order: a voxel on the fence may fall either way
         differ = labels_of(predictions / f"{case}.nii.gz") != labels_of(automatic / f"{case}.nii.gz")
-        assert differ.mean() < 1e-3
+        assert differ.mean() < 1e-4
 
     # nnU-Net's own trainer from the same plan, and the choice between them
     run(*train("nnUNetTrainer_smoke", "--npz"))

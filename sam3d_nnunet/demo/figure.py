@@ -45,7 +45,7 @@ def _choose(demo: DemoFolder) -> dict[str, str]:
 
 
 def _draw_row(row: np.ndarray, demo: DemoFolder, case: str) -> None:
-    image = sitk.ReadImage(demo.dataset / "imagesTr" / f"{case}_0000{ENDING}")
+    image = sitk.ReadImage(str(demo.dataset / "imagesTr" / f"{case}_0000{ENDING}"))
     truth = _read(demo.dataset / "labelsTr" / f"{case}{ENDING}")
     click = image_geometry(image).to_voxels(read_prompt(list(demo.predictions.values())[-1] / f"{case}.json").points)[0]
     index = round(click[0])
@@ -68,7 +68,7 @@ def _draw_row(row: np.ndarray, demo: DemoFolder, case: str) -> None:
 
 
 def _read(file: Path) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(file))
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
 
 
 def _dice(mask: np.ndarray, truth: np.ndarray) -> float:

@@ -21,9 +21,9 @@ ENDING = ".nii.gz"
 SIZE = 56.0  # mm a side
 MARGIN = 2.0  # mm between a lesion and the border of the image
 RADII = (4.5, 7.5)  # mm
-CONTRAST = (45.0, 80.0)  # HU above the organ
+CONTRAST = (50.0, 80.0)  # HU above the organ
 GAP = (2.0, 5.0)  # mm between the spheres around a lesion and its look-alike
-ORGAN, FAT, BLOOD = 60.0, -80.0, 170.0  # HU
+ORGAN, FAT, BLOOD = 60.0, -80.0, 220.0  # HU
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def make_phantom(folder: Path, seed: int, count: int = 36) -> list[str]:
     for index in tqdm(range(count), desc="Drawing cases"):
         name, rng = f"phantom_{index:03d}", np.random.default_rng([seed, index])
         image, segmentation, cases[name] = _draw_case(rng, with_lookalike=index % 2 == 1)
-        sitk.WriteImage(image, folder / "imagesTr" / f"{name}_0000{ENDING}")
-        sitk.WriteImage(segmentation, folder / "labelsTr" / f"{name}{ENDING}")
+        sitk.WriteImage(image, str(folder / "imagesTr" / f"{name}_0000{ENDING}"))
+        sitk.WriteImage(segmentation, str(folder / "labelsTr" / f"{name}{ENDING}"))
     _write_json(folder / MANIFEST, {"seed": seed, "cases": {name: asdict(case) for name, case in cases.items()}})
     _write_json(
         folder / "dataset.json",
@@ -166,9 +166,9 @@ def _background(world: np.ndarray, middle: np.ndarray, spacing: np.ndarray, rng:
     """A large organ in fat, with vessels that are brighter than any lesion."""
     organ = Ellipsoid(tuple(middle + rng.uniform(-6, 6, 3)), tuple(rng.uniform(30, 40, 3)))
     image = _blend(np.full(world.shape[:-1], FAT), ORGAN, organ.depth(world))
-    for _ in range(rng.integers(2, 5)):
+    for _ in range(rng.integers(1, 4)):
         axis = Rotation.random(rng=rng).as_quat()
-        vessel = Ellipsoid(tuple(middle + rng.uniform(-22, 22, 3)), (2.0, 2.5, 60.0), tuple(axis))
+        vessel = Ellipsoid(tuple(middle + rng.uniform(-22, 22, 3)), (1.5, 2.0, 60.0), tuple(axis))
         image = _blend(image, BLOOD, vessel.depth(world))
     return image
 
@@ -182,7 +182,7 @@ def _blend(image: np.ndarray, intensity: float, depth: np.ndarray) -> np.ndarray
 def _texture(shape: tuple[int, int, int], spacing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Noise of the scanner and of the tissue: grains of several sizes in millimetres, each with its s.d. in HU."""
     image = np.zeros(shape)
-    for grain, deviation in ((0.6, 12.0), (2.5, 8.0), (8.0, 10.0)):
+    for grain, deviation in ((0.6, 12.0), (2.5, 6.0), (8.0, 6.0)):
         noise = gaussian_filter(rng.normal(size=shape), grain / spacing, mode="wrap")
         image += noise * deviation / noise.std()
     return image

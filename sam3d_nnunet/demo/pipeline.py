@@ -179,6 +179,7 @@ def _follow(lines: Iterator[str], epochs: int) -> None:
             elif found := SCORE.search(line):
                 bar.set_postfix_str(f"Dice of validation patches {float(found[1]):.2f}")
             elif found := PREDICTING.search(line):
+                bar.set_postfix_str("", refresh=False)
                 _show(bar, f"predicting {found[1] or 'with clicks'}", bar.total, bar.total)
         _show(bar, "done", bar.total, bar.total)
 

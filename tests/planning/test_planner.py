@@ -97,9 +97,9 @@ def test_2d_configuration_is_nnunets(ct):
     assert flat["architecture"]["arch_kwargs"]["conv_op"] == "torch.nn.modules.conv.Conv2d"
 
 
-def unet_output(plans: dict, configuration: str = "3d_fullres") -> tuple[int, ...]:
+def unet_output(plans: dict) -> tuple[int, ...]:
     """Shape of what the plan's own U-Net says about one of its patches."""
-    manager = PlansManager(plans).get_configuration(configuration)
+    manager = PlansManager(plans).get_configuration("3d_fullres")
     network = get_network_from_plans(
         manager.network_arch_class_name,
         manager.network_arch_init_kwargs,
@@ -108,6 +108,9 @@ def unet_output(plans: dict, configuration: str = "3d_fullres") -> tuple[int, ..
         output_channels=2,
         deep_supervision=False,
     )
+    halvings = np.prod(manager.network_arch_init_kwargs["strides"], axis=0)
+    assert (np.array(manager.patch_size) % halvings == 0).all()
+    assert (np.array(manager.patch_size) // halvings >= 4).all()  # nnU-Net's rule for the deepest level
     with torch.no_grad():
         return tuple(network(torch.zeros(1, 1, *manager.patch_size)).shape)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from sam3d_nnunet.training.data_loader import PromptedDataLoader
+from sam3d_nnunet.prompts.policies import ClickSimulator
+from sam3d_nnunet.training.data_loader import DrawClicks, PromptedDataLoader
 
 IGNORE = 3
 CLICKS = {"default": 32, "paper": 40, "released": 30}
@@ -79,6 +80,23 @@ def test_workers_draw_different_clicks(make_trainer, monkeypatch, kind):
     assert len({batch["points"].numpy().tobytes() for batch in batches}) == len(batches)
     training._finish(), validation._finish()
     assert not multiprocessing.active_children()
+
+
+def test_clicks_follow_the_generator_that_differs_between_workers():
+    """nnU-Net reseeds np.random alone; the patch is always the same here."""
+    patch = {"segmentation": torch.ones((1, 16, 16, 16), dtype=torch.int16)}
+
+    def draw(seed: int) -> list[bytes]:
+        np.random.seed(seed)
+        drawn = []
+        for _ in range(3):  # the first patch of each batch
+            step = DrawClicks(ClickSimulator("paper", [1], True, 0.15))
+            step(**patch)
+            drawn.append(step.drawn[0][0].tobytes())
+        return drawn
+
+    assert draw(1) == draw(1)
+    assert len(set(draw(1) + draw(2))) == 6
 
 
 def test_clicks_differ_from_batch_to_batch_and_follow_nnunets_seed(make_trainer):

@@ -1,0 +1,133 @@
+import json
+import os
+
+import matplotlib.image
+import pytest
+import SimpleITK as sitk
+
+from sam3d_nnunet.demo import pipeline
+from sam3d_nnunet.demo.figure import draw_figure
+from sam3d_nnunet.demo.layout import BASELINE, OURS, DemoFolder
+from sam3d_nnunet.demo.phantom import image_geometry, make_phantom
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.prompts.files import write_prompt
+from sam3d_nnunet.prompts.prompt import Prompt
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A demo of four cases with made-up predictions: what the methods find is the truth."""
+    demo = DemoFolder(tmp_path)
+    cases = make_phantom(demo.dataset, seed=0, count=4)
+    for dice, folder in zip((0.5, 0.4, 0.9), demo.predictions.values()):
+        folder.mkdir(parents=True)
+        scores = [{"prediction_file": str(folder / f"{c}.nii.gz"), "metrics": {"1": {"Dice": dice}}} for c in cases]
+        scores[1]["metrics"]["1"]["Dice"] = 0.0  # phantom_001 has a look-alike
+        (folder / "summary.json").write_text(json.dumps({"metric_per_case": scores}))
+        for case in cases:
+            truth = sitk.ReadImage(str(demo.dataset / "labelsTr" / f"{case}.nii.gz"))
+            sitk.WriteImage(truth, str(folder / f"{case}.nii.gz"))
+            middle = image_geometry(truth).to_world([[n / 2 for n in truth.GetSize()[::-1]]])
+            write_prompt(Prompt(middle, [1], case), folder / f"{case}.json")
+    return demo
+
+
+def test_table(finished):
+    assert pipeline.make_table(finished).splitlines() == [
+        "| Dice | all (4 cases) | without look-alike (2 cases) | with look-alike (2 cases) |",
+        "|---|---:|---:|---:|",
+        "| nnU-Net, automatic | 0.375 | 0.500 | 0.250 |",
+        "| ours, automatic | 0.300 | 0.400 | 0.200 |",
+        "| ours, one click | 0.675 | 0.900 | 0.450 |",
+    ]
+
+
+def test_figure(finished):
+    draw_figure(finished, finished.picture)
+    height, width, _ = matplotlib.image.imread(finished.picture).shape
+    assert width > height > 500
+
+
+def test_folder_in_use_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(SAM3DError, match="holds other files"):
+        pipeline.run_demo(tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(SAM3DError, match="is a file"):
+        pipeline.run_demo(tmp_path / "thesis.txt")
+
+
+def test_folder_of_an_earlier_demo_is_refused(tmp_path, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "make_phantom", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run_demo(tmp_path)
+    with pytest.raises(SAM3DError, match="earlier demo: delete it"):
+        pipeline.run_demo(tmp_path)
+
+
+@pytest.fixture
+def started(tmp_path):
+    demo = DemoFolder(tmp_path)
+    pipeline._write_recipe(demo, 3)
+    return demo
+
+
+def test_epochs_go_into_the_recipe(started):
+    content = json.loads(started.recipe.read_text())["sam3d"]
+    assert content["num_epochs"] == 3
+    assert content["preset"] == "tiny"
+
+
+def test_failing_command_names_step_log_and_last_lines(started, monkeypatch):
+    code = "import sys\ndef run(): print('Epoch', *sys.argv[1:]); sys.exit('out of memory')"
+    monkeypatch.setattr(pipeline, "COMMANDS", {"nnUNetv2_train": f"exec({code!r})"})
+    with pytest.raises(SAM3DError) as caught:
+        pipeline._run(started, 4, "nnUNetv2_train", "1", "3d_fullres")
+    for part in ("Step 4", "nnUNetv2_train", "code 1", str(started.log), "out of memory"):
+        assert part in str(caught.value)
+    assert "Epoch 1 3d_fullres\n" in started.log.read_text()
+
+
+def test_children_alone_see_the_folders(started, monkeypatch):
+    monkeypatch.setattr(
+        pipeline, "COMMANDS", {"sam3d": "import os; run = lambda: print({k: v for k, v in os.environ.items()})"}
+    )
+    before = dict(os.environ)
+    pipeline._run(started, 2, "sam3d", environment={"nnUNet_n_proc_DA": "0"})
+    assert dict(os.environ) == before
+    for name, folder in started.environment.items():
+        assert f"'{name}': '{folder}'" in started.log.read_text()
+    assert "'nnUNet_n_proc_DA': '0'" in started.log.read_text()
+
+
+def test_progress_of_a_training(capsys):
+    pipeline._follow(
+        iter(
+            [
+                "2026-01-01: Epoch 0 \n",
+                "2026-01-01: Pseudo dice [np.float32(0.5372)] \n",
+                "2026-01-01: Epoch 2 \n",
+                "2026-01-01: predicting phantom_003 \n",
+                "Preprocessing cases:  33%|###  | 12/36 [00:09<05:33,  9.52s/it]\n",
+            ]
+        ),
+        epochs=4,
+    )
+    shown = capsys.readouterr().err
+    for part in ("epoch 1 of 4", "0.54", "epoch 3 of 4", "predicting phantom_003", "12 of 36", "done"):
+        assert part in shown
+
+
+@pytest.mark.slow
+def test_whole_demo(tmp_path, capsys):
+    pipeline.run_demo(tmp_path / "new", seed=1, epochs=1)
+    demo = DemoFolder(tmp_path / "new")
+    for trainer in (BASELINE, OURS):
+        assert (demo.model(trainer) / "fold_0" / "checkpoint_final.pth").is_file()
+    rows = demo.table.read_text().splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == list(demo.predictions)
+    assert matplotlib.image.imread(demo.picture).shape[0] > 500
+    assert demo.table.read_text() in capsys.readouterr().out
