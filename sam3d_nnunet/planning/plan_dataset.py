@@ -13,6 +13,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.network.sam3d import PRESETS
 from sam3d_nnunet.planning.planner import SAM3DPlanner
 from sam3d_nnunet.planning.settings import merge
 from sam3d_nnunet.recipes import load_recipe
@@ -53,9 +54,17 @@ def plan_dataset(
         overwrite_target_spacing=spacing and tuple(map(float, spacing)),  # nnU-Net takes nothing but floats
     )
     planner.patch_size = chosen.get("patch_size")
-    planner.settings = merge(chosen.get("sam3d", {}), {"preset": preset} if preset else {})
+    planner.settings = merge(chosen.get("sam3d", {}), _preset_settings(preset))
     planner.plan_experiment()
     return Path(nnUNet_preprocessed) / name / f"{planner.plans_identifier}.json"
+
+
+def _preset_settings(preset: str | None) -> dict:
+    """A preset's name, and the clicks that it can be trained with."""
+    if preset is None:
+        return {}
+    unlabelled = preset in PRESETS and not PRESETS[preset].labelled_prompts
+    return {"preset": preset} | ({"clicks": {"policy": "paper"}} if unlabelled else {})
 
 
 def _dataset_name(dataset: str) -> str:

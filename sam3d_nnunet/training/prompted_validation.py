@@ -47,6 +47,8 @@ def validate_prompted(trainer: "SAM3DAdapterTrainer", clicks_per_class: int, sav
         cases = cases[trainer.local_rank :: dist.get_world_size()]
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
     trainer.print_to_log_file(f"Predicting {len(cases)} cases with {clicks_per_class} click(s) per class")
+    # DDP's wrapper would wait for ranks that have fewer cases
+    network = trainer.network.module if trainer.is_ddp else trainer.network
     workers = min(default_num_processes, max(1, len(cases)))
     # not a multiprocessing.Pool, which waits forever where a process was killed, as for lack of memory
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as exporters:
@@ -56,7 +58,7 @@ def validate_prompted(trainer: "SAM3DAdapterTrainer", clicks_per_class: int, sav
             prompt = _draw_prompt(trainer, case, properties, clicks_per_class)
             write_prompt(prompt, folder / f"{case}.json")
             logits = predict_case(
-                trainer.network,
+                network,
                 data[:],
                 properties,
                 prompt,

@@ -8,9 +8,9 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.planning.plan_dataset import plan_dataset
+from sam3d_nnunet.planning.plan_dataset import _preset_settings, plan_dataset
 from sam3d_nnunet.planning.planner import SAM3DPlanner, patch_side
-from sam3d_nnunet.planning.settings import SAM3DSettings
+from sam3d_nnunet.planning.settings import SAM3DSettings, parse_settings
 
 LABELS = {"background": 0, "lesion": 1}
 CT = "Dataset701_AnisotropicCT"
@@ -161,8 +161,9 @@ def test_recipe_with_an_unusable_setting_writes_nothing(ct, tmp_path):
     with pytest.raises(SAM3DError, match="'presett': there is no such setting"):
         plan_dataset("701", str(recipe), "Broken")
     assert not (ct.preprocessed / CT / "Broken.json").exists()
+    recipe.write_text(json.dumps({"sam3d": {"preset": "paper"}}))
     with pytest.raises(SAM3DError, match="Set clicks.policy to 'paper'"):
-        plan_dataset("701", overwrite_plans_name="Broken", preset="paper")
+        plan_dataset("701", str(recipe), "Broken")
     assert not (ct.preprocessed / CT / "Broken.json").exists()
 
 
@@ -231,3 +232,10 @@ def test_what_is_missing_is_named(nnunet_folders, write_dataset, monkeypatch):
     monkeypatch.delenv("nnUNet_raw")
     with pytest.raises(SAM3DError, match="nnUNet_raw is not set"):
         plan_dataset("4")
+
+
+def test_preset_without_labels_gets_clicks_it_can_be_trained_with():
+    settings = _preset_settings("paper")
+    assert parse_settings(settings, "test").clicks.policy == "paper"
+    assert _preset_settings("vit_l") == {"preset": "vit_l"}
+    assert _preset_settings(None) == {}
