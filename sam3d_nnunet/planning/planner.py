@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
 from sam3d_nnunet.network.sam3d import default_stride
@@ -34,8 +35,10 @@ class SAM3DPlanner(ExperimentPlanner):
         """Arguments are those of nnU-Net's planner.
 
         Raises:
-            SAM3DError: the data set is 2-D, or has no foreground.
+            SAM3DError: the data set is 2-D, or has no foreground; or nnUNet_n_proc_DA is 0.
         """
+        if get_allowed_n_proc_DA() == 0:
+            raise SAM3DError("nnU-Net can't plan while nnUNet_n_proc_DA is 0; unset it, and set it for training only.")
         super().__init__(
             dataset_name_or_id,
             gpu_memory_target_in_gb,

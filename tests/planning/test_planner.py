@@ -239,3 +239,9 @@ def test_preset_without_labels_gets_clicks_it_can_be_trained_with():
     assert parse_settings(settings, "test").clicks.policy == "paper"
     assert _preset_settings("vit_l") == {"preset": "vit_l"}
     assert _preset_settings(None) == {}
+
+
+def test_planning_without_workers_is_refused(ct, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    with pytest.raises(SAM3DError, match="unset it"):
+        plan_dataset("701")
