@@ -20,6 +20,6 @@ class SpatialAdapter(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, D, H, W, dim) -> the same shape."""
-        hidden = F.relu(self.down(tokens)).permute(0, 4, 1, 2, 3)
-        hidden = F.relu(self.conv(hidden)).permute(0, 2, 3, 4, 1)
-        return tokens + F.relu(self.up(hidden))
+        hidden = F.relu(self.down(tokens), inplace=True).permute(0, 4, 1, 2, 3)
+        hidden = F.relu(self.conv(hidden), inplace=True).permute(0, 2, 3, 4, 1)
+        return tokens + F.relu(self.up(hidden), inplace=True)

@@ -4,23 +4,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam3d_nnunet.network.windows import WINDOW, WindowLayout
+from sam3d_nnunet.network.windows import WINDOW, window_places
+
+DISTANCES = 2 * WINDOW - 1  # of two places in a window, along one axis
 
 
-def relative_positions(table: Tensor) -> Tensor:
-    """Rows of a relative-position table for each pair of places in a window.
+def distance_table(table: Tensor) -> Tensor:
+    """(2 * size - 1, head_dim) made for any size -> (15, head_dim), resampled linearly as SAM does."""
+    if len(table) == DISTANCES:
+        return table
+    return F.interpolate(table.T[None], size=DISTANCES, mode="linear", align_corners=False)[0].T
 
-    Args:
-        table: (2 * size - 1, head_dim) made for any size, resampled linearly to that of a window, as SAM does.
 
-    Returns:
-        (8, 8, head_dim): row [i, j] belongs to a query at place i and a key at place j.
-    """
-    length = 2 * WINDOW - 1
-    if len(table) != length:
-        table = F.interpolate(table.T[None], size=length, mode="linear", align_corners=False)[0].T
-    place = torch.arange(WINDOW, device=table.device)
-    return table[place[:, None] - place + WINDOW - 1]
+def distance_index(device: torch.device | None = None) -> Tensor:
+    """(512, 24): for each query of a window, the rows of the three joined tables towards the 8 + 8 + 8 places."""
+    offset = DISTANCES * torch.arange(3, device=device)[:, None]
+    nearest_last = WINDOW - 1 - torch.arange(WINDOW, device=device)
+    return (window_places(device)[..., None] + nearest_last + offset).flatten(1)
 
 
 class WindowAttention(nn.Module):
@@ -51,31 +51,23 @@ class WindowAttention(nn.Module):
         for frozen in (self.qkv, self.proj, self.rel_pos_h, self.rel_pos_w):
             frozen.requires_grad_(False)
 
-    def forward(self, tokens: Tensor, layout: WindowLayout) -> Tensor:
-        """(B, D, H, W, dim) -> the same shape, attention inside the windows of `layout`."""
-        windows = layout.partition(tokens)
+    def forward(self, windows: Tensor, query_codes: Tensor, key_codes: Tensor) -> Tensor:
+        """(windows, 512, dim) and their codes from `WindowLayout` -> (windows, 512, dim)."""
         q, k, v = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        head_dim, batch = q.shape[-1], len(tokens)
-
-        query_codes = layout.query_codes.repeat(batch, 1, 1)[:, None].expand(-1, self.num_heads, -1, -1)
-        key_codes = torch.cat([layout.places.expand(len(layout.key_codes), -1, -1), layout.key_codes], dim=-1)
-        key_codes = key_codes.repeat(batch, 1, 1)[:, None].expand(-1, self.num_heads, -1, -1)
-        q = torch.cat([q * self.scale, self._position_biases(q), query_codes.to(q.dtype)], dim=-1)
-        k = torch.cat([k, key_codes.to(k.dtype)], dim=-1)
-
-        # fused kernels want queries, keys and values of one width, a multiple of 8
-        width = -(-q.shape[-1] // 8) * 8
-        q, k, v = (F.pad(t, (0, width - t.shape[-1])) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :head_dim]
-        return layout.merge(self.proj(out.transpose(1, 2).flatten(2)))
+        query_codes, key_codes = (
+            codes.to(q.dtype)[:, None].expand(-1, self.num_heads, -1, -1) for codes in (query_codes, key_codes)
+        )
+        # SAM scales the content of a logit, not its position bias, but the fused kernel will scale both
+        key_codes = key_codes / self.scale
+        q = torch.cat([q, self._position_biases(q), query_codes], dim=-1)
+        k = torch.cat([k, key_codes], dim=-1)
+        extra = q.shape[-1] - v.shape[-1]
+        # fused kernels want values of the same width as queries and keys
+        out = F.scaled_dot_product_attention(q, k, F.pad(v, (0, extra)), scale=self.scale)[..., :-extra]
+        return self.proj(out.transpose(1, 2).flatten(2))
 
     def _position_biases(self, q: Tensor) -> Tensor:
         """(windows, heads, 512, head_dim) -> (windows, heads, 512, 24): each query's biases towards each d, h and w."""
-        q = q.unflatten(2, (WINDOW, WINDOW, WINDOW))
-        rd, rh, rw = (relative_positions(t).to(q.dtype) for t in (self.rel_pos_d, self.rel_pos_h, self.rel_pos_w))
-        biases = [
-            torch.einsum("nmdhwc,dkc->nmdhwk", q, rd),
-            torch.einsum("nmdhwc,hkc->nmdhwk", q, rh),
-            torch.einsum("nmdhwc,wkc->nmdhwk", q, rw),
-        ]
-        return self.rel_pos_gain * torch.cat(biases, dim=-1).flatten(2, 4)
+        tables = torch.cat([distance_table(t) for t in (self.rel_pos_d, self.rel_pos_h, self.rel_pos_w)])
+        biases = F.linear(q, self.rel_pos_gain * tables)
+        return biases.gather(-1, distance_index(q.device).expand(*q.shape[:2], -1, -1))

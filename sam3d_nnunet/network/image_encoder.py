@@ -1,17 +1,21 @@
 """SAM's image encoder, lifted to volumes."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sam3d_nnunet.network.adapter import SpatialAdapter
 from sam3d_nnunet.network.attention import WindowAttention
 from sam3d_nnunet.network.patch_embed import PatchEmbed
-from sam3d_nnunet.network.windows import WindowLayout
+from sam3d_nnunet.network.windows import WINDOW, WindowLayout
 
 EPS = 1e-6  # of SAM's layer norms
 SAM_GRID = 64  # tokens a side of SAM's position embedding and of the tables of its global attention
 SAM_WINDOW = 14  # tokens a side of the tables of SAM's window attention
+CACHED = 3 * 2**21  # numbers in the widest map of a group of windows on a CPU: 25 MB, found by trial
 DEPTH_GRID = 32  # rows of the depth position table, those of a 128^3 patch at stride 4
 
 
@@ -38,12 +42,24 @@ class Block(nn.Module):
         self.attn = WindowAttention(dim, num_heads, table_size)
         self.norm2 = nn.LayerNorm(dim, eps=EPS)
         self.mlp = Mlp(dim, mlp_dim)
+        self.windows_per_group = max(1, CACHED // (WINDOW**3 * mlp_dim))
 
     def forward(self, tokens: Tensor, layout: WindowLayout) -> Tensor:
-        """(B, D, H, W, dim) -> the same shape."""
-        tokens = self.adapter(tokens)
-        tokens = tokens + self.attn(self.norm1(tokens), layout)
-        return tokens + self.mlp(self.norm2(tokens))
+        """(B, D, H, W, dim) -> the same shape.
+
+        All but the adapter looks at one window at a time, so on a CPU the windows pass through it in groups that stay
+        in its cache: memory is touched once on the way in and once on the way out.
+        """
+        rows = self.adapter(tokens).flatten(0, 3)
+        size = self.windows_per_group if rows.device.type == "cpu" else len(layout.query_codes)
+        groups = zip(layout.order.split(size * WINDOW**3), layout.query_codes.split(size), layout.key_codes.split(size))
+        return layout.merge(torch.cat([self.attend(rows.index_select(0, order), *codes) for order, *codes in groups]))
+
+    def attend(self, rows: Tensor, query_codes: Tensor, key_codes: Tensor) -> Tensor:
+        """SAM's transformer block on some windows, (windows * 512, dim) -> (windows, 512, dim)."""
+        windows = rows.unflatten(0, (-1, WINDOW**3))
+        windows = windows + self.attn(self.norm1(windows), query_codes, key_codes)
+        return windows + self.mlp(self.norm2(windows))
 
 
 class Neck3D(nn.Module):
@@ -75,6 +91,7 @@ class ImageEncoder(nn.Module):
         global_blocks: tuple[int, ...],
         out_channels: int,
         stride: int,
+        activation_checkpointing: bool = False,
     ) -> None:
         """
         Args:
@@ -85,8 +102,11 @@ class ImageEncoder(nn.Module):
             global_blocks: indices of the blocks with global attention in SAM; a neck follows each.
             out_channels: channels of each level of features.
             stride: voxels a token covers along each axis (2, 4 or 8).
+            activation_checkpointing: keep only the inputs of blocks and necks for the backward pass, which computes
+                the rest again: far less memory for a third more time.
         """
         super().__init__()
+        self.activation_checkpointing = activation_checkpointing
         self.patch_embed = PatchEmbed(input_channels, embed_dim, stride)
         self.pos_embed = nn.Parameter(torch.zeros(1, SAM_GRID, SAM_GRID, embed_dim), requires_grad=False)
         self.depth_embed = nn.Parameter(torch.zeros(1, DEPTH_GRID, embed_dim))
@@ -102,13 +122,17 @@ class ImageEncoder(nn.Module):
         tokens = self.patch_embed(image)
         grid = tuple(tokens.shape[1:4])
         tokens = tokens + self.position_embedding(grid)
-        layouts = [WindowLayout(grid, shifted, tokens.device, tokens.dtype) for shifted in (True, False)]
+        layouts = [WindowLayout(grid, shifted, len(tokens), tokens.device) for shifted in (True, False)]
+        run = partial(checkpoint, use_reentrant=False) if self._recompute() else _call
         levels = []
         for i, block in enumerate(self.blocks):
-            tokens = block(tokens, layouts[i % 2])
+            tokens = run(block, tokens, layouts[i % 2])
             if i in self.global_blocks:
-                levels.append(self.necks[len(levels)](tokens))
+                levels.append(run(self.necks[len(levels)], tokens))
         return levels
+
+    def _recompute(self) -> bool:
+        return self.activation_checkpointing and torch.is_grad_enabled()
 
     def position_embedding(self, grid: tuple[int, int, int]) -> Tensor:
         """(1, d, h, w, embed_dim): SAM's in-plane table and the depth table, resampled to the token grid.
@@ -119,3 +143,7 @@ class ImageEncoder(nn.Module):
         plane = F.interpolate(self.pos_embed.permute(0, 3, 1, 2), size=(h, w), mode="bilinear", align_corners=False)
         depth = F.interpolate(self.depth_embed.transpose(1, 2), size=d, mode="linear", align_corners=False)
         return plane.permute(0, 2, 3, 1)[:, None] + depth.transpose(1, 2)[:, :, None, None]
+
+
+def _call(module: nn.Module, *args: object) -> Tensor:
+    return module(*args)

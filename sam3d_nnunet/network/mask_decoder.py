@@ -1,6 +1,5 @@
 """Multi-layer aggregation: four levels of features and the image become logits."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,26 +19,20 @@ def conv_norm_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 
 class Fusion(nn.Module):
-    """3 x 3 x 3 convolution over all levels and the image, in two shares that are computed at different times.
+    """3 x 3 x 3 convolution over all levels and the image, level by level.
 
-    A convolution of concatenated maps is the sum of the convolutions of its parts, so the share of everything that does
-    not depend on the clicks is computed once per image.
+    A convolution of concatenated maps is the sum of the convolutions of its parts. So the share of everything that does
+    not depend on the clicks is computed once per image, and the concatenation never exists.
     """
 
     def __init__(self, level_channels: int, num_levels: int, image_channels: int) -> None:
         super().__init__()
-        self.clicked = slice((num_levels - 1) * level_channels, num_levels * level_channels)  # the last level
-        in_channels = num_levels * level_channels + image_channels
-        self.conv = nn.Conv3d(in_channels, level_channels, kernel_size=3, padding=1, bias=False)
+        self.parts = [level_channels] * num_levels + [image_channels]
+        self.conv = nn.Conv3d(sum(self.parts), level_channels, kernel_size=3, padding=1, bias=False)
 
-    def image_share(self, levels: list[Tensor], image: Tensor) -> Tensor:
-        """All levels but the last, and the image."""
-        weight = torch.cat([self.conv.weight[:, : self.clicked.start], self.conv.weight[:, self.clicked.stop :]], dim=1)
-        return F.conv3d(torch.cat([*levels, image], dim=1), weight, padding=1)
-
-    def click_share(self, level: Tensor) -> Tensor:
-        """The last level."""
-        return F.conv3d(level, self.conv.weight[:, self.clicked], padding=1)
+    def share(self, part: int, x: Tensor) -> Tensor:
+        """What level number `part`, or the image (-1), adds to the fused map."""
+        return F.conv3d(x, self.conv.weight.split(self.parts, dim=1)[part], padding=1)
 
 
 class MaskDecoder(nn.Module):
@@ -73,11 +66,14 @@ class MaskDecoder(nn.Module):
         Returns:
             (B, channels, 2d, 2h, 2w).
         """
-        size = image.shape[2:]
-        return self.fusion.image_share([enlarge(head(x), size) for head, x in zip(self.heads, levels)], image)
+        fused = self.fusion.share(-1, image)
+        for i, level in enumerate(levels):
+            fused = fused + self.fusion.share(i, enlarge(self.heads[i](level), image.shape[2:]))
+        return fused
 
     def forward(self, image_share: Tensor, level: Tensor) -> Tensor:
         """The share from `encode` and the prompted last level (B, in_channels, d, h, w) -> (B, K, 2d, 2h, 2w)."""
-        level = enlarge(self.heads[-1](level), image_share.shape[2:])
-        fused = F.relu(self.norm(image_share + self.fusion.click_share(level)))
-        return self.seg_layers(fused)
+        last = len(self.heads) - 1
+        level = enlarge(self.heads[last](level), image_share.shape[2:])
+        fused = self.norm(image_share + self.fusion.share(last, level))
+        return self.seg_layers(F.relu(fused, inplace=True))

@@ -45,18 +45,26 @@ class PatchEmbed(nn.Module):
         self.proj.requires_grad_(False)
         self.channel_mix.requires_grad_(input_channels > 1)
         self.register_buffer("enlarge", enlargement_matrix(stride), persistent=False)
+        self.register_buffer("in_plane", torch.empty(embed_dim, 3, stride + 2, stride + 2), persistent=False)
+        self._fold_in_plane()
+        self.register_load_state_dict_post_hook(lambda module, keys: module._fold_in_plane())
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) with sides that are multiples of `stride` -> (B, D/stride, H/stride, W/stride, embed_dim)."""
         padded = F.pad(image, (1,) * 6, mode="replicate")
-        tokens = F.conv3d(padded, *self.folded_kernel(), stride=self.stride)
+        with torch.autocast(image.device.type, enabled=False):  # little work that everything rests on: exact
+            tokens = F.conv3d(padded, *self.folded_kernel(), stride=self.stride)
         return tokens.permute(0, 2, 3, 4, 1)
 
     def folded_kernel(self) -> tuple[Tensor, Tensor]:
         """Weight (embed_dim, input_channels, s + 2, s + 2, s + 2) and bias (embed_dim,) of the one convolution."""
-        up = self.enlarge
-        in_plane = torch.einsum("crhw,ri,hy,wx->ciyx", self.proj.weight, self.channel_mix, up, up)
         taps = self.slice_embed.weight[:, 0, :, 0, 0]
-        weight = torch.einsum("cd,dz,ciyx->cizyx", taps, up, in_plane)
+        weight = torch.einsum("cd,dz,cryx,ri->cizyx", taps, self.enlarge, self.in_plane, self.channel_mix)
         bias = self.proj.bias * taps.sum(1) + self.slice_embed.bias
         return weight, bias
+
+    @torch.no_grad()
+    def _fold_in_plane(self) -> None:
+        """SAM's frozen kernel, folded within the slice once for all steps, again whenever weights are loaded."""
+        up = self.enlarge
+        self.in_plane.copy_(torch.einsum("crhw,hy,wx->cryx", self.proj.weight, up, up))

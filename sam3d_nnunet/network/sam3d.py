@@ -11,6 +11,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.dense_prompt import DensePrompt
 from sam3d_nnunet.network.image_encoder import ImageEncoder
 from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
+from sam3d_nnunet.network.precision import PRECISIONS, computes_in_bf16
 from sam3d_nnunet.network.prompt_encoder import PromptEncoder
 
 STRIDES = (2, 4, 8)
@@ -56,8 +57,9 @@ class Embedding:
     """What `SAM3D.encode` finds in an image and `SAM3D.decode` needs for each set of clicks.
 
     Attributes:
-        features: (B, C, d, h, w), the last level of the encoder on the token grid.
-        image_share: (B, C', 2d, 2h, 2w), the part of the fused map that doesn't depend on clicks.
+        features: (B, C, d, h, w) in the type of the weights, the last level of the encoder on the token grid.
+        image_share: (B, C', 2d, 2h, 2w) in the type of the arithmetic, the part of the fused map that doesn't depend
+            on clicks.
         size: voxels of the image along (d, h, w).
     """
 
@@ -85,6 +87,8 @@ class SAM3D(nn.Module):
         stride: int,
         num_click_labels: int | None = None,
         labelled_prompts: bool | None = None,
+        precision: str = "fp32",
+        activation_checkpointing: bool | None = None,
     ) -> None:
         """
         Args:
@@ -94,16 +98,23 @@ class SAM3D(nn.Module):
             stride: voxels a token covers along each axis (2, 4 or 8).
             num_click_labels: labels a click may have, background included. Default: `num_classes`.
             labelled_prompts: overrides the preset's.
+            precision: of matrix products and convolutions, "bf16", "fp32" or "auto" (bf16 where the device has
+                arithmetic for it). Weights, norms of tokens and logits are float32 in any case. Can be set later.
+            activation_checkpointing: compute each block of the encoder again in the backward pass instead of keeping
+                its activations. Default: for encoders of SAM's size.
 
         Raises:
-            SAM3DError: the stride is none of 2, 4, 8.
+            SAM3DError: the stride or the precision is not possible.
         """
         super().__init__()
         # 0 until weights have been chosen: travels with checkpoints, so that a loaded network is not started anew
         self.register_buffer("initialized", torch.zeros((), dtype=torch.uint8))
         if stride not in STRIDES:
             raise SAM3DError(f"stride {stride!r} is not possible; choose one of {', '.join(map(str, STRIDES))}.")
+        if precision not in PRECISIONS:
+            raise SAM3DError(f"precision {precision!r} is not possible; choose one of {', '.join(PRECISIONS)}.")
         self.stride = stride
+        self.precision = precision
         self.labelled_prompts = preset.labelled_prompts if labelled_prompts is None else labelled_prompts
         num_labels = num_click_labels or num_classes
         channels = preset.feature_channels
@@ -115,6 +126,7 @@ class SAM3D(nn.Module):
             preset.global_blocks,
             channels,
             stride,
+            preset.sam_model is not None if activation_checkpointing is None else activation_checkpointing,
         )
         self.prompt_encoder = PromptEncoder(
             channels,
@@ -178,6 +190,10 @@ class SAM3D(nn.Module):
 
     def encode(self, image: Tensor) -> Embedding:
         """All that doesn't depend on clicks: (B, C, D, H, W) -> embedding."""
+        with self._autocast(image.device):
+            return self._encode(image.to(self.image_encoder.pos_embed.dtype))
+
+    def _encode(self, image: Tensor) -> Embedding:
         size = tuple(image.shape[2:])
         d, h, w = (-n % self.stride for n in size)
         if d or h or w:  # whole tokens; what is added goes again in `decode`
@@ -186,10 +202,17 @@ class SAM3D(nn.Module):
         fused_size = tuple(2 * n for n in features.shape[2:])
         if image.shape[2:] != fused_size:
             image = F.interpolate(image, size=fused_size, mode="trilinear", align_corners=False)
-        return Embedding(features, self.mask_decoder.encode(levels, image), size)
+        return Embedding(features.to(image.dtype), self.mask_decoder.encode(levels, image), size)
 
     def decode(self, embedding: Embedding, points: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        """Logits (B, K, D, H, W) for one set of clicks; arguments as in `forward`."""
+        """Logits (B, K, D, H, W) float32 for a set of clicks; arguments as in `forward`.
+
+        An embedding of one image (B = 1) also serves several sets of clicks (B of the points) at once.
+        """
+        with self._autocast(embedding.features.device):
+            return self._decode(embedding, points, labels)
+
+    def _decode(self, embedding: Embedding, points: Tensor | None, labels: Tensor | None) -> Tensor:
         features = embedding.features
         if (points is None) != (labels is None):
             raise SAM3DError("Clicks need both points and labels.")
@@ -197,6 +220,7 @@ class SAM3D(nn.Module):
             points = features.new_zeros((len(features), 1, 3))
             labels = torch.full((len(features), 1), -1, device=features.device)
         self._check_labels(labels)
+        features = features.expand(len(points), -1, -1, -1, -1)
         points = points.masked_fill((labels < 0)[..., None], 0)  # whatever padding holds, NaN included
         grid = features.shape[2:]
         tokens = (points + 0.5) / self.stride  # from the faces of the grid
@@ -204,12 +228,16 @@ class SAM3D(nn.Module):
             features = features + self.dense_prompt(tokens - 0.5, labels, tuple(grid))
         faces = 2 * tokens / torch.tensor(grid, device=tokens.device) - 1
         features = self.prompt_encoder(features, faces, labels)
-        logits = self.mask_decoder(embedding.image_share, features)
+        logits = self.mask_decoder(embedding.image_share, features).to(features.dtype)
         padded = tuple(n * self.stride for n in grid)
         if logits.shape[2:] != padded:
             logits = enlarge(logits, padded)
         d, h, w = embedding.size
         return logits[..., :d, :h, :w]
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        """Our own, whatever autocast nnU-Net has around us: its float16 would overflow."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(self.precision, device))
 
     def _check_labels(self, labels: Tensor) -> None:
         if torch.compiler.is_compiling():

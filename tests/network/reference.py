@@ -1,7 +1,8 @@
-"""The network's rewritten parts as the paper states them: slow, and straight from the mathematics.
+"""The network's rewritten parts as published: slow, and straight from the mathematics.
 
-Nothing here is folded, split or cut into windows: volumes are enlarged, every slice is embedded, and attention is one
-matrix over all tokens of the grid with an explicit bias and a Boolean mask.
+Nothing here is folded or split: volumes are enlarged, every slice is embedded, attention adds a bias matrix for each
+head and window and masks it by the numbers of regions, and the fusion convolves one concatenated map. The tests compare
+values with it and `benchmarks/network.py` compares time and memory.
 """
 
 import torch
@@ -37,30 +38,61 @@ def resampled(table: Tensor, length: int) -> Tensor:
     return (1 - part) * table[below] + part * table[above]
 
 
-def window_of(size: int, shifted: bool) -> Tensor:
-    """Number of the window that each token of an axis is in: windows start at 0, or at 4 if shifted.
+def cut(tokens: Tensor, shift: list[int]) -> Tensor:
+    """(B, D, H, W, C) in whole windows, rolled by -shift -> (B * windows, 512, C)."""
+    tokens = tokens.roll([-s for s in shift], dims=(1, 2, 3))
+    b, d, h, w, c = tokens.shape
+    tokens = tokens.view(b, d // WINDOW, WINDOW, h // WINDOW, WINDOW, w // WINDOW, WINDOW, c)
+    return tokens.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, WINDOW**3, c)
 
-    Shifting the grid cyclically and masking what comes round, as in Swin transformers, leaves half windows at the ends.
+
+def regions(grid: list[int], padded: list[int], shift: list[int]) -> Tensor:
+    """(1, *padded, 1): tokens that see each other have one number, which is 0 in the padding.
+
+    Windows are those of the grid that begin at 0, or half a window before it along an axis that is shifted.
     """
-    return (torch.arange(size) + (WINDOW // 2 if shifted and size > WINDOW else 0)) // WINDOW
+    number = torch.zeros(1, *padded, 1)
+    d, h, w = grid
+    windows = [(torch.arange(n) + s) // WINDOW for n, s in zip(padded, shift)]
+    z, y, x = torch.meshgrid(*windows, indexing="ij")
+    number[..., 0] = 1 + z + 100 * y + 10000 * x
+    inside = torch.zeros_like(number)
+    inside[:, :d, :h, :w] = 1
+    return number * inside
 
 
 def attention(module: WindowAttention, tokens: Tensor, shifted: bool) -> Tensor:
-    """(B, D, H, W, C) -> the same: softmax over all tokens, where those of other windows are masked out."""
-    batch, *grid, _ = tokens.shape
-    place = torch.cartesian_prod(*[torch.arange(n) for n in grid])  # (T, 3)
-    window = torch.cartesian_prod(*[window_of(n, shifted) for n in grid])
-    visible = (window[:, None] == window[None]).all(-1)  # (T, T)
-    distance = (place[:, None] - place[None]).clamp(1 - WINDOW, WINDOW - 1) + WINDOW - 1
+    """(B, D, H, W, C) -> the same: padded, rolled, cut, with bias and mask as matrices, and all the way back."""
+    batch, *grid, channels = tokens.shape
+    padding = [-n % WINDOW for n in grid]
+    padded = [n + p for n, p in zip(grid, padding)]
+    shift = [WINDOW // 2 if shifted and n > WINDOW else 0 for n in padded]
+    windows = cut(F.pad(tokens, (0, 0, 0, padding[2], 0, padding[1], 0, padding[0])), shift)
 
-    q, k, v = module.qkv(tokens.flatten(1, 3)).unflatten(-1, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-    for axis, table in enumerate((module.rel_pos_d, module.rel_pos_h, module.rel_pos_w)):
-        to_all = q @ resampled(table, 2 * WINDOW - 1).T  # (B, heads, T, 15)
-        index = distance[..., axis].expand(*to_all.shape[:2], -1, -1)
-        logits = logits + module.rel_pos_gain * to_all.gather(-1, index)
-    out = logits.masked_fill(~visible, -torch.inf).softmax(-1) @ v
-    return module.proj(out.transpose(1, 2).flatten(2)).unflatten(1, grid)
+    q, k, v = module.qkv(windows).unflatten(-1, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    logits = (q / q.shape[-1] ** 0.5) @ k.transpose(-1, -2)
+    logits = logits + module.rel_pos_gain * position_bias(module, q)
+    region = cut(regions(grid, padded, shift), shift)
+    hidden = (region != region.transpose(1, 2)).repeat(batch, 1, 1)[:, None]
+    out = logits.masked_fill(hidden, -torch.inf).softmax(-1) @ v
+    out = module.proj(out.transpose(1, 2).flatten(2))
+
+    d, h, w = (n // WINDOW for n in padded)
+    out = out.view(batch, d, h, w, WINDOW, WINDOW, WINDOW, channels).permute(0, 1, 4, 2, 5, 3, 6, 7)
+    out = out.reshape(batch, *padded, channels).roll(shift, dims=(1, 2, 3))
+    return out[:, : grid[0], : grid[1], : grid[2]]
+
+
+def position_bias(module: WindowAttention, q: Tensor) -> Tensor:
+    """(windows, heads, 512, head_dim) -> (windows, heads, 512, 512): sum of three biases, one an axis."""
+    q = q.unflatten(2, (WINDOW, WINDOW, WINDOW))
+    place = torch.arange(WINDOW)
+    tables = (module.rel_pos_d, module.rel_pos_h, module.rel_pos_w)
+    rd, rh, rw = (resampled(t, 2 * WINDOW - 1)[place[:, None] - place + WINDOW - 1] for t in tables)
+    towards_d = torch.einsum("nmdhwc,dkc->nmdhwk", q, rd)[..., :, None, None]
+    towards_h = torch.einsum("nmdhwc,hkc->nmdhwk", q, rh)[..., None, :, None]
+    towards_w = torch.einsum("nmdhwc,wkc->nmdhwk", q, rw)[..., None, None, :]
+    return (towards_d + towards_h + towards_w).flatten(5).flatten(2, 4)
 
 
 def fusion(module: Fusion, levels: list[Tensor], image: Tensor) -> Tensor:
@@ -68,12 +100,11 @@ def fusion(module: Fusion, levels: list[Tensor], image: Tensor) -> Tensor:
     return F.conv3d(torch.cat([*levels, image], dim=1), module.conv.weight, padding=1)
 
 
-def segment(net: SAM3D, image: Tensor, points: Tensor, labels: Tensor) -> Tensor:
-    """`net(image, points, labels)` by the parts above, for unlabelled prompts and a patch in whole tokens."""
-    encoder, decoder = net.image_encoder, net.mask_decoder
+def encode(net: SAM3D, image: Tensor) -> list[Tensor]:
+    """(B, C, D, H, W) in whole tokens -> the four levels of features."""
+    encoder = net.image_encoder
     tokens = patch_embed(encoder.patch_embed, image)
-    grid = tokens.shape[1:4]
-    tokens = tokens + encoder.position_embedding(tuple(grid))
+    tokens = tokens + encoder.position_embedding(tuple(tokens.shape[1:4]))
     levels = []
     for i, block in enumerate(encoder.blocks):
         tokens = block.adapter(tokens)
@@ -81,14 +112,27 @@ def segment(net: SAM3D, image: Tensor, points: Tensor, labels: Tensor) -> Tensor
         tokens = tokens + block.mlp(block.norm2(tokens))
         if i in encoder.global_blocks:
             levels.append(encoder.necks[len(levels)](tokens))
-    faces = 2 * (points + 0.5) / torch.tensor(image.shape[2:]) - 1
-    levels[-1] = net.prompt_encoder(levels[-1], faces, labels)
+    return levels
 
-    size = [2 * n for n in grid]
+
+def decode(net: SAM3D, levels: list[Tensor], image: Tensor, points: Tensor, labels: Tensor) -> Tensor:
+    """Logits (B, K, D, H, W) from all levels, the image and the clicks."""
+    *levels, last = levels
+    if net.dense_prompt is not None:
+        last = last + net.dense_prompt((points + 0.5) / net.stride - 0.5, labels, tuple(last.shape[2:]))
+    faces = 2 * (points + 0.5) / torch.tensor(image.shape[2:]) - 1
+    levels.append(net.prompt_encoder(last, faces, labels))
+
+    decoder, size = net.mask_decoder, [2 * n for n in last.shape[2:]]
     levels = [enlarged(head(x), size) for head, x in zip(decoder.heads, levels, strict=True)]
     small = F.interpolate(image, size=size, mode="trilinear", align_corners=False)
     fused = F.relu(decoder.norm(fusion(decoder.fusion, levels, small)))
     return enlarged(decoder.seg_layers(fused), image.shape[2:])
+
+
+def segment(net: SAM3D, image: Tensor, points: Tensor, labels: Tensor) -> Tensor:
+    """`net(image, points, labels)` by the parts above, for a patch in whole tokens."""
+    return decode(net, encode(net, image), image, points, labels)
 
 
 def enlarged(x: Tensor, size: list[int] | torch.Size) -> Tensor:

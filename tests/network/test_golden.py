@@ -18,6 +18,7 @@ from sam3d_nnunet.network.windows import WindowLayout
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 TOLERANCE = 1e-5
+BF16_TOLERANCE = 2e-2
 # sizes in the released layout -> sizes of the recorded components
 SMALL_BLOCK = {768: 32, 2304: 96, 3072: 128, 384: 16, 64: 16}
 SMALL_PATCH = {768: 32}
@@ -103,7 +104,7 @@ def test_block(prefix, table_size, shifted, recipe, layout, components):
         recorded_weights(recipe, layout, "encoder", "encoder_dict", inside, prefix, sizes, f"image_encoder.{inside}")
     )
     tokens = from_hwd(np.random.default_rng([0, 2]).standard_normal((1, 32, 32, 32, 32), np.float32))
-    windows = WindowLayout((32, 32, 32), shifted, tokens.device, tokens.dtype)
+    windows = WindowLayout((32, 32, 32), shifted, 1, tokens.device)
     with torch.no_grad():
         check(to_hwd(block(tokens, windows)), components, f"{prefix}/out")
 
@@ -171,11 +172,15 @@ def test_released_checkpoint_gives_the_published_outputs(recipe, layout, tmp_pat
     image = torch.from_numpy(recipe.image(128, 0))[None, None]
     levels = []
     net.image_encoder.register_forward_hook(lambda module, args, out: levels.extend(out))
-    with torch.no_grad():
-        embedding = net.encode(image)
-        for i, level in enumerate(levels):
-            check(level, golden, f"features/{i}")
-        for n in (1, 10):
-            points = torch.from_numpy(recipe.clicks(n, 128, 0))[None].float()
-            check(net.decode(embedding, points, torch.ones(1, n, dtype=torch.long)), golden, f"logits/{n}_clicks")
-    assert len(levels) == 4  # the image was encoded once
+    for net.precision, tolerance in (("fp32", TOLERANCE), ("bf16", BF16_TOLERANCE)):
+        levels.clear()
+        with torch.no_grad():
+            embedding = net.encode(image)
+            for i, level in enumerate(levels):
+                check(level, golden, f"features/{i}", tolerance)
+            for n in (1, 10):
+                points = torch.from_numpy(recipe.clicks(n, 128, 0))[None].float()
+                logits = net.decode(embedding, points, torch.ones(1, n, dtype=torch.long))
+                assert logits.dtype == torch.float32
+                check(logits, golden, f"logits/{n}_clicks", tolerance)
+        assert len(levels) == 4  # the image was encoded once

@@ -1,4 +1,4 @@
-"""The fusing convolution in two shares against one convolution of all maps."""
+"""The fusing convolution in shares against one convolution of all maps."""
 
 import pytest
 import reference
@@ -14,7 +14,7 @@ def test_shares_add_up_to_the_convolution(num_levels, image_channels):
     fusion = Fusion(6, num_levels, image_channels)
     *levels, last = (torch.randn(2, 6, 10, 7, 6, requires_grad=True) for _ in range(num_levels))
     image = torch.randn(2, image_channels, 10, 7, 6)
-    found = fusion.image_share(levels, image) + fusion.click_share(last)
+    found = sum(fusion.share(i, part) for i, part in enumerate([*levels, last, image]))
     expected = reference.fusion(fusion, [*levels, last], image)
     assert relative_error(found, expected) < 1e-5
     inputs = [fusion.conv.weight, *levels, last]

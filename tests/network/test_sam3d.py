@@ -144,6 +144,7 @@ def test_only_seg_layers_depend_on_the_number_of_classes(labelled):
 )
 def test_equals_the_straightforward_formulation(size, stride, channels):
     net = stirred(small(input_channels=channels, labelled_prompts=False, stride=stride)).double()
+    net.load_state_dict(net.state_dict())  # folds the patch embedding again, now in double precision
     image = torch.randn(2, channels, *size, dtype=torch.float64)
     points = torch.rand(2, 3, 3, dtype=torch.float64) * (torch.tensor(size) - 1)
     labels = torch.tensor([[1, 1, 1], [1, -1, -1]])

@@ -10,7 +10,7 @@ from segment_anything.modeling.image_encoder import ImageEncoderViT, get_rel_pos
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network import PRESETS
-from sam3d_nnunet.network.attention import relative_positions
+from sam3d_nnunet.network.attention import distance_table
 from sam3d_nnunet.network.image_encoder import ImageEncoder
 from sam3d_nnunet.network.weights import CHECKPOINT_VARIABLE, lift_sam, sam_checkpoint
 from sam3d_nnunet.network.windows import WindowLayout
@@ -83,7 +83,7 @@ def test_several_windows_of_a_slice(tmp_path):
     lift_sam(encoder, tmp_path / "sam.pth")
     neutralise(encoder)
     tokens = torch.randn(2, 16, 24, 32)
-    layout = WindowLayout((1, 16, 24), False, tokens.device, tokens.dtype)
+    layout = WindowLayout((1, 16, 24), False, len(tokens), tokens.device)
     for ours, theirs in zip(encoder.blocks, sam.blocks, strict=True):
         theirs.window_size = 8
         with torch.no_grad():
@@ -93,7 +93,9 @@ def test_several_windows_of_a_slice(tmp_path):
 @pytest.mark.parametrize("size", [8, 14, 64])
 def test_relative_positions_are_resampled_as_in_sam(size):
     table = torch.randn(2 * size - 1, 6)
-    torch.testing.assert_close(relative_positions(table), get_rel_pos(8, 8, table))
+    place = torch.arange(8)
+    found = distance_table(table)[place[:, None] - place + 7]
+    torch.testing.assert_close(found, get_rel_pos(8, 8, table))
 
 
 def test_position_embedding_is_sams(tmp_path):

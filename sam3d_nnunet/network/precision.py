@@ -1,0 +1,27 @@
+"""Which arithmetic the network runs in."""
+
+import torch
+
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+def computes_in_bf16(precision: str, device: torch.device) -> bool:
+    """Whether matrix products and convolutions run in bfloat16.
+
+    Args:
+        precision: "bf16", "fp32", or "auto" for bfloat16 where the device has arithmetic for it.
+        device: where the network runs.
+    """
+    if precision == "auto":
+        return has_bf16_arithmetic(device)
+    return precision == "bf16"
+
+
+def has_bf16_arithmetic(device: torch.device) -> bool:
+    """Whether bfloat16 is computed by the device itself; emulated, it would be slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # younger than the oldest torch of nnU-Net
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
