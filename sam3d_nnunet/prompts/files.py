@@ -1,79 +1,118 @@
-"""Prompt files: our JSON.
+"""Prompt files, one format for each ending; docs/prompts.md describes them.
 
-{"format": "sam3d_prompts", "version": 1, "image": "case_001", "coordinates": "LPS, mm",
- "points": [{"position": [x, y, z], "label": 1}, ...]}
+CASE.json      our JSON                          sam3d_json.py
+CASE.mrk.json  lists of points of 3D Slicer      slicer_markups.py
+CASE.csv       a table                           csv_points.py
 """
 
-import json
-import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.prompts.csv_points import images_in_csv, read_csv, to_csv
+from sam3d_nnunet.prompts.geometry import ImageGeometry
 from sam3d_nnunet.prompts.prompt import Prompt
+from sam3d_nnunet.prompts.sam3d_json import read_sam3d_json, to_json
+from sam3d_nnunet.prompts.slicer_markups import read_markups, to_markups
+from sam3d_nnunet.prompts.text_files import write_whole
 
-FORMAT, VERSION, COORDINATES = "sam3d_prompts", 1, "LPS, mm"
+JSON, MARKUPS, CSV = ".json", ".mrk.json", ".csv"
+ENDINGS = (MARKUPS, JSON, CSV)  # the longer one first: both end in .json
+
+
+def read_prompt(
+    path: str | Path,
+    image_geometry: ImageGeometry | None = None,
+    image_name: str | None = None,
+    class_names: dict[str, int] | None = None,
+) -> Prompt:
+    """Read the clicks on one image; there may be none.
+
+    Args:
+        path: file in one of the three formats.
+        image_geometry: of the image; needed for tables of voxel indices.
+        image_name: the image that the clicks must be on. None: the image that the file names, else the file's name
+            without its ending.
+        class_names: labels of the model by name (`labels` of dataset.json), for files that use names.
+
+    Raises:
+        SAM3DError: the file can't be read, isn't laid out as its format asks, or belongs to another image.
+    """
+    path = Path(path)
+    ending = _ending(path)
+    file_name = path.name[: -len(ending)]
+    if ending == MARKUPS:
+        return read_markups(path, file_name if image_name is None else image_name, class_names)
+    if ending == CSV:
+        return read_csv(path, file_name, image_geometry, image_name, class_names)
+    prompt = read_sam3d_json(path)
+    if image_name not in (None, prompt.image):
+        raise SAM3DError(
+            f'{path} holds clicks on the image "{prompt.image}", not on "{image_name}". '
+            'Give the file of this image, or correct its "image".'
+        )
+    return prompt
 
 
 def write_prompt(prompt: Prompt, path: str | Path) -> None:
-    """Write clicks to a JSON file, which appears complete or not at all."""
-    points = [{"position": p.tolist(), "label": int(k)} for p, k in zip(prompt.points, prompt.labels)]
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "image": prompt.image,
-        "coordinates": COORDINATES,
-        "points": points,
-    }
-    path = Path(path)
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_prompt(path: str | Path) -> Prompt:
-    """Read a file that `write_prompt` wrote.
+    """Write clicks to a file in the format of its ending, which appears complete or not at all.
 
     Raises:
-        SAM3DError: the file can't be read, isn't JSON, or isn't laid out as documented above.
+        SAM3DError: the ending is none of the three, or the image's name is no text that a file can hold.
     """
+    path = Path(path)
+    text = {JSON: to_json, MARKUPS: to_markups, CSV: to_csv}[_ending(path)](prompt)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as e:
-        raise SAM3DError(f"{path}, line {e.lineno}: {e.msg}; this is no JSON.") from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise SAM3DError(f"The prompt file {path} can't be read: {e}.") from e
-    except (RecursionError, ValueError) as e:  # thousands of brackets or digits
-        raise SAM3DError(f"The prompt file {path} holds no usable JSON: {e}.") from e
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise SAM3DError(f'{path} is no prompt file: its "format" is not "{FORMAT}".')
-    if content.get("version") != VERSION or content.get("coordinates") != COORDINATES:
+        write_whole(path, text)
+    except UnicodeEncodeError as e:
+        raise SAM3DError(f"The name of the image {prompt.image!a} can't be written to {path}: it is no text.") from e
+
+
+def find_prompts(path: str | Path, cases: Collection[str]) -> dict[str, Path]:
+    """The prompt file of each case.
+
+    Args:
+        path: a folder with one file for each case, named like the case; other files in it don't matter. Or one file,
+            for one case or with a table of clicks on all of them (column `image`).
+        cases: names of the cases.
+
+    Raises:
+        SAM3DError: there is nothing at `path`, a case has no file or several, or one file is given for several cases.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _find_in_folder(path, cases)
+    if not path.exists():
+        raise SAM3DError(f"There is no prompt file or folder {path}.")
+    images = images_in_csv(path) if _ending(path) == CSV else None
+    if images:
+        _refuse_missing([case for case in cases if case not in images], f"the column image of {path}")
+    elif len(cases) != 1:
         raise SAM3DError(
-            f"{path} has version {content.get('version')!r} and coordinates {content.get('coordinates')!r}; "
-            f"this program reads version {VERSION} with {COORDINATES!r}."
+            f"{path} is one prompt file for {len(cases)} images. Give a folder with one file for each of them, or a "
+            "table (.csv) with a column image."
         )
-    image, points = content.get("image"), content.get("points")
-    if not isinstance(image, str):
-        raise SAM3DError(f'{path} has no text "image".')
-    if not isinstance(points, list):
-        raise SAM3DError(f'{path} has no list "points".')
-    for i, point in enumerate(points):
-        if not _is_point(point):
-            raise SAM3DError(
-                f'{path}: points[{i}] is {json.dumps(point)}, not like {{"position": [x, y, z], "label": 1}}.'
-            )
-    try:
-        return Prompt([p["position"] for p in points], [p["label"] for p in points], image)
-    except (SAM3DError, OverflowError) as e:
-        raise SAM3DError(f"{path}: {e}") from e
+    return {case: path for case in cases}
 
 
-def _is_point(point: Any) -> bool:
-    if not isinstance(point, dict):
-        return False
-    position, label = point.get("position"), point.get("label")
-    numbers = isinstance(position, list) and len(position) == 3 and all(type(x) in (int, float) for x in position)
-    return numbers and type(label) is int
+def _find_in_folder(folder: Path, cases: Collection[str]) -> dict[str, Path]:
+    found = {case: [f for e in ENDINGS if (f := folder / f"{case}{e}").is_file()] for case in cases}
+    for case, files in found.items():
+        if len(files) > 1:
+            names = " and ".join(f.name for f in files)
+            raise SAM3DError(f"{folder} holds {len(files)} prompt files for the case {case}: {names}. Keep one.")
+    names = " or ".join(f"CASE{e}" for e in ENDINGS)
+    _refuse_missing([case for case, files in found.items() if not files], f"{folder} (as {names})")
+    return {case: files[0] for case, files in found.items()}
+
+
+def _refuse_missing(cases: list[str], where: str) -> None:
+    if cases:
+        raise SAM3DError(f"There are no clicks for {len(cases)} case(s) in {where}: {', '.join(cases)}. Add them.")
+
+
+def _ending(path: Path) -> str:
+    for ending in ENDINGS:
+        if path.name.lower().endswith(ending):
+            return ending
+    raise SAM3DError(f"{path} is no prompt file: its name must end in one of {', '.join(ENDINGS)}.")

@@ -25,12 +25,18 @@ class Prompt:
     image: str
 
     def __post_init__(self) -> None:
-        points = np.asarray(self.points, dtype=np.float64).reshape(-1, 3)
+        points = np.asarray(self.points, dtype=np.float64)
         labels = np.asarray(self.labels, dtype=np.int64).reshape(-1)
+        if points.size and points.shape[-1] != 3:
+            raise SAM3DError(f"The clicks on {self.image} have {points.shape[-1]} coordinates each; give x, y and z.")
+        points = points.reshape(-1, 3)
         if len(points) != len(labels):
             raise SAM3DError(f"The clicks on {self.image} have {len(points)} points but {len(labels)} labels.")
-        if not np.isfinite(points).all():
-            raise SAM3DError(f"A click on {self.image} has a coordinate that is no finite number.")
+        broken = np.flatnonzero(~np.isfinite(points).all(axis=1))
+        if len(broken):
+            raise SAM3DError(
+                f"Click {broken[0] + 1} of {len(points)} on {self.image} has a coordinate that is no finite number."
+            )
         if (labels < 0).any():
             raise SAM3DError(f"A click on {self.image} has the label {labels.min()}; labels start at 0 (background).")
         object.__setattr__(self, "points", points)

@@ -1,17 +1,23 @@
+from pathlib import Path
+
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import center_of_mass
 from scipy.spatial.transform import Rotation
 
+from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.prompts.geometry import ImageGeometry, PreprocessedGrid
 
 SPACINGS = st.tuples(*[st.floats(0.3, 7)] * 3)
@@ -89,14 +95,172 @@ def test_files_as_nnunet_reads_them(tmp_path, reader, angles, flips, exchange):
     np.testing.assert_allclose(geometry.to_voxels(np.array(expected)), found, atol=1e-3)
 
 
+# voxels of the file, (i, j, k), each with a value of its own
+NUMBERED = np.arange(1, 9 * 11 * 6 + 1, dtype=np.float32).reshape(9, 11, 6)
+INDICES = np.argwhere(NUMBERED)
+
+
+def itk_file(angles: tuple, flips: tuple, exchange: tuple) -> sitk.Image:
+    direction = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ np.diag(flips)
+    return itk_image(NUMBERED.T, direction[:, exchange], (0.7, 1.1, 3.0), (-120.0, 33.3, 250.5))
+
+
+def nifti(sform: np.ndarray | None, qform: np.ndarray | None, codes: tuple[int, int]) -> nibabel.Nifti1Image:
+    image = nibabel.Nifti1Image(NUMBERED, None)
+    image.header.set_zooms((2, 1, 3))
+    image.set_sform(sform, codes[0])
+    image.set_qform(qform, codes[1])
+    return image
+
+
+def ras(x: tuple, y: tuple, z: tuple) -> np.ndarray:
+    return np.array([x, y, z, (0, 0, 0, 1)], float)
+
+
+QFORM = ras((-2, 0, 0, 50), (0, 1, 0, -60), (0, 0, 3, 70))
+MOVED = ras((-2, 0, 0, 55), (0, 1, 0, -20), (0, 0, 3, 10))
+PERMUTED = ras((0, 1, 0, 9), (0, 0, -3, 4), (2, 0, 0, -8))
+SHEARED = ras((-2, 0.5, 0, 50), (0, 1, 0, -60), (0, 0.2, 3, 70))
+FILES = {
+    "straight": itk_file((0, 0, 0), (1, 1, 1), (0, 1, 2)),
+    "flipped": itk_file((0, 0, 0), (-1, 1, -1), (0, 1, 2)),
+    "permuted": itk_file((0, 0, 0), (1, -1, 1), (2, 0, 1)),
+    "oblique": itk_file((10, -25, 7), (1, 1, 1), (0, 1, 2)),
+    "oblique, flipped, permuted": itk_file((40, 30, -40), (-1, 1, 1), (1, 2, 0)),
+    "sform moved": nifti(MOVED, QFORM, (2, 1)),
+    "sform turned": nifti(PERMUTED, QFORM, (2, 1)),
+    "sform of other scale": nifti(MOVED @ np.diag([0.5, 4, 2, 1]), QFORM, (1, 1)),
+    "sform sheared": nifti(SHEARED, QFORM, (1, 1)),
+    "only qform": nifti(None, QFORM, (0, 1)),
+    "only sform": nifti(PERMUTED, None, (1, 0)),
+    "neither": nifti(None, None, (0, 0)),
+}
+
+
+def write_image(folder: Path, name: str) -> str:
+    file = str(folder / "image.nii.gz")
+    image = FILES[name]
+    sitk.WriteImage(image, file) if isinstance(image, sitk.Image) else nibabel.save(image, file)
+    return file
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", FILES)
+def test_index_of_the_file_world_and_array_name_the_same_voxel(tmp_path, reader, name):
+    """Each voxel of each file, through each reader; world is ITK's, also where nibabel reads another one."""
+    file = write_image(tmp_path, name)
+    image = sitk.ReadImage(file)
+    assert (sitk.GetArrayFromImage(image).T == NUMBERED).all()
+
+    array, properties = reader().read_images([file])
+    geometry = ImageGeometry.from_file(file, properties)
+    world = geometry.from_file_index(INDICES)
+    expected = [image.TransformIndexToPhysicalPoint(i) for i in INDICES.tolist()]
+    np.testing.assert_allclose(world, expected, atol=1e-4)
+    np.testing.assert_allclose(geometry.to_file_index(world), INDICES, atol=1e-6)
+    voxels = geometry.to_voxels(world)
+    np.testing.assert_allclose(voxels, np.rint(voxels), atol=1e-4)
+    assert (array[(0, *np.rint(voxels).astype(int).T)] == NUMBERED[tuple(INDICES.T)]).all()
+    np.testing.assert_allclose(geometry.to_world(voxels), world, atol=1e-6)
+
+    alone = ImageGeometry.from_file(Path(file))
+    np.testing.assert_allclose(alone.from_file_index(INDICES), expected, atol=1e-4)
+    np.testing.assert_allclose(alone.to_world(INDICES[:, ::-1]), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("reader", [NibabelIO, NibabelIOWithReorient])
+def test_itk_refuses_the_file(tmp_path, reader):
+    """No qform, and axes of the sform that aren't at right angles: ITK has no world, so nibabel's holds."""
+    file = str(tmp_path / "sheared.nii.gz")
+    nibabel.save(nifti(SHEARED, None, (1, 0)), file)
+    array, properties = reader().read_images([file])
+    geometry = ImageGeometry.from_file(file, properties)
+    world = geometry.from_file_index(INDICES)
+    expected = np.c_[INDICES, np.ones(len(INDICES))] @ SHEARED.T
+    np.testing.assert_allclose(world, expected[:, :3] * (-1, -1, 1), atol=1e-4)
+    voxels = np.rint(geometry.to_voxels(world)).astype(int)
+    assert (array[(0, *voxels.T)] == NUMBERED[tuple(INDICES.T)]).all()
+
+    with pytest.raises(SAM3DError, match=r"ITK.*sheared\.nii\.gz.*orthonormal"):
+        ImageGeometry.from_file(file)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_properties_alone_know_the_order_of_the_file(tmp_path, reader):
+    """As for cases whose images aren't at hand; all but one reader say how they turned the image."""
+    file = write_image(tmp_path, "oblique, flipped, permuted")
+    _, properties = reader().read_images([file])
+    geometry = ImageGeometry.from_properties(properties)
+    if reader is SimpleITKIOWithReorient:
+        for convert in (geometry.from_file_index, geometry.to_file_index):
+            with pytest.raises(SAM3DError, match="image file"):
+                convert(INDICES)
+    else:
+        expected = ImageGeometry.from_file(file).from_file_index(INDICES)
+        np.testing.assert_allclose(geometry.from_file_index(INDICES), expected, atol=2e-4)
+
+
+def test_image_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "text.nii.gz").write_text("text")
+    with pytest.raises(SAM3DError, match=r"text\.nii\.gz"):
+        ImageGeometry.from_file(tmp_path / "text.nii.gz")
+    for properties in (None, {"nibabel_stuff": {"original_affine": np.eye(4)}}):
+        with pytest.raises(SAM3DError, match=r"no image file .*missing\.nii\.gz"):
+            ImageGeometry.from_file(tmp_path / "missing.nii.gz", properties)
+
+
+@pytest.mark.parametrize("affine", [np.zeros((4, 4)), np.diag([1, 1, 0, 1.0]), np.full((4, 4), np.nan)])
+def test_headers_that_give_no_place(affine):
+    with pytest.raises(SAM3DError, match="header"):
+        ImageGeometry.from_properties({"nibabel_stuff": {"original_affine": affine}})
+
+
+def test_images_of_two_and_four_axes(tmp_path):
+    """SimpleITKIO reads both: a slice with one more axis, and channels in one file."""
+    flat = sitk.GetImageFromArray(np.zeros((4, 5), np.uint8))
+    flat.SetSpacing((0.5, 2)), flat.SetOrigin((10, 20)), flat.SetDirection((0, -1, 1, 0))
+    sitk.WriteImage(flat, str(tmp_path / "flat.nrrd"))
+    channels = sitk.JoinSeries([FILES["oblique"]] * 2)
+    sitk.WriteImage(channels, str(tmp_path / "channels.nrrd"))
+
+    array, properties = SimpleITKIO().read_images([str(tmp_path / "flat.nrrd")])
+    assert array.shape == (1, 1, 4, 5)
+    for geometry in (ImageGeometry.from_properties(properties), ImageGeometry.from_file(tmp_path / "flat.nrrd")):
+        expected = flat.TransformIndexToPhysicalPoint((4, 3))
+        np.testing.assert_allclose(geometry.to_world(np.array([[0, 3, 4]])), [[*expected, 0]])
+    array, properties = SimpleITKIO().read_images([str(tmp_path / "channels.nrrd")])
+    assert array.shape == (2, *NUMBERED.T.shape)
+    geometry = ImageGeometry.from_file(tmp_path / "channels.nrrd", properties)
+    expected = FILES["oblique"].TransformIndexToPhysicalPoint((8, 3, 4))
+    np.testing.assert_allclose(geometry.to_world(np.array([[4, 3, 8]])), [expected])
+    np.testing.assert_allclose(geometry.from_file_index(np.array([[8, 3, 4]])), [expected])
+
+
 def test_no_position_in_the_world(tmp_path):
     """Formats such as PNG: the array's own axes and spacing."""
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5), np.uint8)), str(tmp_path / "flat.png"))
     _, properties = NaturalImage2DIO().read_images([str(tmp_path / "flat.png")])
-    geometry = ImageGeometry.from_properties(properties)
-    assert geometry.to_world(np.array([[0.0, 3.0, 2.0]])).tolist() == [[2, 3, 0]]
+    for geometry in (
+        ImageGeometry.from_properties(properties),
+        ImageGeometry.from_file(tmp_path / "flat.png", properties),
+        ImageGeometry.from_file(tmp_path / "flat.png"),
+    ):
+        assert geometry.to_world(np.array([[0.0, 3.0, 2.0]])).tolist() == [[2, 3, 0]]
+        assert geometry.from_file_index(np.array([[2.0, 3.0, 0.0]])).tolist() == [[2, 3, 0]]
     geometry = ImageGeometry.from_properties({"spacing": [3.0, 2.0, 1.0]})
     assert geometry.to_world(np.array([[1.0, 1.0, 1.0]])).tolist() == [[1, 2, 3]]
+
+
+def test_tiff_stacks(tmp_path):
+    """Their spacing is in a file beside them, which ITK doesn't know."""
+    tifffile.imwrite(tmp_path / "case_0000.tif", NUMBERED.T.astype(np.uint16), resolution=(0.2, 0.2))
+    (tmp_path / "case.json").write_text('{"spacing": [3.0, 2.0, 0.5]}')
+    file = str(tmp_path / "case_0000.tif")
+    array, properties = Tiff3DIO().read_images([file])
+    geometry = ImageGeometry.from_file(file, properties)
+    world = geometry.from_file_index(INDICES)
+    np.testing.assert_allclose(world, INDICES * (0.5, 2, 3))
+    assert (array[(0, *geometry.to_voxels(world).astype(int).T)] == NUMBERED[tuple(INDICES.T)]).all()
 
 
 @st.composite

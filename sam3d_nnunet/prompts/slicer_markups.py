@@ -1,0 +1,128 @@
+"""Markups of 3D Slicer (.mrk.json): lists of points, each point a click."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.prompts.prompt import Prompt
+from sam3d_nnunet.prompts.text_files import brief, read_json
+from sam3d_nnunet.prompts.values import label_forms, named_label, to_label, to_position
+
+# Slicer refuses files without a schema of this form.
+SCHEMA = (
+    "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
+    "markups-schema-v1.0.3.json#"
+)
+# LPS where nothing is said: "default" of coordinateSystem in Slicer's markups-schema-v1.0.3.json, and the same in its
+# reader, vtkMRMLMarkupsJsonStorageNode.cxx. Numbers: the enumeration of vtkMRMLMarkupsStorageNode (RAS 0, LPS 1).
+DEFAULT_SYSTEM = "LPS"
+TO_LPS = {"LPS": (1, 1, 1), "1": (1, 1, 1), "RAS": (-1, -1, 1), "0": (-1, -1, 1)}
+# "%N-%d" of Slicer: name of the list (copies of a list get "_1"), a sign, a running number
+AUTOMATIC = re.compile(r"\w+[-_][0-9]+")
+RUNNING_NUMBER = re.compile(r"[-_][0-9]+$")
+
+
+def to_markups(prompt: Prompt, coordinate_system: str = "LPS") -> str:
+    """Text of a file that holds these clicks as one list of points.
+
+    Args:
+        prompt: the clicks.
+        coordinate_system: "LPS" or "RAS", that of the positions in the file.
+    """
+    control_points = [
+        {
+            "id": str(i + 1),
+            "label": f"label={label}",
+            "description": "",
+            "position": position.tolist(),
+            "positionStatus": "defined",
+        }
+        for i, (position, label) in enumerate(zip(prompt.points * TO_LPS[coordinate_system], prompt.labels))
+    ]
+    markup = {
+        "type": "Fiducial",
+        "coordinateSystem": coordinate_system,
+        "coordinateUnits": "mm",
+        "controlPoints": control_points,
+    }
+    return json.dumps({"@schema": SCHEMA, "markups": [markup]}, indent=1) + "\n"
+
+
+def read_markups(path: Path, image: str, class_names: dict[str, int] | None = None) -> Prompt:
+    """Clicks in all point lists of a file.
+
+    Args:
+        path: the file.
+        image: name of the image; such files hold none.
+        class_names: labels of the model by name.
+
+    Raises:
+        SAM3DError: the file can't be read, holds something other than point lists, or a label that means nothing.
+    """
+    content = read_json(path)
+    lists = content.get("markups") if isinstance(content, dict) else None
+    if not isinstance(lists, list):
+        raise SAM3DError(f'{path} holds no markups of 3D Slicer: it has no list "markups".')
+    positions, labels = [], []
+    for i, markup in enumerate(lists):
+        where = f"{path}: markups[{i}]"
+        signs = _signs(markup, where)
+        for j, point in enumerate(markup.get("controlPoints", [])):
+            # missing means defined; points that are not placed yet have no position
+            if isinstance(point, dict) and point.get("positionStatus", "defined") != "defined":
+                continue
+            positions.append(signs * _position(point, f"{where}.controlPoints[{j}]"))
+            labels.append(_label(point, class_names, f"{where}.controlPoints[{j}]"))
+    return Prompt(positions, labels, image)
+
+
+def _signs(markup: Any, where: str) -> tuple[int, int, int]:
+    """Factors from a list's positions to LPS; errors where it is no list of points in millimetres."""
+    if not isinstance(markup, dict) or markup.get("type") != "Fiducial":
+        kind = brief(markup.get("type")) if isinstance(markup, dict) else brief(markup)
+        raise SAM3DError(
+            f"{where} has the type {kind}; only lists of points ('Fiducial') are clicks. Save the points on their own."
+        )
+    units = markup.get("coordinateUnits", "mm")
+    if units != "mm" and not (isinstance(units, list) and units[:2] == ["mm", "UCUM"]):
+        raise SAM3DError(f"{where} has the coordinateUnits {brief(units)}; save it in millimetres ('mm').")
+    if not isinstance(markup.get("controlPoints", []), list):
+        raise SAM3DError(f'{where} has "controlPoints" that are no list.')
+    system = markup.get("coordinateSystem", DEFAULT_SYSTEM)
+    name = str(system).strip().upper() if type(system) in (int, str) else ""
+    if name not in TO_LPS:
+        raise SAM3DError(f"{where} has the coordinateSystem {brief(system)}; it must be LPS (or 1) or RAS (or 0).")
+    return TO_LPS[name]
+
+
+def _position(point: Any, where: str) -> np.ndarray:
+    position = to_position(point.get("position")) if isinstance(point, dict) else None
+    if position is None:
+        found = brief(point.get("position")) if isinstance(point, dict) else brief(point)
+        raise SAM3DError(f"{where} has the position {found}, not three finite numbers.")
+    return np.array(position)
+
+
+def _label(point: dict, class_names: dict[str, int] | None, where: str) -> int:
+    """The description counts first, then the label; where both are empty or automatic, it is class 1."""
+    for key in ("description", "label"):
+        text = _text(point.get(key))
+        label = to_label(text, class_names)
+        if label is None:
+            # lists are often named for what they mark: "background-3"
+            label = named_label(RUNNING_NUMBER.sub("", text), class_names)
+        if label is not None:
+            return label
+        if text and not AUTOMATIC.fullmatch(text):
+            raise SAM3DError(f"{where} has the {key} {brief(text)}, which names no label. {label_forms(class_names)}")
+    return 1
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value.strip() if isinstance(value, str) else brief(value)  # 2 means "2"
