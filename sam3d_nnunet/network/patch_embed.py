@@ -54,7 +54,8 @@ class PatchEmbed(nn.Module):
         padded = F.pad(image, (1,) * 6, mode="replicate")
         with torch.autocast(image.device.type, enabled=False):  # little work that everything rests on: exact
             tokens = F.conv3d(padded, *self.folded_kernel(), stride=self.stride)
-        return tokens.permute(0, 2, 3, 4, 1)
+        # a copy in any case: of an image with one channel, torch.compile expects another layout than comes
+        return tokens.permute(0, 2, 3, 4, 1).clone(memory_format=torch.contiguous_format)
 
     def folded_kernel(self) -> tuple[Tensor, Tensor]:
         """Weight (embed_dim, input_channels, s + 2, s + 2, s + 2) and bias (embed_dim,) of the one convolution."""

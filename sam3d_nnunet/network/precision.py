@@ -17,6 +17,7 @@ def computes_in_bf16(precision: str, device: torch.device) -> bool:
     return precision == "bf16"
 
 
+@torch.compiler.assume_constant_result  # asks the driver, which can't be compiled
 def has_bf16_arithmetic(device: torch.device) -> bool:
     """Whether bfloat16 is computed by the device itself; emulated, it would be slower than float32."""
     if device.type == "cuda":

@@ -48,14 +48,11 @@ class WindowLayout:
 
     def _orders(self, batch: int) -> tuple[Tensor, Tensor]:
         d, h, w = self.grid
-        tokens = torch.arange(batch * d * h * w).view(batch, d, h, w)
-        padded = torch.full((batch, *self.padded), -1)
-        padded[:, :d, :h, :w] = tokens
+        count = batch * d * h * w
+        padded = torch.full((batch, *self.padded), count)
+        padded[:, :d, :h, :w] = torch.arange(count).view(batch, d, h, w)
         order = self._to_windows(padded[..., None]).flatten()
-        places = (order >= 0).nonzero()[:, 0]
-        inverse = torch.empty_like(places)
-        inverse[order[places]] = places
-        return order.clamp(min=0), inverse
+        return order.clamp(max=count - 1), order.argsort()[:count]  # places in the padding come last
 
     def _mask_codes(self) -> tuple[Tensor, Tensor]:
         queries, keys = [], []

@@ -38,6 +38,10 @@ class SAM3DSettings(_Block):
     sam_checkpoint: str = Field("auto", description='a path, "auto" (search, then download) or "none" (from scratch)')
     labelled_prompts: bool | None = Field(None, description="clicks carry labels; null: as the preset has it")
     num_click_labels: int | None = Field(None, ge=2, description="labels of clicks with background; null: as data set")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device computes in it")
+    activation_checkpointing: bool | None = Field(
+        None, description="compute blocks again in the backward pass instead of keeping them; null: for SAM's encoders"
+    )
     batch_size: int = Field(2, ge=1, description="over all GPUs")
     foreground_share: float = Field(0.5, ge=0, le=1, description="share of patches centred on a foreground voxel")
     target_policy: Literal["semantic"] = Field("semantic", description="semantic: every voxel of a class is the target")

@@ -1,7 +1,7 @@
 """SAM3DAdapterTrainer: nnU-Net's trainer for the promptable network."""
 
 import os
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -59,6 +59,7 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
         self.oversample_foreground_percent = self.settings.foreground_share
         self.probabilistic_oversampling = True
         self.enable_deep_supervision = False
+        self.grad_scaler = None  # the network computes in bfloat16, which needs none, or in float32
         self.save_every = 1
 
     @staticmethod
@@ -79,6 +80,8 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
             settings.stride,
             num_click_labels=settings.num_click_labels,
             labelled_prompts=settings.labelled_prompts,
+            precision=settings.precision,
+            activation_checkpointing=settings.activation_checkpointing,
         )
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LinearDecay]:
@@ -115,16 +118,11 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
         """One step of nnU-Net's training, with clicks."""
         target = batch["target"].to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
-        # autocast on a CPU is slow, and mps has none
-        with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
-            output = self.network(batch["data"].to(self.device, non_blocking=True), **self._clicks(batch))
-            loss = self.loss(output, target)
-        scaler = self.grad_scaler or torch.amp.GradScaler(enabled=False)
-        scaler.scale(loss).backward()
-        scaler.unscale_(self.optimizer)
+        output = self.network(batch["data"].to(self.device, non_blocking=True), **self._clicks(batch))
+        loss = self.loss(output, target)
+        loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.optimizer.gradient_clip)
-        scaler.step(self.optimizer)
-        scaler.update()
+        self.optimizer.step()
         return {"loss": loss.detach().cpu().numpy()}
 
     def validation_step(self, batch: dict) -> dict:

@@ -93,7 +93,7 @@ def test_masks_hold_in_bfloat16():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_masks_hold_beside_large_logits(dtype):
-    """Keys of another window and of the padding that outdo every visible one by hundreds, in either direction, get no weight at all."""
+    """Keys of another window and of the padding that outdo every visible one by hundreds get no weight at all."""
     attention = make(14, torch.float32)
     with torch.no_grad():
         attention.qkv.bias[24:48] = 30  # keys, whose sign the tokens decide

@@ -49,3 +49,11 @@ def test_several_channels_start_at_their_mean():
     three.load_state_dict(one.state_dict() | {"channel_mix": three.channel_mix})
     image = torch.randn(1, 3, 8, 8, 8)
     torch.testing.assert_close(three(image), one(image.mean(1, keepdim=True)))
+
+
+def test_frozen_kernel_is_folded_again_when_weights_are_loaded():
+    embed, other = PatchEmbed(1, 12, stride=4), PatchEmbed(1, 12, stride=4)
+    image = torch.randn(1, 1, 8, 8, 8)
+    assert not torch.allclose(embed(image), other(image))
+    torch.nn.ModuleDict({"inside": embed}).load_state_dict(torch.nn.ModuleDict({"inside": other}).state_dict())
+    torch.testing.assert_close(embed(image), other(image))

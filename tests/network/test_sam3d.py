@@ -1,5 +1,7 @@
 """The whole network: presets, shapes, what is tuned, what clicks do."""
 
+from collections.abc import Callable
+
 import ddp_step
 import pytest
 import reference
@@ -11,6 +13,7 @@ from segment_anything import sam_model_registry
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network import PRESETS, SAM3D, default_stride
+from sam3d_nnunet.network.precision import computes_in_bf16
 
 POINTS = torch.tensor([[[5.0, 10, 7], [8, 21, 9], [10, 5, 12]]])
 LABELS = torch.tensor([[1, 2, 0]])
@@ -174,15 +177,104 @@ def test_encode_then_decode_is_forward():
     assert not torch.allclose(first, second)
 
 
-def test_bfloat16_autocast_trains():
-    net = stirred(small())
+# --- arithmetic ---
+
+
+def test_bfloat16_trains():
+    net = stirred(small(precision="bf16"))
     image = torch.randn(1, 1, 24, 32, 20)
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = net(image, POINTS, LABELS)
-    logits.float().square().mean().backward()
+    logits = net(image, POINTS, LABELS)
+    assert logits.dtype == torch.float32
+    logits.square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
+    net.precision = "fp32"
     with torch.no_grad():
-        assert relative_error(logits, net(image, POINTS, LABELS)) < 0.05
+        assert 1e-5 < relative_error(logits, net(image, POINTS, LABELS)) < 0.05
+
+
+@pytest.mark.parametrize("outer", [torch.float16, torch.bfloat16])
+def test_precision_is_ours_whatever_autocast_is_around(outer):
+    net = stirred(small(precision="fp32"))
+    image = torch.randn(1, 1, 24, 32, 20)
+    with torch.no_grad():
+        expected = net(image, POINTS, LABELS)
+        with torch.autocast("cpu", outer):
+            assert torch.equal(net(image, POINTS, LABELS), expected)
+            assert net(image.half(), POINTS, LABELS).dtype == torch.float32
+
+
+def test_auto_is_bfloat16_where_the_device_computes_in_it(monkeypatch):
+    cpu = torch.device("cpu")
+    for found, expected in [({"avx512_bf16": True}, True), ({"avx2": True, "avx512_bf16": False}, False), ({}, False)]:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
+        assert computes_in_bf16("auto", cpu) == expected
+    assert computes_in_bf16("bf16", cpu) and not computes_in_bf16("fp32", cpu)
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not computes_in_bf16("auto", cpu)
+
+
+def test_wrong_precision_is_refused():
+    with pytest.raises(SAM3DError, match="'fp16'.*auto, bf16, fp32"):
+        small(precision="fp16")
+
+
+def gradients(run: Callable[..., torch.Tensor], net: SAM3D, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    net.zero_grad()
+    run(image, POINTS, LABELS).square().mean().backward()
+    return {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+
+
+def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Compared all together: single ones may be nothing but rounding, such as that of a key's bias under softmax."""
+    assert found.keys() == expected.keys()
+    found, expected = (torch.cat([g.flatten() for g in grads.values()]) for grads in (found, expected))
+    assert relative_error(found, expected) < 1e-5
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    net, image = stirred(small(activation_checkpointing=True)), torch.randn(1, 1, 24, 32, 20)
+    calls = []
+    net.image_encoder.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    found = gradients(net, net, image)
+    assert len(calls) == 2  # once more in the backward pass
+    net.image_encoder.activation_checkpointing = False
+    assert_same_gradients(found, gradients(net, net, image))
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(("name", "expected"), [("vit_b", True), ("paper", True), ("tiny", False)])
+def test_activation_checkpointing_is_on_for_encoders_of_sams_size(name, expected):
+    with torch.device("meta"):
+        net = SAM3D.from_preset(name, 1, 2, (32, 32, 32))
+    assert net.image_encoder.activation_checkpointing == expected
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiles_without_a_graph_break(checkpointing):
+    net, image = stirred(small(activation_checkpointing=checkpointing)), torch.randn(1, 1, 24, 32, 20)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)  # a graph break is an error
+    assert_same_gradients(gradients(compiled, net, image), gradients(net, net, image))
+
+
+@pytest.mark.parametrize("group", [1, 2, 1000])
+def test_groups_of_windows_change_nothing(group):
+    net, image = stirred(small()), torch.randn(2, 1, 40, 72, 40)
+    with torch.no_grad():
+        expected = net(image)
+        for block in net.image_encoder.blocks:
+            block.windows_per_group = group
+        assert relative_error(net(image), expected) < 1e-6
+
+
+def test_clicks_share_one_embedding():
+    net = stirred(small())
+    points, labels = torch.rand(3, 2, 3) * 20, torch.tensor([[1, 0], [1, -1], [-1, -1]])
+    with torch.no_grad():
+        embedding = net.encode(torch.randn(1, 1, 24, 32, 20))
+        together = net.decode(embedding, points, labels)
+        for i in range(3):
+            alone = net.decode(embedding, points[i : i + 1], labels[i : i + 1])
+            assert relative_error(together[i : i + 1], alone) < 1e-6
 
 
 # --- clicks ---
