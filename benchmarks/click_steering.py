@@ -4,45 +4,35 @@ Example: sam3d demo --folder demo && python benchmarks/click_steering.py demo
 """
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-import torch
-from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from tqdm import tqdm
 
 from sam3d_nnunet.demo.layout import OURS, DemoFolder
 from sam3d_nnunet.demo.phantom import ENDING, PhantomCase, image_geometry, read_manifest, world_grid
+from sam3d_nnunet.inference.image_case import ImageCase
+from sam3d_nnunet.inference.predictor import SAM3DPredictor
 from sam3d_nnunet.prompts.files import read_prompt
 from sam3d_nnunet.prompts.prompt import Prompt
-from sam3d_nnunet.registration import EXT_FOLDER
-from sam3d_nnunet.training.prompted_validation import predict_case
 
 
 class ClickedModel:
     """The demo's trained network, asked with one click at a time."""
 
     def __init__(self, demo: DemoFolder) -> None:
-        os.environ.setdefault("nnUNet_extTrainer", str(EXT_FOLDER))  # does without sam3d register
-        self.predictor = nnUNetPredictor(
-            perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
-        )
-        self.predictor.initialize_from_trained_model_folder(str(demo.model(OURS)), (0,))
-        self.predictor.network.eval()
+        self.predictor = SAM3DPredictor()
+        self.predictor.initialize_from_trained_model_folder(demo.model(OURS), (0,))
         self.cases = infer_dataset_class(str(demo.preprocessed))(str(demo.preprocessed))
 
     def mask(self, prompt: Prompt) -> np.ndarray:
         """(D, H, W) bool on the grid of the original image."""
-        p = self.predictor
         data, _, _, properties = self.cases.load_case(prompt.image)
-        plan = (p.plans_manager, p.configuration_manager, p.label_manager)
-        logits = predict_case(p.network, data[:], properties, prompt, *plan, p.allowed_mirroring_axes)
-        return convert_predicted_logits_to_segmentation_with_correct_shape(logits, *plan, properties) == 1
+        case = ImageCase.from_preprocessed(data[:], properties, self.predictor.model)
+        return self.predictor.predict_read(case, prompt).segmentation() == 1
 
 
 def main() -> None:

@@ -27,6 +27,12 @@ class Device(str, Enum):
     mps = "mps"
 
 
+class Precision(str, Enum):
+    auto = "auto"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
 def main() -> None:
     """Run `sam3d`; a SAM3DError becomes one line on stderr and exit code 1."""
     try:
@@ -116,6 +122,22 @@ def plan(
         typer.echo(f"next: nnUNetv2_preprocess -d {number} -plans_name {plans.stem} -c {configurations}")
 
 
+@app.command("import-released", epilog="Example: sam3d import-released kits.pth --task kits21_tumor -o kits_model")
+def import_released(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of the authors of 3DSAM-adapter.")],
+    task: Annotated[
+        str,
+        typer.Option(help="What it was trained for: kits21_tumor, msd_pancreas_tumor, lits17_tumor or msd_colon."),
+    ],
+    folder: Annotated[Path, typer.Option("-o", "--folder", help="Model folder to write; must not exist.")],
+) -> None:
+    """Make a model folder for prediction of one of the authors' checkpoints."""
+    from sam3d_nnunet.inference import import_released as module
+
+    typer.echo(f"model folder: {module.import_released(checkpoint, task, folder)}")
+    typer.echo(f"next: sam3d predict -i IMAGE -o OUT -m {folder} --prompts CLICKS")
+
+
 @app.command(epilog="Example: sam3d demo --folder demo --seed 0")
 def demo(
     folder: Annotated[
@@ -132,3 +154,82 @@ def demo(
     folder = folder or Path(tempfile.mkdtemp(prefix="sam3d_demo_"))
     typer.echo(f"working in {folder}")
     run_demo(folder, seed, epochs, device.value)
+
+
+@app.command(epilog="Example: sam3d predict -i ct_0000.nii.gz -o out -m MODEL_FOLDER --click 120,96,41=1")
+def predict(
+    images: Annotated[
+        Path,
+        typer.Option("-i", help="An image, or a folder of them named as nnU-Net wants it: CASE_0000.nii.gz."),
+    ],
+    output: Annotated[Path, typer.Option("-o", help="Folder for the segmentations.")],
+    model: Annotated[Path | None, typer.Option("-m", help="Model folder; or name it by -d, -c, -tr and -p.")] = None,
+    dataset: Annotated[str | None, typer.Option("-d", help="Id or name of the data set that was trained on.")] = None,
+    configuration: Annotated[str, typer.Option("-c", help="Configuration that was trained.")] = "3d_fullres",
+    trainer: Annotated[str, typer.Option("-tr", help="Trainer.")] = "SAM3DAdapterTrainer",
+    plans: Annotated[str, typer.Option("-p", help="Name of the plans.")] = "SAM3DPlans",
+    fold: Annotated[
+        list[str] | None,
+        typer.Option("-f", help="0 to 4 or all; repeat for an ensemble. Default: all numbered folds, else all."),
+    ] = None,
+    checkpoint: Annotated[str, typer.Option("-chk", help="Checkpoint of each fold.")] = "checkpoint_final.pth",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Prompt file, or a folder with one for each case: CASE.json, CASE.mrk.json or CASE.csv."),
+    ] = None,
+    click: Annotated[
+        list[str] | None,
+        typer.Option(help="i,j,k or i,j,k=label: voxel of the image file, i along x; repeat for several."),
+    ] = None,
+    click_mm: Annotated[
+        list[str] | None, typer.Option(help="x,y,z or x,y,z=label: LPS millimetres; repeat for several.")
+    ] = None,
+    refine_from: Annotated[
+        Path | None, typer.Option(help="Folder with a segmentation of each case, to be refined; needs no clicks.")
+    ] = None,
+    per_lesion: Annotated[
+        bool, typer.Option("--per-lesion", help="Predict each foreground click on its own, then unite.")
+    ] = False,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="With --per-lesion: also write instance maps, into OUTPUT/instances.")
+    ] = False,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save_probabilities", help="Also write .npz and .pkl, for nnUNetv2_ensemble.")
+    ] = False,
+    disable_tta: Annotated[bool, typer.Option("--disable_tta", help="Don't average over mirrored images.")] = False,
+    skip_finished: Annotated[bool, typer.Option("--continue", help="Skip cases that are finished.")] = False,
+    max_windows: Annotated[int, typer.Option(min=1, help="How many windows of an image to look at, at most.")] = 32,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cuda,
+    dtype: Annotated[Precision | None, typer.Option(help="Arithmetic. Default: as the model was trained.")] = None,
+) -> None:
+    """Segment images from clicks. Exit code 1 if a case failed."""
+    from tqdm import tqdm
+
+    from sam3d_nnunet.inference.batch import plan_cases, predict_cases
+    from sam3d_nnunet.inference.case_writer import CaseWriter
+    from sam3d_nnunet.inference.clicks import ClickSource, TypedClick
+    from sam3d_nnunet.inference.model_folder import trained_model_folder
+    from sam3d_nnunet.inference.predictor import SAM3DPredictor
+
+    if (model is None) == (dataset is None):
+        raise typer.BadParameter("name the model either by its folder (-m) or by its data set (-d).")
+    if instances and not per_lesion:
+        raise typer.BadParameter("--instances needs --per-lesion.")
+    predictor = SAM3DPredictor(device.value, dtype and dtype.value, not disable_tta, max_windows)
+    folder = model or trained_model_folder(dataset, configuration, trainer, plans)
+    predictor.initialize_from_trained_model_folder(folder, fold or None, checkpoint)
+    names = predictor.model.class_names
+    typed = [TypedClick.parse(text, False, names) for text in click or []]
+    typed += [TypedClick.parse(text, True, names) for text in click_mm or []]
+    writer = CaseWriter(output, predictor.model, save_probabilities, instances)
+    finished = writer.is_finished if skip_finished else lambda name: False
+    cases = plan_cases(predictor, images, ClickSource(names, prompts, typed), refine_from, finished)
+    failed = []
+    with tqdm(total=len(cases), unit="case") as bar:
+        for report in predict_cases(predictor, cases, writer, per_lesion):
+            bar.update()
+            bar.write(str(report), file=sys.stderr if report.error else sys.stdout)
+            failed += [report.name] if report.error else []
+    if failed:
+        typer.echo(f"Error: {len(failed)} of {len(cases)} case(s) failed: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)

@@ -9,6 +9,8 @@ _VARIANTS = "sam3d_nnunet.training.variants"
 TRAINERS = {
     "SAM3DAdapterTrainer": _TRAINER,
     "SAM3DAdapterTrainer_tiny": _VARIANTS,
+    "SAM3DAdapterTrainer_clicked": _VARIANTS,
+    "SAM3DAdapterTrainer_tiny_clicked": _VARIANTS,
     "SAM3DAdapterTrainer_5epochs": _VARIANTS,
     "SAM3DAdapterTrainer_50epochs": _VARIANTS,
     "SAM3DAdapterTrainer_smoke": _VARIANTS,

@@ -18,7 +18,7 @@ def test_version():
     assert invoke("--version").output == f"sam3d_nnunet {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["register", "unregister", "doctor", "plan", "demo"])
+@pytest.mark.parametrize("command", ["register", "unregister", "doctor", "plan", "predict", "demo"])
 def test_help_shows_an_example(command):
     done = invoke(command, "--help")
     assert done.exit_code == 0
@@ -108,3 +108,19 @@ def test_demo(monkeypatch, tmp_path):
     assert str(tmp_path / "sam3d_demo_") in invoke("demo").output
     assert calls[-1] == (tmp_path / "sam3d_demo_", 0, None, "cpu")
     assert invoke("demo", "--device", "abacus").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("--click 1,2,3", "name the model"),
+        ("-m folder -d 4 --click 1,2,3", "name the model"),
+        ("-m folder --instances", "needs --per-lesion"),
+        ("-m folder --dtype fp16", "fp16"),
+        ("-m folder --max-windows 0", "max-windows"),
+    ],
+)
+def test_predict_refuses_what_does_not_go_together(arguments, message):
+    done = invoke("predict", "-i", "image.nii.gz", "-o", "out", *arguments.split())
+    assert done.exit_code == 2
+    assert message in done.output

@@ -1,93 +1,142 @@
-"""Logits of a preprocessed image from clicks."""
+"""Whole objects of a preprocessed image from clicks: windows around them, and on where an object goes on."""
 
-from contextlib import nullcontext
-from itertools import chain, combinations
+from collections import deque
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
-from torch import Tensor, nn
+from torch import Tensor
 
+from sam3d_nnunet.inference.box_logits import SURE, BoxLogits
+from sam3d_nnunet.inference.window_predictor import WindowPredictor
 from sam3d_nnunet.inference.windows import Window, windows_around
+from sam3d_nnunet.prompts.draw import join
+from sam3d_nnunet.prompts.interior import interior_points
 
-SURE = 20.0  # logit of what was not looked at: probability 2e-9
+MAX_WINDOWS = 32
+SEEDS = 3  # points of each class that a new window gets from what has been found
 
 
-@torch.inference_mode()
 def predict_prompted(
-    network: nn.Module,
-    image: Tensor,
+    predictor: WindowPredictor,
     points: np.ndarray,
     labels: np.ndarray,
-    patch_size: tuple[int, int, int],
-    num_classes: int,
-    regions: bool = False,
-    mirror_axes: tuple[int, ...] | None = None,
-) -> Tensor:
-    """Logits in the windows around the clicks; background everywhere else.
+    maps: np.ndarray | None = None,
+    windows: list[Window] | None = None,
+    max_windows: int = MAX_WINDOWS,
+    max_voxels: int | None = None,
+) -> BoxLogits:
+    """Logits in windows around the clicks, and in further ones wherever the mask touches a window's face.
+
+    Windows added so are prompted with interior points of what has been found there, beside the clicks. They overlap
+    their neighbours by half and are blended with nnU-Net's Gaussian weights.
 
     Args:
-        network: a `SAM3D` in evaluation mode, on any device.
-        image: (C, D, H, W) preprocessed image.
-        points: (N, 3) clicks in its voxels.
+        predictor: networks and image.
+        points: (N, 3) clicks in voxels of the image.
         labels: (N,) their labels.
-        patch_size: voxels of a window.
-        num_classes: logits per voxel.
-        regions: whether the logits are those of overlapping regions, without one for the background.
-        mirror_axes: spatial axes (0, 1, 2) of test-time mirroring, as nnU-Net does it; clicks are mirrored too.
-
-    Returns:
-        (K, D, H, W) float32 on the CPU.
+        maps: (3, D, H, W) int16 dense prompts, as for `WindowPredictor.predict`.
+        windows: to look at in any case; only clicks that lie in none of them get windows of their own.
+        max_windows: the growth stops there; windows of clicks are always looked at.
+        max_voxels: the growth stops when the mask has so many.
     """
-    shape = tuple(image.shape[1:])
-    logits = torch.zeros((num_classes, *shape))
-    weights = torch.zeros(shape)
-    gaussian = compute_gaussian(tuple(patch_size), 1 / 8, 10, torch.float32, torch.device("cpu"))
-    for window in windows_around(points, shape, tuple(patch_size)):
-        inside = window.contains(points)
-        prediction = _predict_window(network, image, window, points[inside], labels[inside], mirror_axes)
-        here, there = window.overlap(shape)
-        logits[(slice(None), *here)] += prediction[(slice(None), *there)] * gaussian[there]
-        weights[here] += gaussian[there]
-    seen = weights > 0
-    logits[:, seen] /= weights[seen]
-    logits[0 if regions else 1 :, ~seen] = -SURE
-    return logits
+    windows = list(windows or [])
+    lonely = ~np.any([w.contains(points) for w in windows], axis=0) if windows else np.ones(len(points), bool)
+    windows += windows_around(points[lonely], predictor.shape, predictor.patch_size)
+    canvas = _Canvas(predictor)
+    clicked, waiting, hit_cap = len(windows), deque(enumerate(windows)), None
+    while waiting:
+        number, window = waiting.popleft()
+        prompts = points, labels
+        if number >= clicked:
+            prompts = join([prompts, canvas.seeds(window)])
+        canvas.add(window, predictor.predict(window, *prompts, maps))
+        border = canvas.touched(window)
+        border = border[~np.any([w.sees(border, predictor.shape) for w in windows], axis=0)]
+        if len(border) == 0:
+            continue
+        if max_voxels is not None and canvas.mask_voxels() >= max_voxels:
+            hit_cap = f"{max_voxels} voxels of the mask"
+            break
+        for further in windows_around(border, predictor.shape, predictor.patch_size):
+            if len(windows) >= max_windows:
+                hit_cap = f"{max_windows} windows"
+            elif further not in windows:
+                waiting.append((len(windows), further))
+                windows.append(further)
+    looked_at = windows[: len(windows) - len(waiting)]
+    regions = predictor.region_order is not None
+    return BoxLogits(canvas.logits(), canvas.start, predictor.shape, regions, looked_at, hit_cap)
 
 
-def _predict_window(
-    network: nn.Module,
-    image: Tensor,
-    window: Window,
-    points: np.ndarray,
-    labels: np.ndarray,
-    mirror_axes: tuple[int, ...] | None,
-) -> Tensor:
-    """(K, *window.size) float32 logits on the CPU, the mean over all mirrorings."""
-    device = next(network.parameters()).device
-    patch = _cut(image, window).to(device, torch.float32)[None]
-    # at least one click, if only padding: one shape for the compiler
-    points = torch.from_numpy(points - np.array(window.start)).float().reshape(-1, 3)
-    points, labels = F.pad(points, (0, 0, 0, 1)).to(device)[None], F.pad(torch.from_numpy(labels), (0, 1), value=-1)
-    labels = labels.to(device)[None]
-    axes = tuple(mirror_axes or ())
-    mirrorings = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
-    total = 0
-    for flipped in mirrorings:
-        mirrored = points.clone()
-        for axis in flipped:
-            mirrored[..., axis] = window.size[axis] - 1 - mirrored[..., axis]
-        dims = [axis + 2 for axis in flipped]
-        with torch.autocast("cuda") if device.type == "cuda" else nullcontext():
-            prediction = network(patch.flip(dims), mirrored, labels)
-        total = total + prediction.float().flip(dims)
-    return (total[0] / len(mirrorings)).cpu()
+class _Canvas:
+    """Weighted sum of the logits of all windows so far, in a box that holds them all."""
 
+    def __init__(self, predictor: WindowPredictor) -> None:
+        self.predictor = predictor
+        self.gaussian = compute_gaussian(predictor.patch_size, 1 / 8, 10, torch.float32, torch.device("cpu"))
+        self.start = (0, 0, 0)
+        self.total = torch.zeros((predictor.num_logits, 0, 0, 0))
+        self.weights = torch.zeros((0, 0, 0))
 
-def _cut(image: Tensor, window: Window) -> Tensor:
-    """(C, *window.size), zero outside the image as in nnU-Net."""
-    here, there = window.overlap(tuple(image.shape[1:]))
-    patch = image.new_zeros((len(image), *window.size))
-    patch[(slice(None), *there)] = image[(slice(None), *here)]
-    return patch
+    def add(self, window: Window, logits: Tensor) -> None:
+        """(K, *window.size) logits of a window."""
+        here, there = window.overlap(self.predictor.shape)
+        self._extend(here)
+        place = self._place(here)
+        self.total[(slice(None), *place)] += logits[(slice(None), *there)] * self.gaussian[there]
+        self.weights[place] += self.gaussian[there]
+
+    def logits(self, here: tuple[slice, ...] | None = None) -> Tensor:
+        """(K, d, h, w) of the whole box, or of a part of the image in it; background where no window has been."""
+        place = self._place(here or self._box())
+        weights = self.weights[place]
+        logits = self.total[(slice(None), *place)] / weights.clamp(min=1e-12)
+        logits[0 if self.predictor.region_order is not None else 1 :, weights == 0] = -SURE
+        return logits
+
+    def touched(self, window: Window) -> np.ndarray:
+        """(N, 3) voxels of the mask in those outermost planes of a window behind which the image goes on."""
+        planes = [np.zeros((0, 3), int)]
+        for face in window.open_faces(self.predictor.shape):
+            mask = self.predictor.as_labels(self.logits(face)) > 0
+            planes.append(np.argwhere(mask) + [s.start for s in face])
+        return np.concatenate(planes)
+
+    def seeds(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Interior points of the largest components of each class found so far in a window, and their labels."""
+        here, _ = window.overlap(self.predictor.shape)
+        box = self._box()
+        known = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(here, box))
+        found = self.predictor.as_labels(self.logits(known))
+        parts = []
+        for label in np.unique(found[found > 0]):
+            points = interior_points(found == label, SEEDS) + [s.start for s in known]
+            parts.append((points.astype(np.float32), np.full(len(points), label)))
+        return join(parts)
+
+    def mask_voxels(self) -> int:
+        return int((self.predictor.as_labels(self.logits()) > 0).sum())
+
+    def _box(self) -> tuple[slice, ...]:
+        return tuple(slice(s, s + n) for s, n in zip(self.start, self.weights.shape))
+
+    def _place(self, here: tuple[slice, ...]) -> tuple[slice, ...]:
+        return tuple(slice(a.start - s, a.stop - s) for a, s in zip(here, self.start))
+
+    def _extend(self, here: tuple[slice, ...]) -> None:
+        """Make the box hold a part of the image."""
+        old = self._box()
+        box = old
+        if self.weights.numel() == 0:
+            box = here
+        elif any(a.start < b.start or a.stop > b.stop for a, b in zip(here, old)):
+            box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(here, old))
+        if box == old:
+            return
+        total, weights, size = self.total, self.weights, [a.stop - a.start for a in box]
+        self.start = tuple(a.start for a in box)
+        self.total, self.weights = torch.zeros((len(total), *size)), torch.zeros(size)
+        if weights.numel():
+            place = self._place(old)
+            self.total[(slice(None), *place)], self.weights[place] = total, weights

@@ -1,8 +1,13 @@
 """Where to look: windows of the training patch size that hold the clicks."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+MARGIN = 1 / 8  # share of a window's side that is too near to a face to be trusted where the image goes on
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,27 @@ class Window:
         high = [min(n, s + size) for s, size, n in zip(self.start, self.size, shape)]
         image = tuple(slice(a, b) for a, b in zip(low, high))
         return image, tuple(slice(a - s, b - s) for a, b, s in zip(low, high, self.start))
+
+    def cut(self, volume: Tensor, outside: float) -> Tensor:
+        """(C, D, H, W) -> (C, *size), with a value where the window reaches over the border."""
+        here, there = self.overlap(tuple(volume.shape[1:]))
+        padding = [n for size, s in zip(self.size[::-1], there[::-1]) for n in (s.start, size - s.stop)]
+        return F.pad(volume[(slice(None), *here)], padding, value=outside)
+
+    def open_faces(self, shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+        """The outermost planes on each side where the image goes on, as slices of the image."""
+        here, _ = self.overlap(shape)
+        for axis, inside in enumerate(here):
+            for plane, goes_on in ((inside.start, inside.start > 0), (inside.stop - 1, inside.stop < shape[axis])):
+                if goes_on:
+                    yield (*here[:axis], slice(plane, plane + 1), *here[axis + 1 :])
+
+    def sees(self, points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Like `contains`, but away from the faces behind which the image goes on: with context on every side."""
+        low = np.array([s + n * MARGIN if s > 0 else -np.inf for s, n in zip(self.start, self.size)])
+        ends = [s + n for s, n in zip(self.start, self.size)]
+        high = np.array([e - n * MARGIN if e < m else np.inf for e, n, m in zip(ends, self.size, shape)])
+        return ((points >= low) & (points < high)).all(axis=1)
 
 
 def windows_around(points: np.ndarray, shape: tuple[int, ...], size: tuple[int, int, int]) -> list[Window]:

@@ -1,8 +1,12 @@
-"""Clicks drawn as balls on the token grid, so that the network also knows where they are."""
+"""Dense prompts: clicks drawn as balls, a previous mask, scribbles and boxes, all on the token grid."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sam3d_nnunet.dense_maps import BOX, KINDS, MASK, NOTHING, SCRIBBLE
+
+__all__ = ["BOX", "KINDS", "MASK", "NOTHING", "SCRIBBLE", "DensePrompt", "click_balls", "map_channels"]
 
 BALL_SIGMA = 1.0  # tokens
 
@@ -27,6 +31,28 @@ def click_balls(points: Tensor, labels: Tensor, num_labels: int, grid: tuple[int
     return torch.einsum("bnl,bnd,bnh,bnw->bldhw", channel, *axes).clamp(max=1)
 
 
+def map_channels(maps: Tensor, num_labels: int, stride: int) -> Tensor:
+    """One channel per map and label: the share of a token's voxels that say so; for scribbles whether any does.
+
+    A scribble is one voxel wide: its share would be next to nothing.
+
+    Args:
+        maps: (B, 3, D, H, W) int, see `sam3d_nnunet.dense_maps`. Incomplete tokens are filled up with nothing.
+        num_labels: channels per map.
+        stride: voxels a token covers along each axis.
+
+    Returns:
+        (B, 3 * num_labels, d, h, w) float32 in [0, 1], all labels of the mask first.
+    """
+    d, h, w = (-n % stride for n in maps.shape[2:])
+    if d or h or w:
+        maps = F.pad(maps, (0, w, 0, h, 0, d), value=NOTHING)
+    said = [F.avg_pool3d((maps == label).float(), stride) for label in range(num_labels)]
+    shares = torch.stack(said, dim=2)
+    shares[:, SCRIBBLE] = (shares[:, SCRIBBLE] > 0).float()
+    return shares.flatten(1, 2)
+
+
 class DensePrompt(nn.Module):
     """Maps dense prompt channels to a change of the last level of features (ours, not in the paper).
 
@@ -34,21 +60,44 @@ class DensePrompt(nn.Module):
     to tell apart. The last layer starts at zero, which keeps the published function unchanged at the start.
     """
 
-    def __init__(self, num_labels: int, dim: int, hidden: int) -> None:
+    def __init__(self, num_labels: int, dim: int, hidden: int, stride: int, takes_maps: bool) -> None:
         """
         Args:
-            num_labels: click labels, background included: one channel each.
+            num_labels: labels of prompts, background included: one channel each, for clicks and for each map.
             dim: channels of the features.
             hidden: channels between the two convolutions.
+            stride: voxels a token covers along each axis.
+            takes_maps: whether there are channels for maps beside those for clicks.
         """
         super().__init__()
         self.num_labels = num_labels
-        self.seg_layers = nn.Conv3d(num_labels, hidden, kernel_size=3, padding=1)
+        self.stride = stride
+        self.takes_maps = takes_maps
+        channels = num_labels * (1 + KINDS * takes_maps)
+        self.seg_layers = nn.Conv3d(channels, hidden, kernel_size=3, padding=1)
+        # a kind of map that no training step has shown then changes nothing, instead of adding noise
+        nn.init.zeros_(self.seg_layers.weight[:, num_labels:])
         self.project = nn.Conv3d(hidden, dim, kernel_size=3, padding=1)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
-    def forward(self, points: Tensor, labels: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """(B, N, 3) in token units and (B, N) labels -> (B, dim, d, h, w)."""
-        balls = click_balls(points, labels, self.num_labels, grid)
-        return self.project(F.gelu(self.seg_layers(balls)))
+    def forward(self, points: Tensor, labels: Tensor, grid: tuple[int, int, int], maps: Tensor | None = None) -> Tensor:
+        """A change of the features from clicks and maps.
+
+        Args:
+            points: (B, N, 3) in token units, token centres at integers.
+            labels: (B, N) int, -1 for padding.
+            grid: tokens along (d, h, w).
+            maps: (B or 1, 3, D, H, W) int in voxels; None: they say nothing.
+
+        Returns:
+            (B, dim, d, h, w).
+        """
+        channels = click_balls(points, labels, self.num_labels, grid)
+        if self.takes_maps:
+            if maps is None:
+                said = channels.new_zeros(1, KINDS * self.num_labels, *grid)
+            else:
+                said = map_channels(maps, self.num_labels, self.stride).to(channels.dtype)
+            channels = torch.cat([channels, said.expand(len(channels), -1, -1, -1, -1)], dim=1)
+        return self.project(F.gelu(self.seg_layers(channels)))

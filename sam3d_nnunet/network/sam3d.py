@@ -1,5 +1,6 @@
 """The promptable 3-D network: image encoder, prompt encoder, mask decoder."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,12 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam3d_nnunet.dense_maps import KINDS, NOTHING
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.dense_prompt import DensePrompt
 from sam3d_nnunet.network.image_encoder import ImageEncoder
 from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
 from sam3d_nnunet.network.precision import PRECISIONS, computes_in_bf16
 from sam3d_nnunet.network.prompt_encoder import PromptEncoder
+
+Prompts = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""Points, labels and maps, as `SAM3D.forward` takes them."""
 
 STRIDES = (2, 4, 8)
 PUBLISHED_GRID = 32  # tokens a side of the published network
@@ -87,6 +92,7 @@ class SAM3D(nn.Module):
         stride: int,
         num_click_labels: int | None = None,
         labelled_prompts: bool | None = None,
+        takes_maps: bool | None = None,
         precision: str = "fp32",
         activation_checkpointing: bool | None = None,
     ) -> None:
@@ -98,13 +104,14 @@ class SAM3D(nn.Module):
             stride: voxels a token covers along each axis (2, 4 or 8).
             num_click_labels: labels a click may have, background included. Default: `num_classes`.
             labelled_prompts: overrides the preset's.
+            takes_maps: whether previous masks, scribbles and boxes mean something. Default: where prompts are labelled.
             precision: of matrix products and convolutions, "bf16", "fp32" or "auto" (bf16 where the device has
                 arithmetic for it). Weights, norms of tokens and logits are float32 in any case. Can be set later.
             activation_checkpointing: compute each block of the encoder again in the backward pass instead of keeping
                 its activations. Default: for encoders of SAM's size.
 
         Raises:
-            SAM3DError: the stride or the precision is not possible.
+            SAM3DError: the stride or the precision is not possible, or maps are wanted without labelled prompts.
         """
         super().__init__()
         # 0 until weights have been chosen: travels with checkpoints, so that a loaded network is not started anew
@@ -116,6 +123,11 @@ class SAM3D(nn.Module):
         self.stride = stride
         self.precision = precision
         self.labelled_prompts = preset.labelled_prompts if labelled_prompts is None else labelled_prompts
+        self.takes_maps = self.labelled_prompts if takes_maps is None else takes_maps
+        if self.takes_maps and not self.labelled_prompts:
+            raise SAM3DError(
+                "A network with unlabelled clicks can't take masks, scribbles and boxes, which carry labels."
+            )
         num_labels = num_click_labels or num_classes
         channels = preset.feature_channels
         self.image_encoder = ImageEncoder(
@@ -134,7 +146,9 @@ class SAM3D(nn.Module):
             preset.prompt_mlp_dim,
             num_labels=num_labels if self.labelled_prompts else None,
         )
-        self.dense_prompt = DensePrompt(num_labels, channels, channels // 8) if self.labelled_prompts else None
+        self.dense_prompt = (
+            DensePrompt(num_labels, channels, channels // 8, stride, self.takes_maps) if self.labelled_prompts else None
+        )
         self.mask_decoder = MaskDecoder(
             channels, preset.decoder_channels, len(preset.global_blocks), input_channels, num_classes
         )
@@ -172,21 +186,36 @@ class SAM3D(nn.Module):
             **options,
         )
 
-    def forward(self, image: Tensor, points: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        """Segment an image, prompted or (without clicks) automatically.
+    def forward(
+        self,
+        image: Tensor,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        maps: Tensor | None = None,
+        correct: Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None], Prompts] | None = None,
+    ) -> Tensor:
+        """Segment an image, prompted or (without prompts) automatically.
 
         Args:
             image: (B, C, D, H, W).
             points: (B, N, 3) clicks in voxels of the image, centres at integers.
             labels: (B, N) int: k >= 1 a click on class k, 0 on background, -1 padding.
+            maps: (B, 3, D, H, W) int: previous mask, scribbles and boxes as label maps, see `sam3d_nnunet.dense_maps`.
+            correct: in training, turns first logits and the prompts they came from (points, labels, maps) into the
+                prompts of a second decoding, of which alone there are gradients. Both share one encoding.
 
         Returns:
             logits (B, K, D, H, W).
 
         Raises:
-            SAM3DError: a click's label is one that the network doesn't know.
+            SAM3DError: a prompt has a label that the network doesn't know, or is of a kind that it doesn't take.
         """
-        return self.decode(self.encode(image), points, labels)
+        embedding = self.encode(image)
+        if correct is not None:
+            with torch.no_grad():
+                first = self.decode(embedding, points, labels, maps)
+            points, labels, maps = correct(first, points, labels, maps)
+        return self.decode(embedding, points, labels, maps)
 
     def encode(self, image: Tensor) -> Embedding:
         """All that doesn't depend on clicks: (B, C, D, H, W) -> embedding."""
@@ -204,28 +233,39 @@ class SAM3D(nn.Module):
             image = F.interpolate(image, size=fused_size, mode="trilinear", align_corners=False)
         return Embedding(features.to(image.dtype), self.mask_decoder.encode(levels, image), size)
 
-    def decode(self, embedding: Embedding, points: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        """Logits (B, K, D, H, W) float32 for a set of clicks; arguments as in `forward`.
+    def decode(
+        self,
+        embedding: Embedding,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        maps: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (B, K, D, H, W) float32 for a set of prompts; arguments as in `forward`.
 
-        An embedding of one image (B = 1) also serves several sets of clicks (B of the points) at once.
+        An embedding of one image (B = 1) also serves several sets of clicks (B of the points) at once, with maps for
+        each or one for all.
         """
         with self._autocast(embedding.features.device):
-            return self._decode(embedding, points, labels)
+            return self._decode(embedding, points, labels, maps)
 
-    def _decode(self, embedding: Embedding, points: Tensor | None, labels: Tensor | None) -> Tensor:
+    def _decode(
+        self, embedding: Embedding, points: Tensor | None, labels: Tensor | None, maps: Tensor | None
+    ) -> Tensor:
         features = embedding.features
         if (points is None) != (labels is None):
             raise SAM3DError("Clicks need both points and labels.")
         if points is None:  # one padded click, so that every tuned parameter takes part (DDP)
-            points = features.new_zeros((len(features), 1, 3))
-            labels = torch.full((len(features), 1), -1, device=features.device)
+            count = max(len(features), 1 if maps is None else len(maps))
+            points = features.new_zeros((count, 1, 3))
+            labels = torch.full((count, 1), -1, device=features.device)
         self._check_labels(labels)
+        self._check_maps(maps, embedding.size)
         features = features.expand(len(points), -1, -1, -1, -1)
         points = points.masked_fill((labels < 0)[..., None], 0)  # whatever padding holds, NaN included
         grid = features.shape[2:]
         tokens = (points + 0.5) / self.stride  # from the faces of the grid
         if self.dense_prompt is not None:
-            features = features + self.dense_prompt(tokens - 0.5, labels, tuple(grid))
+            features = features + self.dense_prompt(tokens - 0.5, labels, tuple(grid), maps)
         faces = 2 * tokens / torch.tensor(grid, device=tokens.device) - 1
         features = self.prompt_encoder(features, faces, labels)
         logits = self.mask_decoder(embedding.image_share, features).to(features.dtype)
@@ -253,3 +293,23 @@ class SAM3D(nn.Module):
             f"A click has label {label}; the published network takes unlabelled foreground clicks only (label 1). "
             "Background clicks and classes need a preset with labelled prompts, such as vit_b."
         )
+
+    def _check_maps(self, maps: Tensor | None, size: tuple[int, int, int]) -> None:
+        if maps is None:
+            return
+        if not self.takes_maps:
+            raise SAM3DError(
+                "This network was made without masks, scribbles and boxes as prompts; give it clicks only."
+            )
+        if tuple(maps.shape[1:]) != (KINDS, *size):
+            wanted = ", ".join(map(str, (KINDS, *size)))
+            raise SAM3DError(f"Maps of prompts have the shape {tuple(maps.shape)}, but (B, {wanted}) is needed.")
+        if torch.compiler.is_compiling():
+            return
+        lowest, highest = (int(n) for n in maps.aminmax())
+        if lowest < NOTHING or highest >= self.dense_prompt.num_labels:
+            label = lowest if lowest < NOTHING else highest
+            raise SAM3DError(
+                f"A mask, scribble or box has label {label}; this network knows 0 (background) to "
+                f"{self.dense_prompt.num_labels - 1}, and {NOTHING} for nothing."
+            )

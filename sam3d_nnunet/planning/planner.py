@@ -5,11 +5,14 @@ from typing import Any
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
 from sam3d_nnunet.network.sam3d import default_stride
 from sam3d_nnunet.planning.settings import BLOCK, merge, parse_settings
+from sam3d_nnunet.prompts.geometry import ImageGeometry
 
 show_as_sentence()
 
@@ -66,6 +69,21 @@ class SAM3DPlanner(ExperimentPlanner):
         if not all(np.isfinite(s["mean"]) for s in statistics):
             raise SAM3DError(f"No label file of {self.dataset_name} holds any foreground voxel.")
 
+    def determine_reader_writer(self) -> type[BaseReaderWriter]:
+        """nnU-Net's reader; of ITK's two the one that turns every image the same way up, where the data set allows it.
+
+        A new image is then segmented alike however its file is turned. Where the axes of training images are exchanged,
+        nnU-Net's fingerprint holds for the files as they lie, and they are read so.
+        """
+        reader = super().determine_reader_writer()
+        many_labels = max(np.max(v) for v in self.dataset_json["labels"].values()) > 255  # that reader writes bytes
+        if reader is SimpleITKIO and not many_labels and self._all_upright():
+            return SimpleITKIOWithReorient
+        return reader
+
+    def _all_upright(self) -> bool:
+        return all(_is_upright(case["images"][0]) for case in self.dataset.values())
+
     def determine_fullres_target_spacing(self) -> np.ndarray:
         """1 mm in every direction unless another spacing is asked for."""
         return np.array(self.overwrite_target_spacing or (1.0, 1.0, 1.0))
@@ -94,6 +112,15 @@ class SAM3DPlanner(ExperimentPlanner):
         block = merge({"stride": default_stride(plan["patch_size"])}, self.settings)
         plan[BLOCK] = parse_settings(block, f"the plans {self.plans_identifier}").model_dump()
         return plan
+
+
+def _is_upright(image: str) -> bool:
+    """Whether the axes of an image file are nearest to x, y and z of the world, in this order."""
+    try:
+        affine = ImageGeometry.from_file(image).file_affine
+    except SAM3DError:
+        return False
+    return np.abs(affine[:3, :3]).argmax(0).tolist() == [0, 1, 2]
 
 
 def patch_side(extent: float) -> int:

@@ -19,6 +19,12 @@ class ClickSettings(_Block):
 
     policy: Literal["default", "paper", "released"] = Field("default", description="see sam3d_nnunet.prompts.policies")
     no_click_share: float = Field(0.15, ge=0, le=1, description="share of patches without clicks (policy default)")
+    mask_share: float = Field(0.2, ge=0, le=1, description="share of patches with a previous mask (policy default)")
+    scribble_share: float = Field(0.1, ge=0, le=1, description="share of patches with scribbles (policy default)")
+    box_share: float = Field(0.1, ge=0, le=1, description="share of patches with boxes (policy default)")
+    iterated_share: float = Field(
+        0.3, ge=0, le=1, description="share of steps with a correction of the first mask (policy default)"
+    )
 
 
 class OptimizerSettings(_Block):
@@ -44,7 +50,9 @@ class SAM3DSettings(_Block):
     )
     batch_size: int = Field(2, ge=1, description="over all GPUs")
     foreground_share: float = Field(0.5, ge=0, le=1, description="share of patches centred on a foreground voxel")
-    target_policy: Literal["semantic"] = Field("semantic", description="semantic: every voxel of a class is the target")
+    target_policy: Literal["semantic", "clicked"] = Field(
+        "semantic", description="semantic: every voxel of a class is the target; clicked: components that hold a click"
+    )
     clicks: ClickSettings = ClickSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     num_epochs: int = Field(200, ge=1)
@@ -55,6 +63,18 @@ class SAM3DSettings(_Block):
     def clicks_carry_labels(self) -> bool:
         """Whether background clicks and classes mean something to the network."""
         return PRESETS[self.preset].labelled_prompts if self.labelled_prompts is None else self.labelled_prompts
+
+    @property
+    def iterated_share(self) -> float:
+        """Share of training steps in which a click corrects the first mask."""
+        return self.clicks.iterated_share if self.clicks.policy == "default" else 0
+
+    @property
+    def shows_maps(self) -> bool:
+        """Whether training shows the network previous masks, scribbles or boxes."""
+        clicks = self.clicks
+        shares = (clicks.mask_share, clicks.scribble_share, clicks.box_share, clicks.iterated_share)
+        return clicks.policy == "default" and any(shares)
 
 
 def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
@@ -85,6 +105,12 @@ def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
         raise SAM3DError(
             f"The block '{BLOCK}' of {where} combines unlabelled clicks (preset {settings.preset!r}) with the click "
             "policy 'default', which also draws background clicks. Set clicks.policy to 'paper' or 'released'."
+        )
+    if settings.target_policy == "clicked" and settings.clicks.policy != "default":
+        raise SAM3DError(
+            f"The block '{BLOCK}' of {where} combines the target policy 'clicked' with the click policy "
+            f"{settings.clicks.policy!r}, whose clicks are spread over all there is and select nothing. "
+            "Set clicks.policy to 'default' (with labelled prompts), or target_policy to 'semantic'."
         )
     return settings
 

@@ -73,7 +73,11 @@ class ClickSimulator:
 
     def __call__(self, segmentation: np.ndarray, rng: np.random.Generator) -> Clicks:
         """(D, H, W) label map, 0 background and -1 outside the image -> (size, 3) points and (size,) labels."""
-        points, labels = pad_clicks(self.draw(segmentation, self.classes, rng), self.size, rng)
+        return self.pad(self.draw(segmentation, self.classes, rng), rng)
+
+    def pad(self, clicks: Clicks, rng: np.random.Generator) -> Clicks:
+        """Any number of clicks -> (size, 3) points and (size,) labels."""
+        points, labels = pad_clicks(clicks, self.size, rng)
         return points, labels if self.labelled else np.where(labels >= 0, 1, labels)
 
 

@@ -18,7 +18,10 @@ from sam3d_nnunet.errors import SAM3DError, show_as_sentence
 from sam3d_nnunet.network.sam3d import PRESETS, SAM3D
 from sam3d_nnunet.network.weights import lift_sam, sam_checkpoint
 from sam3d_nnunet.planning.settings import BLOCK, merge, parse_settings, planned_block
+from sam3d_nnunet.prompts.maps import MapSimulator
 from sam3d_nnunet.prompts.policies import ClickSimulator
+from sam3d_nnunet.prompts.simulator import PromptSimulator
+from sam3d_nnunet.training.correction import Correction, with_free_click
 from sam3d_nnunet.training.data_loader import PromptedDataLoader
 from sam3d_nnunet.training.linear_decay import LinearDecay
 from sam3d_nnunet.training.prompted_validation import validate_prompted
@@ -80,6 +83,7 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
             settings.stride,
             num_click_labels=settings.num_click_labels,
             labelled_prompts=settings.labelled_prompts,
+            takes_maps=settings.shows_maps,
             precision=settings.precision,
             activation_checkpointing=settings.activation_checkpointing,
         )
@@ -92,15 +96,9 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
         return optimizer, LinearDecay(optimizer, self.initial_lr, share, self.num_epochs)
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """nnU-Net's loaders, with clicks in each batch."""
-        simulator = ClickSimulator(
-            self.settings.clicks.policy,
-            list(self.label_manager.foreground_labels),
-            self.settings.clicks_carry_labels,
-            self.settings.clicks.no_click_share,
-        )
+        """nnU-Net's loaders, with prompts in each batch."""
         original = upstream.nnUNetDataLoader  # the method we call offers no other hook for the loader's class
-        upstream.nnUNetDataLoader = partial(PromptedDataLoader, simulator=simulator)
+        upstream.nnUNetDataLoader = partial(PromptedDataLoader, simulator=self._prompt_simulator())
         try:
             return super().get_dataloaders()
         finally:
@@ -115,10 +113,13 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
         super().on_train_start()
 
     def train_step(self, batch: dict) -> dict:
-        """One step of nnU-Net's training, with clicks."""
+        """One step of nnU-Net's training with prompts; in a share of the steps a click corrects the first mask."""
         target = batch["target"].to(self.device, non_blocking=True)
+        prompts = self._prompts(batch)
+        if np.random.random() < self.settings.iterated_share:
+            prompts["correct"] = self._correction(batch["target"])
         self.optimizer.zero_grad(set_to_none=True)
-        output = self.network(batch["data"].to(self.device, non_blocking=True), **self._clicks(batch))
+        output = self.network(batch["data"].to(self.device, non_blocking=True), **prompts)
         loss = self.loss(output, target)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.optimizer.gradient_clip)
@@ -126,9 +127,9 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
         return {"loss": loss.detach().cpu().numpy()}
 
     def validation_step(self, batch: dict) -> dict:
-        """nnU-Net's validation step, with clicks."""
+        """nnU-Net's validation step, with prompts."""
         network = self.network
-        self.network = partial(network, **self._clicks(batch))
+        self.network = partial(network, **self._prompts(batch))
         try:
             return super().validation_step(batch)
         finally:
@@ -153,11 +154,34 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
     def plot_network_architecture(self) -> None:
         """Nothing to see: hiddenlayer can't draw attention."""
 
-    def _clicks(self, batch: dict) -> dict[str, Tensor]:
-        return {
-            "points": batch["points"].to(self.device, non_blocking=True),
-            "labels": batch["point_labels"].to(self.device, non_blocking=True),
-        }
+    def _prompt_simulator(self) -> PromptSimulator:
+        clicks, classes = self.settings.clicks, list(self.label_manager.foreground_labels)
+        shares = (clicks.mask_share, clicks.scribble_share, clicks.box_share)
+        return PromptSimulator(
+            ClickSimulator(clicks.policy, classes, self.settings.clicks_carry_labels, clicks.no_click_share),
+            MapSimulator(classes, *shares) if self.settings.shows_maps else None,
+            select=self.settings.target_policy == "clicked",
+            together=self.label_manager.has_regions,
+        )
+
+    def _prompts(self, batch: dict) -> dict[str, Any]:
+        points, labels = batch["points"], batch["point_labels"]
+        if self.settings.iterated_share:  # in each step, since another shape costs a compilation
+            points, labels = with_free_click(points, labels)
+        prompts = {"points": points, "labels": labels}
+        if "maps" in batch:
+            prompts["maps"] = batch["maps"]
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in prompts.items()}
+
+    def _correction(self, target: Tensor) -> Correction:
+        labels = self.label_manager
+        return Correction(
+            target,
+            list(labels.regions_class_order) if labels.has_regions else None,
+            labels.ignore_label,
+            np.random.default_rng(np.random.randint(2**31)),
+            select=self.settings.target_policy == "clicked",
+        )
 
     def _set_batch_size_and_oversample(self) -> None:
         """Our own batch size, shared out over the GPUs; the share of foreground is the same on each."""
@@ -165,12 +189,13 @@ class SAM3DAdapterTrainer(nnUNetTrainer):
         each, rest = divmod(self.settings.batch_size, ranks)
         self.batch_size = each + (rank < rest)
 
-    def _plain_network(self) -> SAM3D:
+    def plain_network(self) -> SAM3D:
+        """The network without the wrappers of DDP, which would wait for ranks that call it less often, and compile."""
         network = self.network.module if self.is_ddp else self.network
         return network._orig_mod if isinstance(network, OptimizedModule) else network
 
     def _load_sam_weights(self) -> None:
-        network = self._plain_network()
+        network = self.plain_network()
         if network.initialized:  # set by --c or -pretrained_weights
             return
         model = PRESETS[self.settings.preset].sam_model

@@ -35,6 +35,18 @@ class SAM3DAdapterTrainer_tiny(SAM3DAdapterTrainer):
     }
 
 
+class SAM3DAdapterTrainer_clicked(SAM3DAdapterTrainer):
+    """A click selects: the target is the components that hold one."""
+
+    changes = {"target_policy": "clicked"}
+
+
+class SAM3DAdapterTrainer_tiny_clicked(SAM3DAdapterTrainer_tiny):
+    """The same for CPUs."""
+
+    changes = SAM3DAdapterTrainer_tiny.changes | SAM3DAdapterTrainer_clicked.changes
+
+
 class SAM3DAdapterTrainer_smoke(SAM3DAdapterTrainer_tiny):
     """2 epochs of 10 steps, for tests."""
 

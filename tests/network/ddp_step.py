@@ -19,12 +19,24 @@ def small_net() -> SAM3D:
     return SAM3D(SMALL, input_channels=2, num_classes=3, stride=4)
 
 
-def batch(rank: int, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Rank 0 always has clicks; rank 1 first has padding only, then none at all."""
+def correct(logits: Tensor, points: Tensor, labels: Tensor, maps: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """As in training: another click, and the first mask as previous mask."""
+    maps = torch.full((len(logits), 3, *logits.shape[2:]), -1) if maps is None else maps.clone()
+    maps[:, 0] = logits.argmax(dim=1)
+    return points + 1, labels, maps
+
+
+def batch(rank: int, step: int) -> tuple:
+    """Rank 0 always has clicks; rank 1 first has padding only, then none at all.
+
+    Rank 0 first also has maps, then corrects its first mask.
+    """
     image = torch.randn(2, 2, 16, 20, 12, generator=torch.Generator().manual_seed(10 * step + rank))
     points = torch.tensor([[[3.0, 4, 5], [9, 2, 7]], [[1, 1, 1], [12, 15, 3]]])
     if rank == 0:
-        return image, points, torch.tensor([[1, 0], [2, -1]])
+        maps = torch.arange(2 * 3 * 16 * 20 * 12).reshape(2, 3, 16, 20, 12) % 4 - 1
+        more = (maps, None) if step == 0 else (None, correct)
+        return image, points, torch.tensor([[1, 0], [2, -1]]), *more
     return (image, points, torch.full((2, 2), -1)) if step == 0 else (image, None, None)
 
 

@@ -1,12 +1,14 @@
-"""Clicks drawn as balls on the token grid."""
+"""Clicks drawn as balls, and maps, on the token grid."""
 
 import math
 
+import pytest
 import torch
 from ddp_step import SMALL
 
+from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network import SAM3D
-from sam3d_nnunet.network.dense_prompt import click_balls
+from sam3d_nnunet.network.dense_prompt import BOX, MASK, NOTHING, SCRIBBLE, click_balls, map_channels
 
 
 def test_a_ball_lies_at_its_click_in_the_channel_of_its_label():
@@ -31,5 +33,118 @@ def test_voxels_become_tokens():
     seen = []
     net.dense_prompt.seg_layers.register_forward_hook(lambda module, args, out: seen.append(args[0]))
     net(torch.randn(1, 1, 12, 16, 8), torch.tensor([[[5.5, 9.5, 1.5]]]), torch.tensor([[1]]))
-    assert seen[0].shape == (1, 2, 3, 4, 2)
+    assert seen[0].shape == (1, 8, 3, 4, 2)
     assert seen[0][0, 1, 1, 2, 0] == 1
+    assert not seen[0][:, 2:].any()  # nothing was said by maps
+
+
+def nothing(*shape: int) -> torch.Tensor:
+    return torch.full(shape, NOTHING, dtype=torch.int16)
+
+
+def test_maps_become_shares_of_tokens():
+    maps = nothing(2, 3, 8, 4, 12)
+    maps[0, MASK] = 0
+    maps[0, MASK, :2, :4, :4] = 2  # half of the first token
+    maps[1, BOX, 4:, :, 8:11] = 1  # three quarters of the last
+    channels = map_channels(maps, 3, 4).unflatten(1, (3, 3))
+    expected = torch.zeros(2, 3, 3, 2, 1, 3)
+    expected[0, MASK, 0] = 1
+    expected[0, MASK, 0, 0, 0, 0] = expected[0, MASK, 2, 0, 0, 0] = 0.5
+    expected[1, BOX, 1, 1, 0, 2] = 0.75
+    assert channels.dtype == torch.float32
+    assert torch.equal(channels, expected)
+
+
+def test_one_voxel_of_a_scribble_marks_its_token():
+    maps = nothing(1, 3, 8, 8, 8)
+    maps[0, SCRIBBLE, 5, 2, 7] = 1
+    maps[0, SCRIBBLE, 6, 2, 7] = 0
+    channels = map_channels(maps, 2, 4).unflatten(1, (3, 2))
+    assert channels.sum() == 2
+    assert channels[0, SCRIBBLE, 0, 1, 0, 1] == channels[0, SCRIBBLE, 1, 1, 0, 1] == 1
+
+
+def test_incomplete_tokens_are_filled_up_with_nothing():
+    channels = map_channels(torch.zeros(1, 3, 5, 4, 3, dtype=torch.int16), 2, 4).unflatten(1, (3, 2))
+    assert channels.shape == (1, 3, 2, 2, 1, 1)
+    assert torch.equal(channels[0, MASK, 0].flatten(), torch.tensor([0.75, 3 / 16]))
+    assert not channels[0, :, 1].any()
+    assert (channels[0, SCRIBBLE, 0] == 1).all()
+
+
+def net_for_maps(**options) -> SAM3D:
+    """Whose answer depends on all kinds of maps, as after training."""
+    torch.manual_seed(0)
+    net = SAM3D(SMALL, 1, 3, 4, **options).eval()
+    with torch.no_grad():
+        net.dense_prompt.project.weight.normal_()
+        net.dense_prompt.seg_layers.weight.normal_()
+    return net
+
+
+@pytest.mark.parametrize("size", [(12, 16, 8), (11, 18, 9)])
+@torch.no_grad()
+def test_each_kind_and_label_means_something(size):
+    net = net_for_maps()
+    embedding = net.encode(torch.randn(1, 1, *size))
+    without = net.decode(embedding)
+    assert torch.equal(net.decode(embedding, maps=nothing(1, 3, *size)), without)
+    found = [without]
+    for kind in (MASK, SCRIBBLE, BOX):
+        for label in range(3):
+            maps = nothing(1, 3, *size)
+            maps[0, kind, 2:5, 4:9, 1:4] = label
+            found.append(net.decode(embedding, maps=maps))
+    for i, one in enumerate(found):
+        assert all(not torch.allclose(one, other) for other in found[:i])
+
+
+@torch.no_grad()
+def test_maps_for_each_set_of_clicks_or_one_for_all():
+    net = net_for_maps()
+    embedding = net.encode(torch.randn(1, 1, 12, 16, 8))
+    points, labels = torch.rand(2, 1, 3) * 8, torch.tensor([[1], [2]])
+    maps = torch.randint(NOTHING, 3, (2, 3, 12, 16, 8)).short()
+    both = net.decode(embedding, points, labels, maps)
+    for i in range(2):
+        alone = net.decode(embedding, points[i : i + 1], labels[i : i + 1], maps[i : i + 1])
+        torch.testing.assert_close(both[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+    shared = net.decode(embedding, points, labels, maps[:1])
+    torch.testing.assert_close(
+        shared[1:], net.decode(embedding, points[1:], labels[1:], maps[:1]), rtol=1e-4, atol=1e-5
+    )
+    assert net.decode(embedding, maps=maps).shape == (2, 3, 12, 16, 8)
+
+
+@torch.no_grad()
+def test_kinds_never_shown_in_training_change_nothing():
+    """Only the way out of the dense prompts starts at zero once; clicks alone have moved it here."""
+    net = SAM3D(SMALL, 1, 3, 4).eval()
+    net.dense_prompt.project.weight.normal_()
+    image = torch.randn(1, 1, 12, 16, 8)
+    assert torch.equal(net(image, maps=torch.randint(0, 3, (1, 3, 12, 16, 8)).short()), net(image))
+
+
+@pytest.mark.parametrize(
+    "maps, problem",
+    [
+        (nothing(1, 3, 12, 16, 4), r"shape \(1, 3, 12, 16, 4\), but \(B, 3, 12, 16, 8\) is needed"),
+        (nothing(1, 2, 12, 16, 8), r"shape \(1, 2, 12, 16, 8\)"),
+        (nothing(1, 3, 12, 16, 8) + 4, "label 3; this network knows 0 .background. to 2"),
+        (nothing(1, 3, 12, 16, 8) - 1, "label -2"),
+    ],
+)
+def test_wrong_maps_are_refused(maps, problem):
+    with pytest.raises(SAM3DError, match=problem):
+        net_for_maps()(torch.zeros(1, 1, 12, 16, 8), maps=maps)
+
+
+@pytest.mark.parametrize("options", [{"labelled_prompts": False}, {"takes_maps": False}])
+def test_maps_where_the_network_takes_none(options):
+    net = SAM3D(SMALL, 1, 3, 4, **options)
+    assert not net.takes_maps
+    with pytest.raises(SAM3DError, match="without masks, scribbles and boxes"):
+        net(torch.zeros(1, 1, 12, 16, 8), maps=nothing(1, 3, 12, 16, 8))
+    with pytest.raises(SAM3DError, match="unlabelled clicks can't take masks"):
+        SAM3D(SMALL, 1, 3, 4, labelled_prompts=False, takes_maps=True)

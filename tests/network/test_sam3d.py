@@ -218,9 +218,11 @@ def test_wrong_precision_is_refused():
         small(precision="fp16")
 
 
-def gradients(run: Callable[..., torch.Tensor], net: SAM3D, image: torch.Tensor) -> dict[str, torch.Tensor]:
+def gradients(
+    run: Callable[..., torch.Tensor], net: SAM3D, image: torch.Tensor, *more: object
+) -> dict[str, torch.Tensor]:
     net.zero_grad()
-    run(image, POINTS, LABELS).square().mean().backward()
+    run(image, POINTS, LABELS, *more).square().mean().backward()
     return {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
 
 
@@ -254,6 +256,58 @@ def test_compiles_without_a_graph_break(checkpointing):
     net, image = stirred(small(activation_checkpointing=checkpointing)), torch.randn(1, 1, 24, 32, 20)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)  # a graph break is an error
     assert_same_gradients(gradients(compiled, net, image), gradients(net, net, image))
+    maps = torch.randint(-1, 3, (1, 3, 24, 32, 20)).short()
+    assert_same_gradients(gradients(compiled, net, image, maps), gradients(net, net, image, maps))
+
+
+def test_compiles_with_a_correction_between():
+    """One break, at the correction; neither a corrected step nor the next correction costs a further compilation."""
+
+    class Correct:
+        def __init__(self, shift: float) -> None:
+            self.shift = shift
+
+        @torch.compiler.disable
+        def __call__(self, logits, points, labels, maps):
+            maps = maps.clone()
+            maps[:, 0] = logits.argmax(dim=1)
+            return points + self.shift, labels, maps
+
+    net, image = stirred(small()), torch.randn(1, 1, 24, 32, 20)
+    maps = torch.randint(-1, 3, (1, 3, 24, 32, 20)).short()
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend=count)
+    for correct in (None, Correct(1.0)):
+        assert_same_gradients(gradients(compiled, net, image, maps, correct), gradients(net, net, image, maps, correct))
+    assert len(graphs) == 3  # all at once; encoder and first mask; second mask
+    for correct in (Correct(2.0), None, Correct(3.0)):
+        assert_same_gradients(gradients(compiled, net, image, maps, correct), gradients(net, net, image, maps, correct))
+    assert len(graphs) == 3
+
+
+def test_a_correction_decodes_twice_and_encodes_once():
+    net, image = stirred(small()), torch.randn(1, 1, 24, 32, 20)
+    given, encoded = [], []
+    net.image_encoder.register_forward_pre_hook(lambda *_: encoded.append(1))
+
+    def correct(logits, points, labels, maps):
+        given.append((logits, points, labels, maps))
+        return POINTS + 2, LABELS, None
+
+    found = net(image, POINTS, LABELS, None, correct)
+    assert len(encoded) == 1
+    (logits, points, labels, maps) = given[0]
+    assert not logits.requires_grad and points is POINTS and labels is LABELS and maps is None
+    assert torch.equal(logits, net(image, POINTS, LABELS))
+    assert torch.equal(found, net(image, POINTS + 2, LABELS))
+    found.square().mean().backward()
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("group", [1, 2, 1000])

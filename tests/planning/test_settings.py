@@ -48,6 +48,8 @@ def test_what_is_written_into_a_plan_can_be_read():
         ({"target_policy": "everything"}, "'target_policy': .* but it is 'everything'"),
         ({"clicks": {"policy": "many"}}, "'clicks.policy': .*'default', 'paper' or 'released', but it is 'many'"),
         ({"clicks": {"no_click_share": -0.1}}, "'clicks.no_click_share'"),
+        ({"clicks": {"iterated_share": 1.1}}, "'clicks.iterated_share': .* but it is 1.1"),
+        ({"clicks": {"mask_share": None}}, "'clicks.mask_share'"),
         ({"clicks": "paper"}, "'clicks': .* but it is 'paper'"),
         ({"optimizer": {"lr": 0}}, "'optimizer.lr': .*greater than 0, but it is 0"),
         ({"optimizer": {"lr": float("nan")}}, "'optimizer.lr': .* but it is nan"),
@@ -82,6 +84,34 @@ def test_unlabelled_clicks_need_a_policy_without_background_clicks(block):
 def test_labels_of_clicks_follow_the_preset_unless_set():
     assert parse_settings({"preset": "vit_b"}, "MyPlans").clicks_carry_labels
     assert parse_settings({"preset": "paper", "labelled_prompts": True}, "MyPlans").clicks_carry_labels
+
+
+NO_MAPS = dict.fromkeys(("mask_share", "scribble_share", "box_share", "iterated_share"), 0.0)
+
+
+@pytest.mark.parametrize(
+    "block, share, maps",
+    [
+        ({}, 0.3, True),
+        ({"clicks": NO_MAPS}, 0, False),
+        ({"clicks": NO_MAPS | {"box_share": 0.1}}, 0, True),
+        ({"clicks": NO_MAPS | {"iterated_share": 0.5}}, 0.5, True),
+        ({"clicks": {"policy": "paper", "iterated_share": 1.0}}, 0, False),
+        ({"clicks": {"policy": "released"}}, 0, False),
+        ({"preset": "paper", "clicks": {"policy": "paper"}}, 0, False),
+    ],
+)
+def test_only_the_default_policy_shows_more_than_clicks(block, share, maps):
+    settings = parse_settings(block, "MyPlans")
+    assert settings.iterated_share == share
+    assert settings.shows_maps == maps
+
+
+def test_clicks_that_select():
+    assert parse_settings({"target_policy": "clicked"}, "MyPlans").target_policy == "clicked"
+    for block in ({"clicks": {"policy": "released"}}, {"preset": "paper", "clicks": {"policy": "paper"}}):
+        with pytest.raises(SAM3DError, match="'clicked' with the click policy '(released|paper)'.*to 'default'"):
+            parse_settings(block | {"target_policy": "clicked"}, "MyPlans")
 
 
 def test_merge_goes_into_nested_blocks_and_leaves_its_arguments_alone():

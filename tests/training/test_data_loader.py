@@ -6,8 +6,11 @@ import pytest
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
+from sam3d_nnunet.dense_maps import BOX, MASK, NOTHING, SCRIBBLE
+from sam3d_nnunet.prompts.components import Components
 from sam3d_nnunet.prompts.policies import ClickSimulator
-from sam3d_nnunet.training.data_loader import DrawClicks, PromptedDataLoader
+from sam3d_nnunet.prompts.simulator import PromptSimulator
+from sam3d_nnunet.training.data_loader import DrawPrompts, PromptedDataLoader
 
 IGNORE = 3
 CLICKS = {"default": 32, "paper": 40, "released": 30}
@@ -90,9 +93,9 @@ def test_clicks_follow_the_generator_that_differs_between_workers():
         np.random.seed(seed)
         drawn = []
         for _ in range(3):  # the first patch of each batch
-            step = DrawClicks(ClickSimulator("paper", [1], True, 0.15))
+            step = DrawPrompts(PromptSimulator(ClickSimulator("paper", [1], True, 0.15)))
             step(**patch)
-            drawn.append(step.drawn[0][0].tobytes())
+            drawn.append(step.drawn[0].points.tobytes())
         return drawn
 
     assert draw(1) == draw(1)
@@ -146,3 +149,67 @@ def test_nnunets_own_loader_comes_back(make_trainer, monkeypatch):
     with pytest.raises(OSError, match="broken file"):
         trainer.get_dataloaders()
     assert upstream.nnUNetDataLoader is nnUNetDataLoader
+
+
+# maps and targets
+
+
+def seen(maps: torch.Tensor, kind: int) -> bool:
+    return bool((maps[:, kind] != NOTHING).any())
+
+
+@pytest.mark.parametrize("kind", ["classes", "ignore", "regions"])
+def test_maps_lie_on_the_augmented_labels(make_trainer, kind):
+    clicks = {"mask_share": 1.0, "scribble_share": 1.0, "box_share": 1.0}
+    agreement = []
+    for loader in loaders(make_trainer(kind, settings={"clicks": clicks, "batch_size": 3})):
+        for _ in range(8):
+            batch = next(loader)
+            maps = batch["maps"]
+            assert maps.shape == (3, 3, 16, 16, 16) and maps.dtype == torch.int16
+            assert maps.min() == NOTHING and maps.max() <= 2
+            assert (maps[:, MASK] >= 0).all()
+            for segmentation, (mask, scribbles, _) in zip(label_map(batch["target"], kind), maps.numpy()):
+                assert (segmentation[scribbles != NOTHING] == scribbles[scribbles != NOTHING]).all()
+                agreement.append((mask == segmentation)[segmentation != IGNORE].mean())
+            assert (
+                seen(maps, SCRIBBLE)
+                == seen(maps, BOX)
+                == bool((torch.from_numpy(label_map(batch["target"], kind)) % IGNORE).any())
+            )
+    assert np.mean(agreement) > 0.85
+
+
+@pytest.mark.parametrize(
+    "policy, shares, there", [("default", 0.0, False), ("default", 0.1, True), ("paper", 1.0, False)]
+)
+def test_maps_are_there_where_the_network_takes_them(make_trainer, policy, shares, there):
+    names = ("mask_share", "scribble_share", "box_share", "iterated_share")
+    trainer = make_trainer(settings={"clicks": {"policy": policy} | dict.fromkeys(names, shares)})
+    training, _ = loaders(trainer)
+    assert trainer.network.takes_maps == there
+    for _ in range(5):
+        assert ("maps" in next(training)) == there
+
+
+@pytest.mark.parametrize("kind", ["classes", "ignore", "regions"])
+def test_clicked_components_are_the_target(make_trainer, monkeypatch, kind):
+    whole = []
+    holding = Components.holding
+    monkeypatch.setattr(Components, "holding", lambda self, clicks: whole.append(self) or holding(self, clicks))
+    trainer = make_trainer(kind, settings={"target_policy": "clicked", "batch_size": 1})
+    changed = 0
+    for loader in loaders(trainer):
+        for _ in range(20):
+            whole.clear()
+            batch = next(loader)
+            if not whole:
+                assert (batch["point_labels"] == -1).all()
+                continue
+            before, found = np.maximum(whole[0].segmentation, 0), label_map(batch["target"], kind)[0]
+            assert (found[found != before] == 0).all()  # only taken away
+            assert ((found == IGNORE) == (before == IGNORE)).all()
+            for number in np.unique(whole[0].numbers[found != before]):
+                assert number > 0 and not (found[whole[0].numbers == number] > 0).any()  # as a whole
+                changed += 1
+    assert changed > 5 or kind == "regions"  # there a whole lesion is one component, and mostly the only one

@@ -20,6 +20,7 @@ import sam3d_nnunet.training.prompted_validation as prompted_validation
 import sam3d_nnunet.training.trainer as trainer_module
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.sam3d import PRESETS
+from sam3d_nnunet.nnunet_names import class_lookup
 from sam3d_nnunet.prompts.draw import case_generator, clicks_per_class
 from sam3d_nnunet.prompts.files import read_prompt
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
@@ -206,6 +207,57 @@ def test_a_step_without_clicks_involves_all_that_is_tuned(make_trainer):
     assert [n for n, p in trainer.network.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
+@pytest.mark.parametrize("kind", ["classes", "ignore", "regions"])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_share_of_steps_corrects_the_first_mask(make_trainer, kind, share):
+    trainer = started(make_trainer(kind, settings={"clicks": {"iterated_share": share}}))
+    decoded = []
+    decode = trainer.network.decode
+
+    def spy(embedding, *prompts):
+        decoded.append(prompts)
+        return decode(embedding, *prompts)
+
+    trainer.network.decode = spy
+    batch = next(trainer.dataloader_train)
+    assert np.isfinite(trainer.train_step(batch)["loss"])
+    assert [n for n, p in trainer.network.named_parameters() if p.requires_grad and p.grad is None] == []
+    if not share:
+        assert len(decoded) == 1 and torch.equal(decoded[0][1], batch["point_labels"])
+        return
+    (points, labels, maps), (new_points, new_labels, new_maps) = decoded
+    assert (labels[:, -1] == -1).all() and (new_labels[:, -1] >= 0).any()
+    assert torch.equal(points[:, :-1], batch["points"]) and torch.equal(new_points[:, :-1], batch["points"])
+    assert torch.equal(labels[:, :-1], batch["point_labels"]) and torch.equal(new_labels[:, :-1], labels[:, :-1])
+    assert torch.equal(maps, batch["maps"])  # which are left as they are
+    assert (new_maps[:, 0] >= 0).all() and torch.equal(new_maps[:, 1:], maps[:, 1:])
+
+
+def test_policies_of_the_paper_show_clicks_only(make_trainer):
+    for policy in ("paper", "released"):
+        trainer = started(make_trainer(settings={"clicks": {"policy": policy, "iterated_share": 1.0}}))
+        assert not trainer.network.takes_maps
+        trainer.network.register_forward_pre_hook(
+            lambda module, args, kwargs: pytest.fail("maps") if kwargs.keys() - {"points", "labels"} else None,
+            with_kwargs=True,
+        )
+        trainer.train_step(next(trainer.dataloader_train))
+
+
+def test_clicked_trains(make_trainer):
+    trainer = started(make_trainer(settings={"target_policy": "clicked"}))
+    assert trainer.settings.target_policy == "clicked"
+    assert np.isfinite([trainer.train_step(next(trainer.dataloader_train))["loss"] for _ in range(3)]).all()
+
+
+@pytest.mark.parametrize("name", ["SAM3DAdapterTrainer_clicked", "SAM3DAdapterTrainer_tiny_clicked"])
+def test_trainers_in_which_clicks_select(make_trainer, name):
+    trainer = make_trainer(trainer_class=class_lookup("here")(name))
+    assert trainer.settings.target_policy == "clicked"
+    assert trainer.settings.preset == "tiny"  # of the plan, or of the trainer
+    assert trainer.settings.num_epochs == (20 if "tiny" in name else 200)
+
+
 def test_gradients_are_clipped(make_trainer):
     trainer = started(make_trainer())
     trainer.settings.optimizer.gradient_clip = 1e-3
@@ -224,8 +276,10 @@ def test_validation_step_uses_the_clicks(make_trainer, kind):
     with torch.no_grad():
         result = trainer.validation_step(batch)
     assert trainer.network is network
-    assert torch.equal(given[0]["points"], batch["points"])
-    assert torch.equal(given[0]["labels"], batch["point_labels"])
+    assert torch.equal(given[0]["points"][:, :-1], batch["points"])
+    assert torch.equal(given[0]["labels"][:, :-1], batch["point_labels"])
+    assert (given[0]["labels"][:, -1] == -1).all()  # where corrections come in training steps
+    assert torch.equal(given[0]["maps"], batch["maps"])
     assert result["tp_hard"].shape == (2,)
 
     with pytest.raises(KeyError), torch.no_grad():

@@ -1,0 +1,97 @@
+"""Where the clicks on each case come from: prompt files, and clicks typed with a command."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.prompts.files import find_prompts, read_prompt
+from sam3d_nnunet.prompts.geometry import ImageGeometry
+from sam3d_nnunet.prompts.prompt import Prompt
+from sam3d_nnunet.prompts.values import label_forms, to_label
+
+
+@dataclass(frozen=True)
+class TypedClick:
+    """A click on the one image of a command.
+
+    Attributes:
+        position: (x, y, z) in the world, or voxel (i, j, k) of the image file.
+        label: of the click.
+        in_world: which of both.
+    """
+
+    position: tuple[float, float, float]
+    label: int
+    in_world: bool
+
+    @classmethod
+    def parse(cls, text: str, in_world: bool, class_names: dict[str, int]) -> "TypedClick":
+        """From three numbers with commas between them, and perhaps `=label` (a number or the name of a class).
+
+        Raises:
+            SAM3DError: the text is nothing like that.
+        """
+        numbers, _, name = text.partition("=")
+        try:
+            position = tuple(float(number) for number in numbers.split(","))
+        except ValueError:
+            position = ()
+        axes = "x,y,z" if in_world else "i,j,k"
+        if len(position) != 3 or not all(map(math.isfinite, position)):
+            raise SAM3DError(f"The click {text!r} is not like {axes} or {axes}=label, with three finite numbers.")
+        label = to_label(name, class_names) if name else 1
+        if label is None or text.endswith("="):
+            raise SAM3DError(f"The click {text!r} has no usable label. {label_forms(class_names)}")
+        return cls(position, label, in_world)
+
+
+@dataclass(frozen=True)
+class ClickSource:
+    """The clicks on each case, from files or typed or both.
+
+    Attributes:
+        class_names: labels of the model by name, for files that use names.
+        files: prompt file or folder of them; None if there is none.
+        typed: further clicks; only for a single case.
+    """
+
+    class_names: dict[str, int]
+    files: Path | None = None
+    typed: Sequence[TypedClick] = field(default=())
+
+    def __bool__(self) -> bool:
+        return self.files is not None or bool(self.typed)
+
+    def check(self, cases: Sequence[str]) -> None:
+        """Refuse what can't be right for these cases before any is looked at.
+
+        Raises:
+            SAM3DError: there is no such file, it is not for these cases, or clicks are typed for several cases.
+        """
+        if self.typed and len(cases) != 1:
+            raise SAM3DError(f"Typed clicks are for one image, but there are {len(cases)}. Write prompt files instead.")
+        if self.files is not None and not self.files.is_dir():
+            find_prompts(self.files, cases)
+
+    def prompt(self, case: str, geometry: ImageGeometry) -> Prompt | None:
+        """All clicks on a case; None without any source.
+
+        Raises:
+            SAM3DError: the case's prompt file is missing or unusable.
+        """
+        if not self:
+            return None
+        points, labels = np.zeros((0, 3)), np.zeros(0, np.int64)
+        if self.files is not None:
+            file = find_prompts(self.files, [case])[case]
+            prompt = read_prompt(file, geometry, case, self.class_names)
+            points, labels = prompt.points, prompt.labels
+        for click in self.typed:
+            position = np.array([click.position])
+            points = np.concatenate([points, position if click.in_world else geometry.from_file_index(position)])
+            labels = np.append(labels, click.label)
+        return Prompt(points, labels, case)
