@@ -29,10 +29,20 @@ class ImageCase:
     grid: PreprocessedGrid
 
     @classmethod
-    def from_preprocessed(cls, data: np.ndarray, properties: dict[str, Any], model: TrainedModel) -> "ImageCase":
-        """From what nnU-Net's preprocessor keeps of a training case, whose image file is not at hand."""
+    def from_preprocessed(
+        cls, data: np.ndarray, properties: dict[str, Any], model: TrainedModel, geometry: ImageGeometry | None = None
+    ) -> "ImageCase":
+        """From what nnU-Net's preprocessor keeps of a training case.
+
+        Args:
+            data: (C, D, H, W) preprocessed.
+            properties: kept with it.
+            model: that shall predict it.
+            geometry: of the original image; default: what the properties tell.
+        """
         grid = PreprocessedGrid.from_properties(properties, model.plans.transpose_forward, data.shape[1:])
-        return cls(np.asarray(data, np.float32), properties, ImageGeometry.from_properties(properties), grid)
+        geometry = geometry or ImageGeometry.from_properties(properties)
+        return cls(np.asarray(data, np.float32), properties, geometry, grid)
 
     @property
     def shape(self) -> tuple[int, int, int]:

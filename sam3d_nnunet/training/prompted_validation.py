@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import SimpleITK as sitk
 import torch.distributed as dist
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
@@ -14,6 +15,7 @@ from sam3d_nnunet.inference.model_folder import TrainedModel
 from sam3d_nnunet.inference.predictor import SAM3DPredictor
 from sam3d_nnunet.prompts.draw import case_generator
 from sam3d_nnunet.prompts.draw import clicks_per_class as draw_clicks_per_class
+from sam3d_nnunet.prompts.geometry import ImageGeometry
 from sam3d_nnunet.prompts.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -43,8 +45,9 @@ def validate_prompted(trainer: "SAM3DAdapterTrainer", clicks_per_class: int, sav
     predictor.use(model)
     for case in tqdm(cases, desc=folder.name, disable=trainer.local_rank != 0):
         data, _, _, properties = dataset.load_case(case)
-        image = ImageCase.from_preprocessed(data[:], properties, model)
-        prompt = _draw_prompt(trainer, case, image, clicks_per_class)
+        truth = _truth_file(trainer, case)
+        image = ImageCase.from_preprocessed(data[:], properties, model, ImageGeometry.from_file(truth, properties))
+        prompt = _draw_prompt(trainer, case, truth, image, clicks_per_class)
         predict = predictor.predict_read if len(prompt.points) else predictor.predict_nothing
         writer.write(case, predict(image, prompt))
     if trainer.is_ddp:
@@ -67,13 +70,21 @@ def trained_model(trainer: "SAM3DAdapterTrainer") -> TrainedModel:
     )
 
 
-def _draw_prompt(trainer: "SAM3DAdapterTrainer", case: str, image: ImageCase, count: int) -> Prompt:
-    file = Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations" / case
-    reader = trainer.plans_manager.image_reader_writer_class()
-    segmentation = reader.read_seg(f"{file}{trainer.dataset_json['file_ending']}")[0][0]
+def _truth_file(trainer: "SAM3DAdapterTrainer", case: str) -> Path:
+    folder = Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"
+    return folder / f"{case}{trainer.dataset_json['file_ending']}"
+
+
+def _draw_prompt(trainer: "SAM3DAdapterTrainer", case: str, truth: Path, image: ImageCase, count: int) -> Prompt:
+    try:  # as the file lies, so that models whose readers turn it get the same clicks
+        segmentation, geometry = sitk.GetArrayFromImage(sitk.ReadImage(str(truth))), ImageGeometry.from_file(truth)
+    except RuntimeError:  # sheared axes
+        segmentation, geometry = None, image.geometry
+    if segmentation is None or segmentation.ndim != 3:
+        segmentation = trainer.plans_manager.image_reader_writer_class().read_seg(str(truth))[0][0]
     classes = list(trainer.label_manager.foreground_labels)
     points, labels = draw_clicks_per_class(segmentation, classes, count, case_generator(case))
-    return Prompt(image.geometry.to_world(points), labels, case)
+    return Prompt(geometry.to_world(points), labels, case)
 
 
 def _summarise(trainer: "SAM3DAdapterTrainer", folder: Path) -> None:

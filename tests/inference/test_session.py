@@ -24,12 +24,14 @@ SHAPE = (44, 20, 22)  # several windows of 16^3 long
 class BallNetwork(nn.Module):
     """Marks a ball around each foreground click, except in balls around background clicks; keeps what it was given."""
 
-    def __init__(self, takes_maps: bool = False, num_classes: int = 3) -> None:
+    def __init__(self, takes_maps: bool = False, num_classes: int = 3, radius: float = RADIUS) -> None:
         super().__init__()
         self.takes_maps = takes_maps
+        self.radius = radius
         self.mask_decoder = SimpleNamespace(seg_layers=SimpleNamespace(out_channels=num_classes))
         self.anchor = nn.Parameter(torch.zeros(()))
         self.encoded = 0
+        self.decoded: list[Tensor] = []
         self.prompts: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     def encode(self, image: Tensor) -> Tensor:
@@ -37,6 +39,7 @@ class BallNetwork(nn.Module):
         return image
 
     def decode(self, embedding: Tensor, points: Tensor, labels: Tensor, maps: Tensor | None = None) -> Tensor:
+        self.decoded.append(embedding)
         self.prompts.append((points[0], labels[0], maps if maps is None else maps.clone()))
         size = embedding.shape[2:]
         voxels = torch.stack(torch.meshgrid(*map(torch.arange, size), indexing="ij"), -1)
@@ -44,7 +47,7 @@ class BallNetwork(nn.Module):
         logits[0, 0] = 5
         for label in (1, 2, 0):  # background last
             for point in points[0][labels[0] == label]:
-                logits[0, label, ((voxels - point) ** 2).sum(-1) <= RADIUS**2] = 10 * (3 - label)
+                logits[0, label, ((voxels - point) ** 2).sum(-1) <= self.radius**2] = 10 * (3 - label)
         return logits
 
 
@@ -188,15 +191,24 @@ def test_growth_and_autozoom(with_balls):
 
 
 def test_clicks_in_grown_windows_stay_in_them(with_balls):
-    """No window is encoded for them, and the part of the mask there is not lost."""
-    session, network, target = with_balls()
-    session.add_point_interaction((9, 10, 11), True, run_prediction=False)
-    session.add_point_interaction((15, 10, 11), True)
-    encoded, mask = network.encoded, target.copy()
-    assert mask[18, 10, 11]
-    session.add_point_interaction((21, 3, 3), False)  # right of the first window
-    assert network.encoded == encoded
-    assert target[18, 10, 11]
+    """They get no window of their own, and the part of the mask there, which no click marks, is not lost."""
+    session, network, target = with_balls(radius=8)
+    session.add_point_interaction((13, 10, 11), True)  # its window ends at slice 21, grown ones begin at 14
+    known = len(network.decoded)
+    assert target[24, 10, 11]
+    session.add_point_interaction((29, 3, 5), False)
+    with_click = [e for e, (_, labels, _) in list(zip(network.decoded, network.prompts))[known:] if (labels == 0).any()]
+    assert any(with_click[0] is embedding for embedding in network.decoded[:known])
+    assert target[24, 10, 11]
+
+
+def test_the_mask_so_far_is_background_where_nothing_is(with_balls):
+    session, network, target = with_balls(takes_maps=True)
+    session.add_point_interaction((6, 10, 11), True)
+    network.prompts.clear()
+    session.add_point_interaction((38, 10, 11), True)
+    masks = [maps[0, MASK] for _, _, maps in network.prompts]
+    assert sorted(mask.sum().item() for mask in masks) == [0, ball((6, 10, 11)).sum()]
 
 
 def test_background_where_nothing_is_needs_no_window(with_balls):

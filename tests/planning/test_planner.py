@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -245,3 +246,23 @@ def test_planning_without_workers_is_refused(ct, monkeypatch):
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     with pytest.raises(SAM3DError, match="unset it"):
         plan_dataset("701")
+
+
+@pytest.mark.parametrize(
+    ("direction", "labels", "reader"),
+    [
+        ((1, 0, 0, 0, 1, 0, 0, 0, 1), {"background": 0, "lesion": 1}, "SimpleITKIOWithReorient"),
+        ((-1, 0, 0, 0, -1, 0, 0, 0, 1), {"background": 0, "lesion": 1}, "SimpleITKIOWithReorient"),
+        ((0, 0, 1, 1, 0, 0, 0, 1, 0), {"background": 0, "lesion": 1}, "SimpleITKIO"),  # axes exchanged
+        ((1, 0, 0, 0, 1, 0, 0, 0, 1), {"background": 0, "lesion": 300}, "SimpleITKIO"),  # no byte
+    ],
+)
+def test_images_are_read_the_same_way_up(nnunet_folders, write_dataset, write_fingerprint, direction, labels, reader):
+    name = "Dataset719_Turned"
+    write_dataset(nnunet_folders.raw, name, cases((40, 40, 40)), labels)
+    for file in (nnunet_folders.raw / name).rglob("*.nii.gz"):
+        image = sitk.ReadImage(str(file))
+        image.SetDirection(direction)
+        sitk.WriteImage(image, str(file))
+    write_fingerprint(nnunet_folders.preprocessed / name, [(40, 40, 40)] * 4)
+    assert SAM3DPlanner(name).determine_reader_writer().__name__ == reader
