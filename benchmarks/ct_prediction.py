@@ -18,7 +18,6 @@ import SimpleITK as sitk
 
 from sam3d_nnunet.registration import EXT_FOLDER
 
-SPACING = (0.8, 0.8, 1.0)  # mm along x, y, z
 RADII = np.array([25.0, 20.0, 15.0])  # of the lesion, mm
 AIR, BODY, LESION, NOISE = -1000, 40, 130, 15  # HU
 INTERVAL = 0.2  # seconds between two looks at the memory
@@ -49,6 +48,8 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="model folder of one channel, trained with a SAM3DAdapterTrainer")
     shape = {"type": int, "nargs": 3, "default": (512, 512, 600), "metavar": ("X", "Y", "Z")}
     parser.add_argument("--shape", **shape, help="voxels of the volume; default: 512 512 600")
+    spacing = {"type": float, "nargs": 3, "default": (0.8, 0.8, 1.0), "metavar": ("X", "Y", "Z")}
+    parser.add_argument("--spacing", **spacing, help="mm; default: 0.8 0.8 1")
     parser.add_argument("--fold", default="0", help="default: 0")
     arguments = parser.parse_args()
     if not (arguments.model / "dataset.json").is_file():
@@ -57,9 +58,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"
         images.mkdir()
-        click = write_volume(images / f"ct_0000{ending}", np.array(arguments.shape))
+        click = write_volume(images / f"ct_0000{ending}", np.array(arguments.shape), np.array(arguments.spacing))
         common = ["-i", images, "-m", arguments.model, "-f", arguments.fold, "--disable_tta"]
-        print(f"{' x '.join(map(str, arguments.shape))} voxels of {' x '.join(map(str, SPACING))} mm, no mirroring")
+        print(
+            f"{' x '.join(map(str, arguments.shape))} voxels of {' x '.join(map(str, arguments.spacing))} mm, no mirroring"
+        )
         clicked = ["--click-mm", ",".join(f"{x:.2f}" for x in click), "--device", "cpu"]
         ours = measure("sam3d", "predict", *common, "-o", Path(folder) / "ours", *clicked)
         show("sam3d predict, one click", ours)
@@ -72,12 +75,13 @@ def main() -> None:
         print(f"ours / nnU-Net's: seconds {seconds:.3f}, memory {memory:.2f}")
 
 
-def write_volume(file: Path, shape: np.ndarray) -> np.ndarray:
+def write_volume(file: Path, shape: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """A body in air with one lesion in it.
 
     Args:
         file: to write.
         shape: voxels along x, y, z.
+        spacing: mm along x, y, z.
 
     Returns:
         (x, y, z) the lesion's centre, in LPS millimetres.
@@ -88,13 +92,13 @@ def write_volume(file: Path, shape: np.ndarray) -> np.ndarray:
     noise = np.random.default_rng(0).normal(0, NOISE, (shape[1], shape[0]))  # the same in each slice: packs well
     plane = (np.where(inside, BODY, AIR) + noise).astype(np.int16)
     volume = np.repeat(plane[None], shape[2], axis=0)
-    planar = ((x - centre[0]) * SPACING[0] / RADII[0]) ** 2 + ((y[:, None] - centre[1]) * SPACING[1] / RADII[1]) ** 2
-    for slice_, height in zip(volume, ((z - centre[2]) * SPACING[2] / RADII[2]) ** 2):
+    planar = ((x - centre[0]) * spacing[0] / RADII[0]) ** 2 + ((y[:, None] - centre[1]) * spacing[1] / RADII[1]) ** 2
+    for slice_, height in zip(volume, ((z - centre[2]) * spacing[2] / RADII[2]) ** 2):
         slice_[planar + height < 1] += LESION - BODY
     image = sitk.GetImageFromArray(volume)
-    image.SetSpacing(SPACING)
+    image.SetSpacing(spacing.tolist())
     sitk.WriteImage(image, str(file), useCompression=True)
-    return centre.round() * SPACING
+    return centre.round() * spacing
 
 
 def measure(program: str, *arguments: object) -> Cost:

@@ -241,6 +241,7 @@ class InteractiveMask:
             state.labels[seen],
             maps,
             list(state.windows),
+            state.looked_at,
             max(MAX_WINDOWS, len(state.windows)) if grow else len(state.windows),
         )
         written = result.box if state.written is None else _around(result.box, state.written)

@@ -1,6 +1,7 @@
 """Whole objects of a preprocessed image from clicks: windows around them, and on where an object goes on."""
 
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from sam3d_nnunet.prompts.draw import join
 from sam3d_nnunet.prompts.interior import interior_points
 
 MAX_WINDOWS = 32
+CELLS = 16  # along a side of a window, in each of which one voxel stands for all
 SEEDS = 3  # points of each class that a new window gets from what has been found
 
 
@@ -23,6 +25,7 @@ def predict_prompted(
     labels: np.ndarray,
     maps: np.ndarray | None = None,
     windows: list[Window] | None = None,
+    familiar: Sequence[Window] = (),
     max_windows: int = MAX_WINDOWS,
     max_voxels: int | None = None,
 ) -> BoxLogits:
@@ -37,6 +40,7 @@ def predict_prompted(
         labels: (N,) their labels.
         maps: (3, D, H, W) int16 dense prompts, as for `WindowPredictor.predict`.
         windows: to look at in any case; only clicks that lie in none of them get windows of their own.
+        familiar: to be preferred in the growth, since they may have been encoded before.
         max_windows: the growth stops there; windows of clicks are always looked at.
         max_voxels: the growth stops when the mask has so many.
     """
@@ -58,15 +62,30 @@ def predict_prompted(
         if max_voxels is not None and canvas.mask_voxels() >= max_voxels:
             hit_cap = f"{max_voxels} voxels of the mask"
             break
-        for further in windows_around(border, predictor.shape, predictor.patch_size):
-            if len(windows) >= max_windows:
-                hit_cap = f"{max_windows} windows"
-            elif further not in windows:
-                waiting.append((len(windows), further))
-                windows.append(further)
+        if len(windows) >= max_windows:
+            hit_cap = f"{max_windows} windows"
+            continue
+        further = _windows_at(border, familiar, predictor)
+        further = [w for w in further if w not in windows][: max_windows - len(windows)]
+        waiting.extend(enumerate(further, len(windows)))
+        windows += further
     looked_at = windows[: len(windows) - len(waiting)]
     regions = predictor.region_order is not None
     return BoxLogits(canvas.logits(), canvas.start, predictor.shape, regions, looked_at, hit_cap)
+
+
+def _windows_at(border: np.ndarray, familiar: Sequence[Window], predictor: WindowPredictor) -> list[Window]:
+    """Windows around voxels (N, 3) at which the mask goes on."""
+    chosen = []
+    for window in familiar:
+        seen = window.sees(border, predictor.shape)
+        if seen.any():
+            chosen.append(window)
+            border = border[~seen]
+    # a face may have thousands of voxels, of which neighbours need the same window
+    cells = border // np.maximum(1, np.array(predictor.patch_size) // CELLS)
+    _, first = np.unique(cells, axis=0, return_index=True)
+    return chosen + windows_around(border[np.sort(first)], predictor.shape, predictor.patch_size)
 
 
 class _Canvas:

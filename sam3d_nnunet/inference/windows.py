@@ -66,15 +66,14 @@ def windows_around(points: np.ndarray, shape: tuple[int, ...], size: tuple[int, 
     """
     windows, rest = [], points
     while len(rest):
-        cluster = rest[:1]
-        for point in rest[1:]:
-            extended = np.concatenate([cluster, point[None]])
-            if (np.ptp(extended, axis=0) < np.array(size) - 1).all():
-                cluster = extended
-        window = Window(_start((cluster.min(axis=0) + cluster.max(axis=0)) / 2, shape, size), size)
+        low, high, member = rest[0], rest[0], np.zeros(len(rest), bool)
+        for i, point in enumerate(rest):
+            lower, higher = np.minimum(low, point), np.maximum(high, point)
+            if i == 0 or (higher - lower < np.array(size) - 1).all():
+                low, high, member[i] = lower, higher, True
+        window = Window(_start((low + high) / 2, shape, size), size)
         windows.append(window)
-        # a click outside the image is in no window, but has got its own
-        rest = rest[~(window.contains(rest) | (rest[:, None] == cluster).all(axis=2).any(axis=1))]
+        rest = rest[~(window.contains(rest) | member)]  # a click outside the image is in no window, but has got its own
     return windows
 
 
