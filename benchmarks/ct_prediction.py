@@ -46,10 +46,10 @@ def main() -> None:
         epilog="Example: python benchmarks/ct_prediction.py MODEL_FOLDER --shape 128 128 150",
     )
     parser.add_argument("model", type=Path, help="model folder of one channel, trained with a SAM3DAdapterTrainer")
-    shape = {"type": int, "nargs": 3, "default": (512, 512, 600), "metavar": ("X", "Y", "Z")}
-    parser.add_argument("--shape", **shape, help="voxels of the volume; default: 512 512 600")
-    spacing = {"type": float, "nargs": 3, "default": (0.8, 0.8, 1.0), "metavar": ("X", "Y", "Z")}
-    parser.add_argument("--spacing", **spacing, help="mm; default: 0.8 0.8 1")
+    three_voxels = {"type": int, "nargs": 3, "default": (512, 512, 600), "metavar": ("X", "Y", "Z")}
+    parser.add_argument("--shape", **three_voxels, help="voxels of the volume; default: 512 512 600")
+    three_mm = {"type": float, "nargs": 3, "default": (0.8, 0.8, 1.0), "metavar": ("X", "Y", "Z")}
+    parser.add_argument("--spacing", **three_mm, help="mm; default: 0.8 0.8 1")
     parser.add_argument("--fold", default="0", help="default: 0")
     arguments = parser.parse_args()
     if not (arguments.model / "dataset.json").is_file():
@@ -60,9 +60,8 @@ def main() -> None:
         images.mkdir()
         click = write_volume(images / f"ct_0000{ending}", np.array(arguments.shape), np.array(arguments.spacing))
         common = ["-i", images, "-m", arguments.model, "-f", arguments.fold, "--disable_tta"]
-        print(
-            f"{' x '.join(map(str, arguments.shape))} voxels of {' x '.join(map(str, arguments.spacing))} mm, no mirroring"
-        )
+        shape, spacing = (" x ".join(map(str, numbers)) for numbers in (arguments.shape, arguments.spacing))
+        print(f"{shape} voxels of {spacing} mm, no mirroring")
         clicked = ["--click-mm", ",".join(f"{x:.2f}" for x in click), "--device", "cpu"]
         ours = measure("sam3d", "predict", *common, "-o", Path(folder) / "ours", *clicked)
         show("sam3d predict, one click", ours)

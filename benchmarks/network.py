@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from sam3d_nnunet.network import PRESETS, SAM3D
 from sam3d_nnunet.network.precision import has_bf16_arithmetic
 
 REFERENCE = "reference"
-STEPS = ("encode", "decode", "training step")
+STEPS = ("image encoder", "encode", "decode", "training step")
 UNETS = ("U-Net", "ResEnc-L")
 
 
@@ -47,16 +48,24 @@ class Contestant:
         self.points = torch.tensor([[[n / 3 for n in size]]], device=self.device)
         self.labels = torch.ones(1, 1, dtype=torch.long, device=self.device)
         self.target = (torch.rand(1, *size, device=self.device) < 0.5).long()
-        self.encode_image = (lambda image: reference.encode(self.net, image)) if name == REFERENCE else self.net.encode
+        self.encode_image = partial(reference.encode, self.net) if name == REFERENCE else self.net.encode
         self.decode_clicks = self._decode_reference if name == REFERENCE else self.net.decode
         self.embedding = None
+        self.name = name
 
-    steps = STEPS
+    def image_encoder(self) -> None:
+        """The four levels of features, which are all that the reference can keep."""
+        with torch.inference_mode():
+            if self.name == REFERENCE:
+                self.embedding = reference.encode(self.net, self.image)
+                return
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.name == "bf16"):
+                self.net.image_encoder(self.image)
 
     def encode(self) -> None:
-        """All that needs no clicks. Of the reference, these are the four levels of the encoder only."""
+        """All that needs no clicks."""
         with torch.inference_mode():
-            self.embedding = self.encode_image(self.image)
+            self.embedding = self.net.encode(self.image)
 
     def decode(self) -> Tensor:
         """The clicks, on the embedding of the last `encode`."""
@@ -79,8 +88,6 @@ class Contestant:
 
 class UNet:
     """nnU-Net's plain U-Net or its large residual-encoder U-Net (ResEnc-L), as planned for CT; GPU only."""
-
-    steps = ("encode", "training step")
 
     def __init__(self, name: str, arguments: argparse.Namespace) -> None:
         from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
@@ -147,6 +154,18 @@ def main() -> None:
     print_rates(flops, seconds, rates)
 
 
+def steps_of(name: str) -> tuple[str, ...]:
+    """What a contestant can do. The reference keeps nothing of the decoder, so that its encoder is all it encodes."""
+    if name in UNETS:
+        return ("encode", "training step")
+    return tuple(step for step in STEPS if name != REFERENCE or step != "encode")
+
+
+def encoding(name: str) -> str:
+    """The step that `decode` needs."""
+    return "image encoder" if name == REFERENCE else "encode"
+
+
 def make(name: str, arguments: argparse.Namespace) -> Contestant | UNet:
     return (UNet if name in UNETS else Contestant)(name, arguments)
 
@@ -161,21 +180,21 @@ def work(contestant: Contestant | UNet, step: str) -> Callable[[], object]:
 def measure(
     names: list[str], peak: dict[str, dict[str, float | None]], arguments: argparse.Namespace
 ) -> tuple[int, dict[str, dict[str, list[float]]]]:
-    """Operations of our `encode`, and seconds of each step of each contestant that fits into memory.
+    """Operations of our image encoder, and seconds of each step of each contestant that fits into memory.
 
     Run after run, the contestants take turns.
     """
     device = torch.device(arguments.device)
     contestants = {name: make(name, arguments) for name in names}
     with FlopCounterMode(display=False) as counter:
-        contestants["fp32"].encode()
+        contestants["fp32"].image_encoder()
     seconds = {name: {step: [] for step, gigabytes in peak[name].items() if gigabytes is not None} for name in names}
     turns = [(run, step, name) for run in range(arguments.runs) for step in arguments.steps for name in names]
     for _, step, name in tqdm(turns, desc="Timing"):
         if step not in seconds[name]:
             continue
         if step == "decode" and contestants[name].embedding is None:
-            contestants[name].encode()
+            work(contestants[name], encoding(name))()
         seconds[name][step].append(timed(work(contestants[name], step), device))
     return counter.get_total_flops(), seconds
 
@@ -199,7 +218,7 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
 
 def peaks(name: str, arguments: argparse.Namespace) -> dict[str, float | None]:
     """Peak memory of each step of a contestant, clicks and training in a process of their own."""
-    steps = [step for step in arguments.steps if step in (UNet if name in UNETS else Contestant).steps]
+    steps = [step for step in arguments.steps if step in steps_of(name)]
     found = {}
     for phase in ([s for s in steps if s != "training step"], [s for s in steps if s == "training step"]):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -285,29 +304,29 @@ def describe(device: torch.device) -> str:
 def print_table(names: list[str], others: list[str], seconds: dict, peak: dict) -> None:
     """A row a step: seconds and GiB of each, and how many times as fast as the reference ours are."""
     median = {name: {step: statistics.median(s) for step, s in by_step.items()} for name, by_step in seconds.items()}
-    for by_step in median.values():
-        if {"encode", "decode"} <= by_step.keys():
-            by_step["first click"] = by_step["encode"] + by_step["decode"]
+    for name, by_step in median.items():
+        if {encoding(name), "decode"} <= by_step.keys():
+            by_step["first click"] = by_step[encoding(name)] + by_step["decode"]
     if "first click" in median[REFERENCE]:  # each click of the reference is a whole pass
         median[REFERENCE]["second click"] = median[REFERENCE]["first click"]
         for name in names[1:]:
             median[name]["second click"] = median[name]["decode"]
-    for by_step in peak.values():
-        if {"encode", "decode"} <= by_step.keys():
+    for name, by_step in peak.items():
+        if {encoding(name), "decode"} <= by_step.keys():
             by_step["second click"] = by_step["decode"]
-            by_step["first click"] = by_step["encode"] and max(by_step["encode"], by_step["decode"])
+            by_step["first click"] = by_step["decode"] and max(by_step[encoding(name)], by_step["decode"])
     peak[REFERENCE]["second click"] = peak[REFERENCE].get("first click")
 
     print(f"{'':14s}" + "".join(f"{name:>26s}" for name in names) + "".join(f"{name:>18s}" for name in others))
-    for step in ("encode", "first click", "second click", "training step"):
+    for step in ("image encoder", "encode", "first click", "second click", "training step"):
         row = f"{step:14s}"
         for name in names + others:
             gigabytes = peak[name].get(step)
-            if step not in median[name]:
+            if median[name].get(step) is None:
                 cell = "too large" if gigabytes is None and step in peak[name] else "-"
             else:
                 cell = f"{median[name][step]:8.3f} s {gigabytes:5.1f} GiB"
-                if name in names[1:] and step in median[REFERENCE]:
+                if name in names[1:] and median[REFERENCE].get(step):
                     cell += f" {median[REFERENCE][step] / median[name][step]:5.1f} x"
             row += f"{cell:>26s}" if name in names else f"{cell:>18s}"
         print(row)
@@ -318,12 +337,12 @@ def print_table(names: list[str], others: list[str], seconds: dict, peak: dict) 
 
 
 def print_rates(flops: int, seconds: dict, rates: dict[str, float]) -> None:
-    """How far `encode` is from the machine's limit."""
+    """How far the image encoder is from the machine's limit."""
     for name, rate in rates.items():
-        if seconds.get(name, {}).get("encode"):
-            achieved = flops / statistics.median(seconds[name]["encode"])
+        if seconds.get(name, {}).get("image encoder"):
+            achieved = flops / statistics.median(seconds[name]["image encoder"])
             print(
-                f"{name}: encode does {flops / 1e12:.2f} TFLOP at {achieved / 1e9:.0f} GFLOP/s, "
+                f"{name}: the image encoder does {flops / 1e12:.2f} TFLOP at {achieved / 1e9:.0f} GFLOP/s, "
                 f"{achieved / rate:.0%} of the {rate / 1e9:.0f} GFLOP/s of a large matrix product or convolution"
             )
 
