@@ -315,7 +315,8 @@ def print_table(names: list[str], others: list[str], seconds: dict, peak: dict) 
         if {encoding(name), "decode"} <= by_step.keys():
             by_step["second click"] = by_step["decode"]
             by_step["first click"] = by_step["decode"] and max(by_step[encoding(name)], by_step["decode"])
-    peak[REFERENCE]["second click"] = peak[REFERENCE].get("first click")
+    if "first click" in peak[REFERENCE]:
+        peak[REFERENCE]["second click"] = peak[REFERENCE]["first click"]
 
     print(f"{'':14s}" + "".join(f"{name:>26s}" for name in names) + "".join(f"{name:>18s}" for name in others))
     for step in ("image encoder", "encode", "first click", "second click", "training step"):

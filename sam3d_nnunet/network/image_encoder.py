@@ -53,7 +53,12 @@ class Block(nn.Module):
         rows = self.adapter(tokens).flatten(0, 3)
         size = self.windows_per_group if rows.device.type == "cpu" else len(layout.query_codes)
         groups = zip(layout.order.split(size * WINDOW**3), layout.query_codes.split(size), layout.key_codes.split(size))
-        return layout.merge(torch.cat([self.attend(rows.index_select(0, order), *codes) for order, *codes in groups]))
+        if torch.is_grad_enabled() or layout.is_padded:
+            windows = [self.attend(rows.index_select(0, order), *codes) for order, *codes in groups]
+            return layout.merge(torch.cat(windows))
+        for order, *codes in groups:  # back to where it came from, without memory of its own
+            rows.index_copy_(0, order, self.attend(rows.index_select(0, order), *codes).flatten(0, 1))
+        return rows.view_as(tokens)
 
     def attend(self, rows: Tensor, query_codes: Tensor, key_codes: Tensor) -> Tensor:
         """SAM's transformer block on some windows, (windows * 512, dim) -> (windows, 512, dim)."""

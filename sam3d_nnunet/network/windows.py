@@ -35,6 +35,7 @@ class WindowLayout:
         """
         self.grid = grid
         self.padded = tuple(n + -n % WINDOW for n in grid)
+        self.is_padded = self.padded != tuple(grid)
         self.shift = tuple(SHIFT if shifted and n > WINDOW else 0 for n in self.padded)
         self.order, self.inverse = (t.to(device) for t in self._orders(batch))
         queries, keys = (codes.repeat(batch, 1, 1) for codes in self._mask_codes())
