@@ -61,6 +61,11 @@ class TrainedModel:
         return [0, *foreground] if self.clicks_carry_labels else foreground
 
     @property
+    def region_order(self) -> list[int] | None:
+        """The label that each logit sets, where logits are those of regions."""
+        return self.labels.regions_class_order if self.labels.has_regions else None
+
+    @property
     def takes_maps(self) -> bool:
         """Whether a previous mask means something to the networks."""
         return all(network.takes_maps for network in self.networks)

@@ -5,21 +5,28 @@ import numpy as np
 from sam3d_nnunet.prompts.geometry import PreprocessedGrid
 
 
-def to_grid(label_map: np.ndarray, grid: PreprocessedGrid) -> np.ndarray:
+def nearest_voxels(grid: PreprocessedGrid, place: tuple[slice, ...] | None = None) -> list[np.ndarray]:
+    """For each axis of a grid, the index of the image (its axes exchanged) nearest to each voxel of a box; of all."""
+    place = place or tuple(slice(0, int(n)) for n in grid.shape)
+    indices = []
+    for box, start, crop, size in zip(place, grid.crop_start, grid.crop_shape, grid.shape):
+        position = (np.arange(box.start, box.stop) + 0.5) * crop / size - 0.5
+        indices.append(start + np.clip(np.rint(position).astype(int), 0, crop - 1))
+    return indices
+
+
+def to_grid(label_map: np.ndarray, grid: PreprocessedGrid, place: tuple[slice, ...] | None = None) -> np.ndarray:
     """Label map of an image -> of its grid.
 
     Args:
         label_map: (D, H, W) of the image, its axes as the reader has them.
         grid: of the image.
+        place: only this box of the grid.
 
     Returns:
-        array of the shape `grid.shape`, of the same type.
+        array of the shape of the grid or the box, of the same type.
     """
-    nearest = [
-        np.clip(np.rint((np.arange(n) + 0.5) * crop / n - 0.5), 0, crop - 1).astype(int) + start
-        for n, crop, start in zip(grid.shape, grid.crop_shape, grid.crop_start)
-    ]
-    return label_map.transpose(grid.transpose)[np.ix_(*nearest)]
+    return label_map.transpose(grid.transpose)[np.ix_(*nearest_voxels(grid, place))]
 
 
 def to_image(label_map: np.ndarray, grid: PreprocessedGrid, image_shape: tuple[int, ...]) -> np.ndarray:

@@ -223,12 +223,11 @@ class SAM3DPredictor:
     def _logits(
         self, case: ImageCase, prompt: Prompt, per_lesion: bool, previous: PreviousMask | None
     ) -> tuple[BoxLogits, np.ndarray | None]:
-        labels = self.model.labels
         predictor = WindowPredictor(
             self.model.networks,
             torch.from_numpy(case.data),
             tuple(self.model.configuration.patch_size),
-            labels.regions_class_order if labels.has_regions else None,
+            self.model.region_order,
             self.model.mirror_axes if self.use_mirroring else None,
         )
         maps = previous.maps if previous is not None and self.model.takes_maps else None

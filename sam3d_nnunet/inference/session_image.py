@@ -7,6 +7,7 @@ import torch
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.inference.model_folder import TrainedModel
+from sam3d_nnunet.inference.nearest import nearest_voxels, to_grid
 from sam3d_nnunet.inference.regions import Region
 from sam3d_nnunet.inference.window_predictor import WindowPredictor
 from sam3d_nnunet.prompts.geometry import PreprocessedGrid
@@ -49,7 +50,7 @@ class SessionImage:
             model.networks,
             torch.from_numpy(data),
             tuple(model.configuration.patch_size),
-            model.labels.regions_class_order if model.labels.has_regions else None,
+            model.region_order,
             cached_windows=CACHED_WINDOWS,
         )
 
@@ -64,7 +65,7 @@ class SessionImage:
 
     def labels_on_grid(self, labels: np.ndarray, place: tuple[slice, ...]) -> np.ndarray:
         """The nearest voxels of a label map of the array, for a box of the grid."""
-        return labels.transpose(self.grid.transpose)[np.ix_(*self._nearest(place))]
+        return to_grid(labels, self.grid, place)
 
     def region_on_grid(self, region: Region) -> tuple[tuple[slice, ...], np.ndarray] | None:
         """A box of the grid, and the voxels (bool) in it that belong to a region; None if the grid has none.
@@ -80,20 +81,12 @@ class SessionImage:
         place = tuple(map(slice, low.tolist(), high.tolist()))
         transpose = list(self.grid.transpose)
         mask, start = region.mask.transpose(transpose), region.start[transpose]
-        nearest = [voxels - s for voxels, s in zip(self._nearest(place), start)]
+        nearest = [voxels - s for voxels, s in zip(nearest_voxels(self.grid, place), start)]
         inside = [(index >= 0) & (index < n) for index, n in zip(nearest, mask.shape)]
         voxels = np.zeros(high - low, bool)
         voxels[np.ix_(*inside)] = mask[np.ix_(*(index[i] for index, i in zip(nearest, inside)))]
         voxels[tuple((hit - low).T)] = True
         return place, voxels
-
-    def _nearest(self, place: tuple[slice, ...]) -> list[np.ndarray]:
-        """For each axis of the grid, the index of the array (its axes exchanged) nearest to each voxel of a box."""
-        indices = []
-        for box, crop_start, crop, size in zip(place, self.grid.crop_start, self.grid.crop_shape, self.grid.shape):
-            position = (np.arange(box.start, box.stop) + 0.5) * crop / size - 0.5
-            indices.append(crop_start + np.clip(np.rint(position).astype(int), 0, crop - 1))
-        return indices
 
 
 def _check_image(image: np.ndarray, channels: int) -> None:
