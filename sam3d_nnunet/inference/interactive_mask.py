@@ -15,7 +15,7 @@ from sam3d_nnunet.inference.regions import Box, Region, as_slices, bounding_box
 from sam3d_nnunet.inference.session_image import SessionImage
 from sam3d_nnunet.inference.target_buffer import TargetBuffer
 from sam3d_nnunet.inference.undo import SavedPart
-from sam3d_nnunet.inference.windows import Window, windows_around
+from sam3d_nnunet.inference.windows import Window, in_any, windows_around
 from sam3d_nnunet.prompts.interior import interior_points
 
 Place = tuple[slice, ...]
@@ -199,7 +199,7 @@ class InteractiveMask:
         Those that the last prediction grew into stay where they are and become windows of their own right. Background
         points where nothing has been found don't need to be looked at.
         """
-        lonely = points[~_contain(self._state.windows, points)]
+        lonely = points[~in_any(self._state.windows, points)]
         for window in self._state.looked_at:
             if window.contains(lonely).any():
                 lonely = lonely[~window.contains(lonely)]
@@ -233,7 +233,7 @@ class InteractiveMask:
         state, predictor = self._state, self.image.predictor
         if not state.windows:
             return None
-        seen = _contain(state.windows, state.points)
+        seen = in_any(state.windows, state.points)
         maps = self._said() if self.model.takes_maps else None
         self.last = result = predict_prompted(
             predictor,
@@ -283,11 +283,6 @@ class InteractiveMask:
         saved.append(SavedPart(self.target, changed))
         self.target[changed] = labels[inner]
         return [[s.start, s.stop] for s in changed]
-
-
-def _contain(windows: tuple[Window, ...], points: np.ndarray) -> np.ndarray:
-    """(N,) whether points lie in any window."""
-    return np.any([np.zeros(len(points), bool), *(w.contains(points) for w in windows)], axis=0)
 
 
 def _around(a: Place, b: Place) -> Place:

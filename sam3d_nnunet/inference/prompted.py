@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sam3d_nnunet.inference.box_logits import SURE, BoxLogits
 from sam3d_nnunet.inference.window_predictor import WindowPredictor
-from sam3d_nnunet.inference.windows import Window, windows_around
+from sam3d_nnunet.inference.windows import Window, in_any, windows_around
 from sam3d_nnunet.prompts.draw import join
 from sam3d_nnunet.prompts.interior import interior_points
 
@@ -45,8 +45,7 @@ def predict_prompted(
         max_voxels: the growth stops when the mask has so many.
     """
     windows = list(windows or [])
-    lonely = ~np.any([w.contains(points) for w in windows], axis=0) if windows else np.ones(len(points), bool)
-    windows += windows_around(points[lonely], predictor.shape, predictor.patch_size)
+    windows += windows_around(points[~in_any(windows, points)], predictor.shape, predictor.patch_size)
     canvas = _Canvas(predictor)
     clicked, waiting, hit_cap = len(windows), deque(enumerate(windows)), None
     while waiting:

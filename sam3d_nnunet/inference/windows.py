@@ -1,6 +1,6 @@
 """Where to look: windows of the training patch size that hold the clicks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +54,11 @@ class Window:
         ends = [s + n for s, n in zip(self.start, self.size)]
         high = np.array([e - n * MARGIN if e < m else np.inf for e, n, m in zip(ends, self.size, shape)])
         return ((points >= low) & (points < high)).all(axis=1)
+
+
+def in_any(windows: Iterable[Window], points: np.ndarray) -> np.ndarray:
+    """(N, 3) coordinates -> (N,) whether any window contains them."""
+    return np.any([np.zeros(len(points), bool), *(window.contains(points) for window in windows)], axis=0)
 
 
 def windows_around(points: np.ndarray, shape: tuple[int, ...], size: tuple[int, int, int]) -> list[Window]:
