@@ -10,9 +10,9 @@ README = ROOT / "README.md"
 VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "sam3d_nnunet" / "__init__.py").read_text(), re.MULTILINE)[1]
 
 BASELINES = ["segment-anything", "monai"]
-BENCHMARK = ["surface-distance", "pandas", "snakemake"]
+BENCHMARK = ["snakemake"]
 # segment-anything needs torchvision without saying so; setuptools builds the wheel that the packaging test looks into.
-TEST = ["pytest>=7.4", "hypothesis", "segment-anything", "torchvision", "setuptools>=64"]
+TEST = [*BASELINES, "pytest>=7.4", "hypothesis", "torchvision", "setuptools>=64"]
 DEV = [*TEST, "ruff"]
 
 setup(
@@ -49,6 +49,10 @@ setup(
         "connected-components-3d",
         "SimpleITK",
         "nibabel",
+        "surface-distance",
+        "pandas",
+        "statsmodels",
+        "jinja2",
     ],
     extras_require={"test": TEST, "baselines": BASELINES, "benchmark": BENCHMARK, "dev": DEV},
     entry_points={"console_scripts": ["sam3d = sam3d_nnunet.cli:main"]},

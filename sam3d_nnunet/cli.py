@@ -199,6 +199,9 @@ def predict(
     disable_tta: Annotated[bool, typer.Option("--disable_tta", help="Don't average over mirrored images.")] = False,
     skip_finished: Annotated[bool, typer.Option("--continue", help="Skip cases that are finished.")] = False,
     max_windows: Annotated[int, typer.Option(min=1, help="How many windows of an image to look at, at most.")] = 32,
+    max_volume: Annotated[
+        float | None, typer.Option(min=0, help="Look no further once the mask has so many ml. Default: any volume.")
+    ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cuda,
     dtype: Annotated[Precision | None, typer.Option(help="Arithmetic. Default: as the model was trained.")] = None,
 ) -> None:
@@ -215,7 +218,7 @@ def predict(
         raise typer.BadParameter("name the model either by its folder (-m) or by its data set (-d).")
     if instances and not per_lesion:
         raise typer.BadParameter("--instances needs --per-lesion.")
-    predictor = SAM3DPredictor(device.value, dtype and dtype.value, not disable_tta, max_windows)
+    predictor = SAM3DPredictor(device.value, dtype and dtype.value, not disable_tta, max_windows, max_volume)
     folder = model or trained_model_folder(dataset, configuration, trainer, plans)
     predictor.initialize_from_trained_model_folder(folder, fold or None, checkpoint)
     names = predictor.model.class_names

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 _TRAINER = "sam3d_nnunet.training.trainer"
 _VARIANTS = "sam3d_nnunet.training.variants"
+_PROMPTED_UNET = "sam3d_nnunet.baselines.prompted_unet_trainer"
 
 TRAINERS = {
     "SAM3DAdapterTrainer": _TRAINER,
@@ -15,7 +16,11 @@ TRAINERS = {
     "SAM3DAdapterTrainer_50epochs": _VARIANTS,
     "SAM3DAdapterTrainer_smoke": _VARIANTS,
     "SAM3DAdapterTrainer_demo": _VARIANTS,
+    "PromptedUNetTrainer": _PROMPTED_UNET,
+    "PromptedUNetTrainer_tiny": _PROMPTED_UNET,
+    "PromptedResEncUNetTrainer": _PROMPTED_UNET,
     "nnUNetTrainer_smoke": _VARIANTS,
+    "nnUNetTrainer_tiny": _VARIANTS,
     "nnUNetTrainer_demo": _VARIANTS,
 }
 

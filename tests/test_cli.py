@@ -3,7 +3,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from sam3d_nnunet import __version__, cli, doctor, registration
@@ -18,11 +20,20 @@ def test_version():
     assert invoke("--version").output == f"sam3d_nnunet {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["register", "unregister", "doctor", "plan", "predict", "demo"])
+def all_commands(group: click.Group, *names: str) -> list[tuple[str, ...]]:
+    """Names of each command, with those of the groups it is in."""
+    found = []
+    for name, command in group.commands.items():
+        inside = isinstance(command, click.Group)
+        found += all_commands(command, *names, name) if inside else [(*names, name)]
+    return found
+
+
+@pytest.mark.parametrize("command", all_commands(typer.main.get_command(cli.app)), ids=" ".join)
 def test_help_shows_an_example(command):
-    done = invoke(command, "--help")
+    done = invoke(*command, "--help")
     assert done.exit_code == 0
-    assert f"Example: sam3d {command}" in done.output
+    assert f"Example: sam3d {' '.join(command)}" in done.output
 
 
 def test_starting_imports_nothing_heavy():

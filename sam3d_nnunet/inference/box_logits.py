@@ -61,15 +61,20 @@ class BoxLogits:
             segmentation[place] = labels.convert_logits_to_segmentation(logits)
         return segmentation.transpose(np.argsort(grid.transpose))
 
-    def probabilities(self, grid: PreprocessedGrid, image_shape: tuple[int, ...], labels: LabelManager) -> np.ndarray:
-        """(K, *image_shape) float32: 1 for the background (0 for all regions) outside the box."""
-        shape = [image_shape[axis] for axis in grid.transpose]
-        probabilities = np.zeros((len(self.logits), *shape), np.float32)
+    def write_probabilities(self, grid: PreprocessedGrid, labels: LabelManager, probabilities: np.ndarray) -> None:
+        """Fill (K, D, H, W) of the original image: 1 for the background (0 for all regions) outside the box.
+
+        Args:
+            grid: of the logits.
+            labels: of the model.
+            probabilities: to be filled slab by slab; may be a file in memory.
+        """
+        probabilities[:] = 0
         if not self.regions:
             probabilities[0] = 1
+        turned = probabilities.transpose(0, *(1 + axis for axis in grid.transpose))
         for place, logits in self._slabs(grid):
-            probabilities[(slice(None), *place)] = labels.apply_inference_nonlin(logits)
-        return probabilities.transpose(0, *(1 + np.argsort(grid.transpose)))
+            turned[(slice(None), *place)] = labels.apply_inference_nonlin(logits)
 
     def _slabs(self, grid: PreprocessedGrid) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
         """Resampled logits (K, ...) slab by slab, and where each belongs in the image with its axes exchanged.

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ class CaseWriter:
             prompt_ending = ".csv" if (part / f"{name}.json").exists() else ".json"
             write_prompt(prediction.prompt, part / f"{name}{prompt_ending}")
             if self.probabilities:
-                np.savez_compressed(part / f"{name}.npz", probabilities=prediction.probabilities())
+                _write_npz(prediction, part / f"{name}.npz")
                 (part / f"{name}.pkl").write_bytes(pickle.dumps(properties))
             if self.instances:
                 (part / INSTANCES).mkdir()
@@ -77,3 +78,12 @@ class CaseWriter:
             for file in sorted(files, key=lambda f: f == Path(main)):
                 os.replace(part / file, self.folder / file)
         return segmentation
+
+
+def _write_npz(prediction: CasePrediction, file: Path) -> None:
+    """What numpy's savez_compressed would write, without all probabilities in memory."""
+    array = file.with_suffix(".npy")
+    prediction.probabilities(array)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(array, "probabilities.npy")
+    array.unlink()

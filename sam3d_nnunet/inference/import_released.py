@@ -85,7 +85,7 @@ def import_released(checkpoint: str | Path, task: str, folder: str | Path) -> Pa
 
 
 def _refuse_other_sizes(network: SAM3D, checkpoint: str | Path) -> None:
-    classes = network.mask_decoder.seg_layers.out_channels
+    classes = network.num_classes
     if classes != len(DATASET["labels"]):
         raise SAM3DError(f"{checkpoint} tells {classes} classes apart; released models know background and tumour.")
 

@@ -14,7 +14,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager, deter
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.network.sam3d import SAM3D
+from sam3d_nnunet.network.promptable import PromptableNetwork
 from sam3d_nnunet.nnunet_names import TRAINERS, class_lookup
 from sam3d_nnunet.planning.settings import BLOCK, parse_settings
 
@@ -35,7 +35,7 @@ class TrainedModel:
         clicks_carry_labels: whether background clicks and classes mean something to the networks.
     """
 
-    networks: list[SAM3D]
+    networks: list[PromptableNetwork]
     plans: PlansManager
     configuration: ConfigurationManager
     labels: LabelManager
@@ -176,7 +176,7 @@ def _load_checkpoint(file: Path) -> dict[str, Any]:
 
 def _trainer_class(name: str, folder: Path) -> type:
     """Our trainers are found without registration; those derived from them where nnU-Net finds trainers."""
-    from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer  # which itself predicts in its validation
+    from sam3d_nnunet.training.prompted_trainer import PromptedTrainer  # which itself predicts in its validation
 
     try:
         found = class_lookup(__name__)(name) if name in TRAINERS else recursive_find_trainer_class_by_name(name)
@@ -184,9 +184,9 @@ def _trainer_class(name: str, folder: Path) -> type:
         found = None
     if found is None:
         raise SAM3DError(f"{folder} was trained with {name}, which is not installed. Install it, or see sam3d doctor.")
-    if not issubclass(found, SAM3DAdapterTrainer):
+    if not issubclass(found, PromptedTrainer):
         raise SAM3DError(
             f"{folder} was trained with {name}, which knows no clicks. Predict with nnUNetv2_predict, or choose a "
-            "model of SAM3DAdapterTrainer."
+            "model of SAM3DAdapterTrainer or PromptedUNetTrainer."
         )
     return found

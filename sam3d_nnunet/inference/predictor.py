@@ -47,9 +47,19 @@ class CasePrediction:
         """Label map of the original image, its axes as nnU-Net's reader has them."""
         return self.logits.segmentation(self.case.grid, self.case.shape, self._model.labels)
 
-    def probabilities(self) -> np.ndarray:
-        """(K, D, H, W) float32 of the original image."""
-        return self.logits.probabilities(self.case.grid, self.case.shape, self._model.labels)
+    def probabilities(self, file: str | Path | None = None) -> np.ndarray:
+        """(K, D, H, W) float32 of the original image.
+
+        Args:
+            file: .npy file to hold them, where memory should not.
+        """
+        shape = (len(self.logits.logits), *self.case.shape)
+        if file is None:
+            probabilities = np.empty(shape, np.float32)
+        else:
+            probabilities = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+        self.logits.write_probabilities(self.case.grid, self._model.labels, probabilities)
+        return probabilities
 
     def instances(self, segmentation: np.ndarray) -> np.ndarray:
         """Which lesion each foreground voxel is, as int32: 1 for the first foreground click, 0 for background.
@@ -79,6 +89,7 @@ class SAM3DPredictor:
         precision: str | None = None,
         use_mirroring: bool = True,
         max_windows: int = MAX_WINDOWS,
+        max_volume_ml: float | None = None,
     ) -> None:
         """
         Args:
@@ -86,6 +97,7 @@ class SAM3DPredictor:
             precision: "auto", "bf16" or "fp32", see `SAM3D`; None: as in training.
             use_mirroring: average over mirrored images, where training mirrored too.
             max_windows: of an image, that are looked at for one prediction.
+            max_volume_ml: no further windows are looked at once the mask is so large. Default: any size.
 
         Raises:
             SAM3DError: the device is not there.
@@ -94,6 +106,7 @@ class SAM3DPredictor:
         self.precision = precision
         self.use_mirroring = use_mirroring
         self.max_windows = max_windows
+        self.max_volume_ml = max_volume_ml
         self._model: TrainedModel | None = None
 
     def initialize_from_trained_model_folder(
@@ -231,12 +244,20 @@ class SAM3DPredictor:
             self.model.mirror_axes if self.use_mirroring else None,
         )
         maps = previous.maps if previous is not None and self.model.takes_maps else None
-        predict = partial(predict_prompted, predictor, maps=maps, max_windows=self.max_windows)
+        caps = {"max_windows": self.max_windows, "max_voxels": self._max_voxels(case)}
+        predict = partial(predict_prompted, predictor, maps=maps, **caps)
         points = case.grid.from_image(case.geometry.to_voxels(prompt.points))
         labels = prompt.labels if self.model.clicks_carry_labels else np.ones_like(prompt.labels)
         if per_lesion:
             return predict_per_lesion(predict, points, labels)
         return predict(points, labels), None
+
+    def _max_voxels(self, case: ImageCase) -> int | None:
+        """The cap on volume in voxels of the preprocessed grid."""
+        if self.max_volume_ml is None:
+            return None
+        voxel_ml = case.voxel_ml * np.prod(case.grid.crop_shape) / np.prod(case.grid.shape)
+        return max(1, int(self.max_volume_ml / voxel_ml))
 
     def _nothing(self, case: ImageCase) -> BoxLogits:
         labels = self.model.labels

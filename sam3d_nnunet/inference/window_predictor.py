@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import chain, combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from sam3d_nnunet.inference.windows import Window
 from sam3d_nnunet.network.dense_prompt import NOTHING
-from sam3d_nnunet.network.sam3d import SAM3D, Embedding
+from sam3d_nnunet.network.promptable import PromptableNetwork
 
 
 class WindowPredictor:
@@ -22,7 +23,7 @@ class WindowPredictor:
 
     def __init__(
         self,
-        networks: Sequence[SAM3D],
+        networks: Sequence[PromptableNetwork],
         image: Tensor,
         patch_size: tuple[int, int, int],
         region_order: Sequence[int] | None = None,
@@ -47,12 +48,12 @@ class WindowPredictor:
         axes = tuple(mirror_axes or ())
         self.mirrorings = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
         self.cached_windows = cached_windows
-        self._cache: OrderedDict[Window, dict[tuple, Embedding]] = OrderedDict()
+        self._cache: OrderedDict[Window, dict[tuple, Any]] = OrderedDict()
 
     @property
     def num_logits(self) -> int:
         """Logits per voxel."""
-        return self.networks[0].mask_decoder.seg_layers.out_channels
+        return self.networks[0].num_classes
 
     @torch.inference_mode()
     def predict(self, window: Window, points: np.ndarray, labels: np.ndarray, maps: np.ndarray | None = None) -> Tensor:
@@ -87,7 +88,7 @@ class WindowPredictor:
             segmentation[region] = label
         return segmentation
 
-    def _embeddings_of(self, window: Window) -> dict[tuple, Embedding] | None:
+    def _embeddings_of(self, window: Window) -> dict[tuple, Any] | None:
         """What has been encoded for a window, to be completed; None if nothing is to be kept."""
         if not self.cached_windows:
             return None
@@ -99,12 +100,12 @@ class WindowPredictor:
 
     def _mean_over_mirrorings(
         self,
-        network: SAM3D,
+        network: PromptableNetwork,
         window: Window,
         points: Tensor,
         labels: Tensor,
         maps: Tensor | None,
-        embeddings: dict[tuple, Embedding] | None,
+        embeddings: dict[tuple, Any] | None,
     ) -> Tensor:
         device = next(network.parameters()).device
         patch = window.cut(self.image, 0).to(device, torch.float32)[None]

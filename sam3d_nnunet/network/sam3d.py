@@ -15,9 +15,7 @@ from sam3d_nnunet.network.image_encoder import ImageEncoder
 from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
 from sam3d_nnunet.network.precision import PRECISIONS, computes_in_bf16
 from sam3d_nnunet.network.prompt_encoder import PromptEncoder
-
-Prompts = tuple[Tensor | None, Tensor | None, Tensor | None]
-"""Points, labels and maps, as `SAM3D.forward` takes them."""
+from sam3d_nnunet.network.promptable import Prompts
 
 STRIDES = (2, 4, 8)
 PUBLISHED_GRID = 32  # tokens a side of the published network
@@ -120,6 +118,7 @@ class SAM3D(nn.Module):
             raise SAM3DError(f"stride {stride!r} is not possible; choose one of {', '.join(map(str, STRIDES))}.")
         if precision not in PRECISIONS:
             raise SAM3DError(f"precision {precision!r} is not possible; choose one of {', '.join(PRECISIONS)}.")
+        self.num_classes = num_classes
         self.stride = stride
         self.precision = precision
         self.labelled_prompts = preset.labelled_prompts if labelled_prompts is None else labelled_prompts

@@ -55,6 +55,9 @@ class SAM3DSettings(_Block):
     )
     clicks: ClickSettings = ClickSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+    networks: dict[str, dict[str, Any]] = Field(
+        {}, description="by trainer: arguments of the baselines' networks that differ from their authors'"
+    )
     num_epochs: int = Field(200, ge=1)
     steps_per_epoch: int = Field(250, ge=1)
     validation_steps: int = Field(50, ge=1)

@@ -5,6 +5,7 @@ import os
 import reprlib
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from sam3d_nnunet.errors import SAM3DError
 
@@ -39,7 +40,7 @@ def read_json(path: Path) -> Any:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a UTF-8 file that appears complete or not at all."""
-    temporary = path.with_name(path.name + ".part")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")  # of its own, should two write at once
     try:
         temporary.write_text(text, encoding="utf-8", newline="")
         os.replace(temporary, path)

@@ -19,10 +19,10 @@ from sam3d_nnunet.prompts.geometry import ImageGeometry
 from sam3d_nnunet.prompts.prompt import Prompt
 
 if TYPE_CHECKING:
-    from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
+    from sam3d_nnunet.training.prompted_trainer import PromptedTrainer
 
 
-def validate_prompted(trainer: "SAM3DAdapterTrainer", clicks_per_class: int, save_probabilities: bool = False) -> None:
+def validate_prompted(trainer: "PromptedTrainer", clicks_per_class: int, save_probabilities: bool = False) -> None:
     """Predict a fold's validation cases from clicks into `validation_{n}click/`, as `sam3d predict` would.
 
     Each case gets the same clicks whatever the model: they are drawn from its original label map and depend on its name
@@ -56,7 +56,7 @@ def validate_prompted(trainer: "SAM3DAdapterTrainer", clicks_per_class: int, sav
         _summarise(trainer, folder)
 
 
-def trained_model(trainer: "SAM3DAdapterTrainer") -> TrainedModel:
+def trained_model(trainer: "PromptedTrainer") -> TrainedModel:
     """What a trainer has trained so far, without the wrappers of DDP and torch.compile."""
     return TrainedModel(
         networks=[trainer.plain_network().eval()],
@@ -70,12 +70,12 @@ def trained_model(trainer: "SAM3DAdapterTrainer") -> TrainedModel:
     )
 
 
-def _truth_file(trainer: "SAM3DAdapterTrainer", case: str) -> Path:
+def _truth_file(trainer: "PromptedTrainer", case: str) -> Path:
     folder = Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"
     return folder / f"{case}{trainer.dataset_json['file_ending']}"
 
 
-def _draw_prompt(trainer: "SAM3DAdapterTrainer", case: str, truth: Path, image: ImageCase, count: int) -> Prompt:
+def _draw_prompt(trainer: "PromptedTrainer", case: str, truth: Path, image: ImageCase, count: int) -> Prompt:
     try:  # as the file lies, so that models whose readers turn it get the same clicks
         segmentation, geometry = sitk.GetArrayFromImage(sitk.ReadImage(str(truth))), ImageGeometry.from_file(truth)
     except RuntimeError:  # sheared axes
@@ -87,7 +87,7 @@ def _draw_prompt(trainer: "SAM3DAdapterTrainer", case: str, truth: Path, image: 
     return Prompt(geometry.to_world(points), labels, case)
 
 
-def _summarise(trainer: "SAM3DAdapterTrainer", folder: Path) -> None:
+def _summarise(trainer: "PromptedTrainer", folder: Path) -> None:
     labels = trainer.label_manager
     metrics = compute_metrics_on_folder(
         str(Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"),

@@ -7,6 +7,7 @@ from sam3d_nnunet.planning.settings import parse_settings, planned_block
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
 
 SMOKE = {"num_epochs": 2, "steps_per_epoch": 10, "validation_steps": 5}
+TINY_LENGTHS = {"num_epochs": 20, "steps_per_epoch": 50, "validation_steps": 10}
 
 
 class SAM3DAdapterTrainer_5epochs(SAM3DAdapterTrainer):
@@ -28,10 +29,8 @@ class SAM3DAdapterTrainer_tiny(SAM3DAdapterTrainer):
         "preset": "tiny",
         "stride": 4,
         "labelled_prompts": None,
-        "num_epochs": 20,
-        "steps_per_epoch": 50,
-        "validation_steps": 10,
         "optimizer": {"lr": 1e-3},
+        **TINY_LENGTHS,
     }
 
 
@@ -89,6 +88,17 @@ class nnUNetTrainer_smoke(_ShortNNUNetTrainer):
     """2 epochs of 10 steps, for tests."""
 
     lengths = SMOKE
+
+
+class nnUNetTrainer_tiny(_ShortNNUNetTrainer):
+    """As many steps of as many patches as `SAM3DAdapterTrainer_tiny` takes: minutes on a CPU."""
+
+    lengths = TINY_LENGTHS
+
+    def _set_batch_size_and_oversample(self) -> None:
+        super()._set_batch_size_and_oversample()
+        block = parse_settings(planned_block(self.plans_manager.plans, self.configuration_name), "the plans")
+        self.batch_size = block.batch_size
 
 
 class nnUNetTrainer_demo(_NoMirroring, _ShortNNUNetTrainer):

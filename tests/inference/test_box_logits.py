@@ -19,6 +19,12 @@ SCENES = [
 ]
 
 
+def probabilities_of(found, grid, image_shape, labels) -> np.ndarray:
+    probabilities = np.full((len(found.logits), *image_shape), np.nan, np.float32)
+    found.write_probabilities(grid, labels, probabilities)
+    return probabilities
+
+
 def scene(number: int) -> tuple[tuple[int, ...], PreprocessedGrid, BoxLogits]:
     image_shape, transpose, crop_start, crop_shape, shape, (start, size) = SCENES[number]
     grid = PreprocessedGrid(transpose, np.array(crop_start), np.array(crop_shape), np.array(shape))
@@ -45,7 +51,7 @@ def test_probabilities_are_looked_up_voxel_by_voxel(number):
     image_shape, grid, found = scene(number)
     expected, inside = looked_up(image_shape, grid, found)
     assert 0 < inside.sum() and (inside.all() or number > 0)
-    probabilities = found.probabilities(grid, image_shape, LABELS)
+    probabilities = probabilities_of(found, grid, image_shape, LABELS)
     assert probabilities.shape == (3, *image_shape) and probabilities.dtype == np.float32
     softmax = torch.from_numpy(expected).softmax(0).numpy()
     np.testing.assert_allclose(probabilities[:, inside], softmax[:, inside], atol=1e-4)
@@ -57,13 +63,13 @@ def test_segmentation_is_the_likeliest_class(number):
     image_shape, grid, found = scene(number)
     segmentation = found.segmentation(grid, image_shape, LABELS)
     assert segmentation.shape == image_shape and segmentation.dtype == np.uint8
-    assert np.array_equal(segmentation, found.probabilities(grid, image_shape, LABELS).argmax(0))
+    assert np.array_equal(segmentation, probabilities_of(found, grid, image_shape, LABELS).argmax(0))
 
 
 def test_regions():
     image_shape, grid, found = scene(1)
     found = BoxLogits(found.logits[:2], found.start, found.shape, regions=True)
-    probabilities = found.probabilities(grid, image_shape, REGIONS)
+    probabilities = probabilities_of(found, grid, image_shape, REGIONS)
     segmentation = found.segmentation(grid, image_shape, REGIONS)
     whole, core = probabilities > 0.5
     assert np.array_equal(segmentation, np.where(core, 1, np.where(whole, 2, 0)))

@@ -14,11 +14,6 @@ RADIUS = 3.0
 PATCH = (12, 14, 16)
 
 
-def decoder_of(num_classes: int) -> nn.Module:
-    """What tells the number of logits."""
-    return nn.ModuleDict({"seg_layers": nn.Conv3d(1, num_classes, 1)}).requires_grad_(False)
-
-
 class BallNetwork(nn.Module):
     """Marks a ball around each click in the channel of its label; keeps what it was given."""
 
@@ -26,7 +21,6 @@ class BallNetwork(nn.Module):
         super().__init__()
         self.inside = nn.Parameter(torch.tensor(inside))
         self.num_classes = num_classes
-        self.mask_decoder = decoder_of(num_classes)
         self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def forward(self, image: Tensor, points: Tensor, labels: Tensor, maps: Tensor | None = None) -> Tensor:
@@ -134,7 +128,7 @@ def test_overlapping_windows_are_averaged():
         def __init__(self):
             super().__init__()
             self.value = nn.Parameter(torch.tensor(3.0))
-            self.mask_decoder = decoder_of(2)
+            self.num_classes = 2
             self.calls = 0
 
         def forward(self, image, points, labels, maps=None):
@@ -187,8 +181,8 @@ class ObjectNetwork(nn.Module):
 
     def __init__(self, num_classes: int = 2) -> None:
         super().__init__()
-        self.mask_decoder = decoder_of(num_classes)
         self.num_classes = num_classes
+        self.anchor = nn.Parameter(torch.zeros(()))
 
     def forward(self, image: Tensor, points: Tensor, labels: Tensor, maps: Tensor | None = None) -> Tensor:
         components = cc3d.connected_components((image[0, 0] > 0.5).numpy())

@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +27,7 @@ class BallNetwork(nn.Module):
         super().__init__()
         self.takes_maps = takes_maps
         self.radius = radius
-        self.mask_decoder = SimpleNamespace(seg_layers=SimpleNamespace(out_channels=num_classes))
+        self.num_classes = num_classes
         self.anchor = nn.Parameter(torch.zeros(()))
         self.encoded = 0
         self.decoded: list[Tensor] = []
@@ -43,7 +42,7 @@ class BallNetwork(nn.Module):
         self.prompts.append((points[0], labels[0], maps if maps is None else maps.clone()))
         size = embedding.shape[2:]
         voxels = torch.stack(torch.meshgrid(*map(torch.arange, size), indexing="ij"), -1)
-        logits = torch.zeros((1, self.mask_decoder.seg_layers.out_channels, *size))
+        logits = torch.zeros((1, self.num_classes, *size))
         logits[0, 0] = 5
         for label in (1, 2, 0):  # background last
             for point in points[0][labels[0] == label]:

@@ -259,8 +259,7 @@ def test_trainers_in_which_clicks_select(make_trainer, name):
 
 
 def test_gradients_are_clipped(make_trainer):
-    trainer = started(make_trainer())
-    trainer.settings.optimizer.gradient_clip = 1e-3
+    trainer = started(make_trainer(settings={"optimizer": {"gradient_clip": 1e-3}}))
     trainer.train_step(next(trainer.dataloader_train))
     norms = [p.grad.norm() for p in trainer.network.parameters() if p.grad is not None]
     assert torch.stack(norms).norm() <= 1.001e-3
@@ -430,7 +429,7 @@ def test_first_gpu_downloads_for_the_others(make_trainer, monkeypatch, rank, ord
     trainer.is_ddp, trainer.local_rank = True, rank
     done = []
     monkeypatch.setattr(dist, "barrier", lambda: done.append("barrier"))
-    with trainer._first_rank_first():
+    with trainer.first_rank_first():
         done.append("look")
     assert done == order
 

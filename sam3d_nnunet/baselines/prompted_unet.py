@@ -1,0 +1,88 @@
+"""nnU-Net's U-Net with prompts as further input channels: the control that the promptable network has to beat."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sam3d_nnunet.dense_maps import KINDS
+from sam3d_nnunet.network.dense_prompt import click_balls, map_channels
+from sam3d_nnunet.network.precision import computes_in_bf16
+from sam3d_nnunet.network.promptable import Prompts
+
+
+def prompt_channels(num_click_labels: int) -> int:
+    """Input channels that prompts need: for each label one of clicks and one of each kind of map."""
+    return num_click_labels * (1 + KINDS)
+
+
+class PromptedUNet(nn.Module):
+    """A U-Net that sees clicks as small Gaussian balls, and masks, scribbles and boxes, beside the image.
+
+    Unlike `SAM3D` it has nothing to keep for a second set of clicks: it computes everything anew.
+    """
+
+    def __init__(self, unet: nn.Module, num_classes: int, num_click_labels: int, precision: str = "fp32") -> None:
+        """
+        Args:
+            unet: takes the image's channels and `prompt_channels(num_click_labels)` more.
+            num_classes: logits per voxel.
+            num_click_labels: labels of prompts, background included.
+            precision: "auto", "bf16" or "fp32", as for `SAM3D`.
+        """
+        super().__init__()
+        self.unet = unet
+        self.num_classes = num_classes
+        self.num_click_labels = num_click_labels
+        self.precision = precision
+        self.takes_maps = True
+
+    @property
+    def decoder(self) -> nn.Module:
+        """Where nnU-Net switches deep supervision on and off."""
+        return self.unet.decoder
+
+    def forward(
+        self,
+        image: Tensor,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        maps: Tensor | None = None,
+        correct: Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None], Prompts] | None = None,
+    ) -> Tensor | list[Tensor]:
+        """Arguments as for `SAM3D.forward`; with the U-Net's deep supervision on, the logits of all its levels."""
+        if correct is not None:
+            with torch.no_grad():
+                first = self.decode(image, points, labels, maps)
+            finest = first[0] if isinstance(first, list) else first
+            points, labels, maps = correct(finest, points, labels, maps)
+        return self.decode(image, points, labels, maps)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Nothing can be computed before the clicks are known."""
+        return image
+
+    def decode(
+        self, image: Tensor, points: Tensor | None = None, labels: Tensor | None = None, maps: Tensor | None = None
+    ) -> Tensor | list[Tensor]:
+        """Logits (B, K, D, H, W) float32; an image of its own for each set of prompts, or one for all."""
+        drawn = self._draw(image, points, labels, maps)
+        image = image.expand(len(drawn), -1, -1, -1, -1)
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=computes_in_bf16(self.precision, image.device)):
+            logits = self.unet(torch.cat([image, drawn], dim=1))
+        return [level.float() for level in logits] if isinstance(logits, (list, tuple)) else logits.float()
+
+    def _draw(self, image: Tensor, points: Tensor | None, labels: Tensor | None, maps: Tensor | None) -> Tensor:
+        """(B, `prompt_channels`, D, H, W) in [0, 1]."""
+        size = tuple(image.shape[2:])
+        if points is None:
+            balls = image.new_zeros((len(image), self.num_click_labels, *size))
+        else:
+            points = points.masked_fill((labels < 0)[..., None], 0)  # whatever padding holds, NaN included
+            balls = click_balls(points.to(image.dtype), labels, self.num_click_labels, size)
+        if maps is None:
+            said = balls.new_zeros((1, KINDS * self.num_click_labels, *size))
+        else:
+            said = map_channels(maps, self.num_click_labels, stride=1).to(balls.dtype)
+        count = max(len(balls), len(said))
+        return torch.cat([drawn.expand(count, -1, -1, -1, -1) for drawn in (balls, said)], dim=1)

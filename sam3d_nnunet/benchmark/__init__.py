@@ -1,0 +1,1 @@
+"""Predicts under protocols, then measures."""

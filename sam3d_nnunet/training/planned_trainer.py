@@ -1,0 +1,109 @@
+"""PlannedTrainer: nnU-Net's trainer with lengths and batch size from the plan."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+from torch._dynamo import OptimizedModule
+
+from sam3d_nnunet.errors import SAM3DError, show_as_sentence
+from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, merge, parse_settings, planned_block
+
+show_as_sentence()
+
+
+class PlannedTrainer(nnUNetTrainer):
+    """Takes lengths and batch size from the plan's block "sam3d", so that all methods train alike from one plan."""
+
+    changes: dict[str, Any] = {}
+    """What a variant changes in the plan's block."""
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net reads this signature)
+    ) -> None:
+        """Arguments are those of nnU-Net's trainer.
+
+        Raises:
+            SAM3DError: the configuration is not 3-D, or its block "sam3d" is not usable. Nothing has been written then.
+        """
+        self.settings = _settings(plans, configuration, dataset_json, self.changes, type(self).__name__)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = self.settings.num_epochs
+        self.num_iterations_per_epoch = self.settings.steps_per_epoch
+        self.num_val_iterations_per_epoch = self.settings.validation_steps
+        self.save_every = 1
+
+    def save_checkpoint(self, filename: str) -> None:
+        """As nnU-Net's, but a file appears complete or not at all."""
+        temporary = filename + ".part"
+        super().save_checkpoint(temporary)
+        # other ranks write nothing, and must not touch what the first may be writing right now
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            os.replace(temporary, filename)
+
+    def plain_network(self) -> nn.Module:
+        """The network without the wrappers of DDP, which would wait for ranks that call it less often, and compile."""
+        network = self.network.module if self.is_ddp else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    @contextmanager
+    def first_rank_first(self) -> Iterator[None]:
+        """Rank 0 goes first, so that the others find what it has downloaded."""
+        if self.is_ddp and self.local_rank != 0:
+            dist.barrier()
+        yield
+        if self.is_ddp and self.local_rank == 0:
+            dist.barrier()
+
+    def _set_batch_size_and_oversample(self) -> None:
+        """The block's batch size, shared out over the GPUs; the share of foreground is the same on each."""
+        ranks, rank = (dist.get_world_size(), dist.get_rank()) if self.is_ddp else (1, 0)
+        each, rest = divmod(self.settings.batch_size, ranks)
+        self.batch_size = each + (rank < rest)
+
+
+def _settings(
+    plans: dict, configuration: str, dataset_json: dict, changes: dict[str, Any], trainer: str
+) -> SAM3DSettings:
+    """Settings of a training, completed and written back into the plans, from which nnU-Net rebuilds the network."""
+    where = f"{plans.get('plans_name')}, configuration {configuration}"
+    manager = PlansManager({k: v for k, v in plans.items() if k != "continue_training"})
+    if configuration not in plans["configurations"]:
+        known = ", ".join(plans["configurations"])
+        raise SAM3DError(f"{plans.get('plans_name')} has no configuration {configuration!r}; it has {known}.")
+    planned = manager.get_configuration(configuration)
+    patch_size = planned.configuration.get("patch_size")
+    sides = patch_size if isinstance(patch_size, (list, tuple)) else []
+    if len(sides) == 2:
+        raise SAM3DError(f"{trainer} needs volumes, but {where} is 2-D. Train 3d_fullres instead.")
+    if len(sides) != 3 or not all(isinstance(n, int) and n >= 8 for n in sides):
+        raise SAM3DError(f"{where} has the patch size {patch_size}; {trainer} needs three numbers of at least 8.")
+    if planned.previous_stage_name is not None:
+        raise SAM3DError(f"{trainer} takes no part in a cascade, which {where} is. Train 3d_fullres instead.")
+    labels = manager.get_label_manager(dataset_json).all_labels
+    block = merge(planned_block(plans, configuration), changes)
+    settings = parse_settings({"num_click_labels": int(max(labels)) + 1, **_given(block)}, where)
+    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if settings.batch_size < ranks:
+        raise SAM3DError(
+            f"{where} has batch size {settings.batch_size} in its block '{BLOCK}', fewer than the {ranks} GPUs. "
+            "Raise it there, or train on fewer GPUs."
+        )
+    plans["configurations"][configuration][BLOCK] = settings.model_dump()
+    return settings
+
+
+def _given(block: dict[str, Any]) -> dict[str, Any]:
+    """Without what the plan leaves open, for which the data set decides."""
+    return {key: value for key, value in block.items() if (key, value) != ("num_click_labels", None)}

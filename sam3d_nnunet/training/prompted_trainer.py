@@ -1,0 +1,139 @@
+"""PromptedTrainer: nnU-Net's trainer for networks that take prompts."""
+
+from functools import partial
+from typing import Any
+
+import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as upstream
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.prompts.maps import MapSimulator
+from sam3d_nnunet.prompts.policies import ClickSimulator
+from sam3d_nnunet.prompts.simulator import PromptSimulator
+from sam3d_nnunet.training.correction import Correction, with_free_click
+from sam3d_nnunet.training.data_loader import PromptedDataLoader
+from sam3d_nnunet.training.planned_trainer import PlannedTrainer
+from sam3d_nnunet.training.prompted_validation import validate_prompted
+
+
+class PromptedTrainer(PlannedTrainer):
+    """Trains a `PromptableNetwork` with simulated prompts, and validates it without clicks and with one.
+
+    nnU-Net's planning, augmentation, loss, folds and sliding-window validation stay as they are.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net reads this signature)
+    ) -> None:
+        """Arguments and errors are those of `PlannedTrainer`."""
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        # by chance, since nnU-Net's rounding would make every patch of a batch of 1 foreground
+        self.oversample_foreground_percent = self.settings.foreground_share
+        self.probabilistic_oversampling = True
+        self.gradient_clip = 12.0  # nnU-Net's
+        self.grad_scaler = None  # the network computes in bfloat16, which needs none, or in float32
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """nnU-Net's loaders, with prompts in each batch."""
+        original = upstream.nnUNetDataLoader  # the method we call offers no other hook for the loader's class
+        upstream.nnUNetDataLoader = partial(PromptedDataLoader, simulator=self._prompt_simulator())
+        try:
+            return super().get_dataloaders()
+        finally:
+            upstream.nnUNetDataLoader = original
+
+    def on_train_start(self) -> None:
+        """Refuse a fold from which nothing can be learned."""
+        if not self.was_initialized:
+            self.initialize()
+        self._refuse_empty_training_set()
+        super().on_train_start()
+
+    def train_step(self, batch: dict) -> dict:
+        """One step of nnU-Net's training with prompts; in a share of the steps a click corrects the first mask."""
+        prompts = self._prompts(batch)
+        if np.random.random() < self.settings.iterated_share:
+            prompts["correct"] = self._correction(_finest(batch["target"]))
+        self.optimizer.zero_grad(set_to_none=True)
+        output = self.network(batch["data"].to(self.device, non_blocking=True), **prompts)
+        loss = self.loss(output, self._on_device(batch["target"]))
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
+        self.optimizer.step()
+        return {"loss": loss.detach().cpu().numpy()}
+
+    def validation_step(self, batch: dict) -> dict:
+        """nnU-Net's validation step, with prompts."""
+        network = self.network
+        self.network = partial(network, **self._prompts(batch))
+        try:
+            return super().validation_step(batch)
+        finally:
+            self.network = network
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's validation without clicks in `validation/`, then the paper's protocol in `validation_1click/`."""
+        super().perform_actual_validation(save_probabilities)
+        self.set_deep_supervision_enabled(False)
+        validate_prompted(self, clicks_per_class=1, save_probabilities=save_probabilities)
+        self.set_deep_supervision_enabled(True)
+
+    def plot_network_architecture(self) -> None:
+        """Nothing to see: hiddenlayer gives the network no prompts."""
+
+    def _prompt_simulator(self) -> PromptSimulator:
+        clicks, classes = self.settings.clicks, list(self.label_manager.foreground_labels)
+        shares = (clicks.mask_share, clicks.scribble_share, clicks.box_share)
+        return PromptSimulator(
+            ClickSimulator(clicks.policy, classes, self.settings.clicks_carry_labels, clicks.no_click_share),
+            MapSimulator(classes, *shares) if self.settings.shows_maps else None,
+            select=self.settings.target_policy == "clicked",
+            together=self.label_manager.has_regions,
+        )
+
+    def _prompts(self, batch: dict) -> dict[str, Any]:
+        points, labels = batch["points"], batch["point_labels"]
+        if self.settings.iterated_share:  # in each step, since another shape costs a compilation
+            points, labels = with_free_click(points, labels)
+        prompts = {"points": points, "labels": labels}
+        if "maps" in batch:
+            prompts["maps"] = batch["maps"]
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in prompts.items()}
+
+    def _correction(self, target: Tensor) -> Correction:
+        labels = self.label_manager
+        return Correction(
+            target,
+            list(labels.regions_class_order) if labels.has_regions else None,
+            labels.ignore_label,
+            np.random.default_rng(np.random.randint(2**31)),
+            select=self.settings.target_policy == "clicked",
+        )
+
+    def _refuse_empty_training_set(self) -> None:
+        training_set, _ = self.get_tr_and_val_datasets()
+        for case in training_set.identifiers:
+            locations = training_set.load_case(case)[3]["class_locations"]
+            # with an ignore label, an entry with -1 in its key holds the background too
+            if any(len(voxels) for key, voxels in locations.items() if -1 not in np.atleast_1d(key)):
+                return
+        raise SAM3DError(
+            f"No training case of fold {self.fold} in {self.preprocessed_dataset_folder} holds any foreground voxel."
+        )
+
+    def _on_device(self, target: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+        if isinstance(target, list):
+            return [t.to(self.device, non_blocking=True) for t in target]
+        return target.to(self.device, non_blocking=True)
+
+
+def _finest(target: Tensor | list[Tensor]) -> Tensor:
+    """The target at full resolution; with deep supervision there are coarser ones behind it."""
+    return target[0] if isinstance(target, list) else target
