@@ -3,9 +3,15 @@
 import importlib
 from collections.abc import Callable
 
+from sam3d_nnunet.errors import SAM3DError, show_as_sentence
+
+OPTIONAL = ("monai", "segment_anything")
+"""Packages that only baselines need."""
+
 _TRAINER = "sam3d_nnunet.training.trainer"
 _VARIANTS = "sam3d_nnunet.training.variants"
-_PROMPTED_UNET = "sam3d_nnunet.baselines.prompted_unet_trainer"
+_BASELINES = "sam3d_nnunet.baselines"
+_PROMPTED_UNET = f"{_BASELINES}.prompted_unet_trainer"
 
 TRAINERS = {
     "SAM3DAdapterTrainer": _TRAINER,
@@ -19,8 +25,12 @@ TRAINERS = {
     "PromptedUNetTrainer": _PROMPTED_UNET,
     "PromptedUNetTrainer_tiny": _PROMPTED_UNET,
     "PromptedResEncUNetTrainer": _PROMPTED_UNET,
+    "SwinUNETRTrainer": f"{_BASELINES}.swin_unetr",
+    "UXNet3DTrainer": f"{_BASELINES}.ux_net",
+    "UNETRPPTrainer": f"{_BASELINES}.unetr_pp",
+    "MedNeXtTrainer": f"{_BASELINES}.med_next",
     "nnUNetTrainer_smoke": _VARIANTS,
-    "nnUNetTrainer_tiny": _VARIANTS,
+    "nnUNetTrainer_planned": _VARIANTS,
     "nnUNetTrainer_demo": _VARIANTS,
 }
 
@@ -30,7 +40,8 @@ PLANNERS = {"SAM3DPlanner": "sam3d_nnunet.planning.planner"}
 def class_lookup(module: str) -> Callable[[str], type]:
     """The `__getattr__` for `module`: imports a class of ours only when its name is asked for.
 
-    It raises AttributeError for names that aren't in the tables and ImportError for classes that can't be loaded.
+    It raises AttributeError for names that aren't in the tables, ImportError for classes that can't be loaded, and
+    SAM3DError where an optional package is missing.
     """
     places = TRAINERS | PLANNERS
 
@@ -39,6 +50,11 @@ def class_lookup(module: str) -> Callable[[str], type]:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         try:
             return getattr(importlib.import_module(places[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] not in OPTIONAL:
+                raise
+            show_as_sentence()
+            raise SAM3DError(f'{name} needs {error.name}: run  pip install "sam3d_nnunet[baselines]"') from error
         except AttributeError as error:
             # nnU-Net asks with hasattr(), which takes any AttributeError for "no such class" and would hide this one.
             raise ImportError(f"{name} could not be loaded from {places[name]}: {error}") from error

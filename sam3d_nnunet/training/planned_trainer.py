@@ -19,7 +19,7 @@ show_as_sentence()
 
 
 class PlannedTrainer(nnUNetTrainer):
-    """Takes lengths and batch size from the plan's block "sam3d", so that all methods train alike from one plan."""
+    """Takes lengths, batch size and share of foreground from the plan's block "sam3d": all methods train alike."""
 
     changes: dict[str, Any] = {}
     """What a variant changes in the plan's block."""
@@ -42,6 +42,9 @@ class PlannedTrainer(nnUNetTrainer):
         self.num_epochs = self.settings.num_epochs
         self.num_iterations_per_epoch = self.settings.steps_per_epoch
         self.num_val_iterations_per_epoch = self.settings.validation_steps
+        # by chance, since nnU-Net's rounding would make every patch of a batch of 1 foreground, or none
+        self.oversample_foreground_percent = self.settings.foreground_share
+        self.probabilistic_oversampling = True
         self.save_every = 1
 
     def save_checkpoint(self, filename: str) -> None:

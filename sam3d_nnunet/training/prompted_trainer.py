@@ -34,9 +34,6 @@ class PromptedTrainer(PlannedTrainer):
     ) -> None:
         """Arguments and errors are those of `PlannedTrainer`."""
         super().__init__(plans, configuration, fold, dataset_json, device)
-        # by chance, since nnU-Net's rounding would make every patch of a batch of 1 foreground
-        self.oversample_foreground_percent = self.settings.foreground_share
-        self.probabilistic_oversampling = True
         self.gradient_clip = 12.0  # nnU-Net's
         self.grad_scaler = None  # the network computes in bfloat16, which needs none, or in float32
 

@@ -4,6 +4,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from sam3d_nnunet.planning.settings import parse_settings, planned_block
+from sam3d_nnunet.training.planned_trainer import PlannedTrainer
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
 
 SMOKE = {"num_epochs": 2, "steps_per_epoch": 10, "validation_steps": 5}
@@ -90,15 +91,8 @@ class nnUNetTrainer_smoke(_ShortNNUNetTrainer):
     lengths = SMOKE
 
 
-class nnUNetTrainer_tiny(_ShortNNUNetTrainer):
-    """As many steps of as many patches as `SAM3DAdapterTrainer_tiny` takes: minutes on a CPU."""
-
-    lengths = TINY_LENGTHS
-
-    def _set_batch_size_and_oversample(self) -> None:
-        super()._set_batch_size_and_oversample()
-        block = parse_settings(planned_block(self.plans_manager.plans, self.configuration_name), "the plans")
-        self.batch_size = block.batch_size
+class nnUNetTrainer_planned(PlannedTrainer):
+    """nnU-Net's own network, loss and optimiser; lengths, batch size and share of foreground as all others have them."""
 
 
 class nnUNetTrainer_demo(_NoMirroring, _ShortNNUNetTrainer):

@@ -1,0 +1,130 @@
+"""AutomaticTrainer: nnU-Net's trainer for the other networks that segment without prompts."""
+
+import inspect
+from typing import Any
+
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, parse_settings
+from sam3d_nnunet.training.planned_trainer import PlannedTrainer
+
+
+class AutomaticTrainer(PlannedTrainer):
+    """Trains a network as long, and on as many patches with as much foreground, as `SAM3DAdapterTrainer` would.
+
+    Loss, augmentation, folds, precision, gradient clipping and validation are nnU-Net's. Arguments of the network that
+    shall differ from its authors' stand in the plan's block "sam3d" under "networks", by name of the trainer:
+    `{"networks": {"UXNet3DTrainer": {"depths": [1, 1, 1, 1]}}}`.
+
+    AdamW with rate 4e-4 and weight decay 1e-5, as the released code of 3DSAM-adapter trains its baselines, unless the
+    trainer of a method says what its authors prescribe. The released schedule is not known: for all methods the rate
+    falls as nnU-Net's does, polynomially to 0.
+    """
+
+    rate = 4e-4
+    decay = 1e-5
+    adam_epsilon = 1e-8
+    deep_supervision_scales: list[list[float]] | None = None
+    """Along (d, h, w) for each output of the network in training, if the authors train on several; the first is 1."""
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net reads this signature)
+    ) -> None:
+        """Arguments and errors are those of `PlannedTrainer`."""
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = self.rate
+        self.weight_decay = self.decay
+        self.enable_deep_supervision = self.deep_supervision_scales is not None
+
+    @staticmethod
+    def make_network(input_channels: int, num_classes: int, patch_size: tuple[int, int, int], **arguments) -> nn.Module:
+        """The trainer's network, (B, C, D, H, W) -> (B, K, D, H, W), which is given patches of that size alone.
+
+        With deep supervision it returns a list of outputs in training mode. A trainer's own method names the arguments
+        that a plan may give, with the authors' values as defaults.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The network with the arguments of the plan's block and random weights.
+
+        Raises:
+            SAM3DError: these arguments make no network.
+        """
+        settings = parse_settings(configuration_manager.configuration.get(BLOCK, {}), "the plans")
+        arguments = cls.network_arguments(settings)
+        patch_size = tuple(configuration_manager.patch_size)
+        try:
+            return cls.make_network(num_input_channels, num_output_channels, patch_size, **arguments)
+        except Exception as e:  # an unusable value can break any line of a network
+            if not arguments:
+                raise
+            raise SAM3DError(
+                f"The plan's block '{BLOCK}' gives {arguments} under networks.{cls.__name__}, which make no network "
+                f"for patches of {patch_size}: {e}"
+            ) from e
+
+    @classmethod
+    def network_arguments(cls, settings: SAM3DSettings) -> dict[str, Any]:
+        """What the plan gives for this trainer's network.
+
+        Raises:
+            SAM3DError: the network has no such argument.
+        """
+        arguments = settings.networks.get(cls.__name__, {})
+        known = list(inspect.signature(cls.make_network).parameters)[3:]
+        for name in arguments:
+            if name not in known:
+                raise SAM3DError(
+                    f"The plan's block '{BLOCK}' gives {name!r} under networks.{cls.__name__}, whose network has no "
+                    f"such argument; it has {', '.join(known)}."
+                )
+        return arguments
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        """AdamW with nnU-Net's schedule."""
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay, eps=self.adam_epsilon
+        )
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def validation_step(self, batch: dict) -> dict:
+        """nnU-Net's validation step; with deep supervision its loss is that of the highest resolution alone."""
+        if not self.enable_deep_supervision:
+            return super().validation_step(batch)
+        network = self.network
+        self.network = lambda image: [network(image)]  # one output, since the network is not in training mode
+        try:
+            return super().validation_step(batch)
+        finally:
+            self.network = network
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Nothing to switch: only training mode has several outputs."""
+
+    def plot_network_architecture(self) -> None:
+        """Nothing to see: hiddenlayer can't draw attention."""
+
+    def _get_deep_supervision_scales(self) -> list[list[float]] | None:
+        if self.deep_supervision_scales is None:
+            return None
+        patch_size = self.configuration_manager.patch_size
+        # a voxel is left of the shortest side, where nnU-Net would round to none
+        return [[max(s, 1 / side) for s, side in zip(scale, patch_size)] for scale in self.deep_supervision_scales]

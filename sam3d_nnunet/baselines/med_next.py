@@ -1,0 +1,35 @@
+"""The trainer of MedNeXt (Roy et al., MICCAI 2023, arXiv 2303.09975)."""
+
+from monai.networks.nets.mednext import create_mednext
+from torch import nn
+
+from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
+from sam3d_nnunet.baselines.padding import Padded
+
+
+class MedNeXtTrainer(AutomaticTrainer):
+    """Trains MONAI's MedNeXt-L with kernel 3. Patches of any size: they are padded to multiples of 16.
+
+    The strongest convolutional network in "nnU-Net Revisited" (Isensee et al., MICCAI 2024); 3DSAM-adapter's paper
+    doesn't compare with it. As its authors prescribe (paper, Section 4; nnUNetTrainerV2_MedNeXt.py of
+    MIC-DKFZ/MedNeXt): AdamW with rate 1e-3, epsilon 1e-4 and nnU-Net's weight decay 3e-5, and deep supervision as in
+    nnU-Net, where the lowest resolution counts nothing. They save memory by computing blocks twice, which MONAI's
+    network can't.
+    """
+
+    rate = 1e-3
+    decay = 3e-5
+    adam_epsilon = 1e-4
+    deep_supervision_scales = [[1 / 2**level] * 3 for level in range(5)]
+
+    @staticmethod
+    def make_network(
+        input_channels: int,
+        num_classes: int,
+        patch_size: tuple[int, int, int],
+        variant: str = "L",
+        kernel_size: int = 3,
+    ) -> nn.Module:
+        """MedNeXt of variant S, B, M or L behind a padding."""
+        network = create_mednext(variant, 3, input_channels, num_classes, kernel_size, deep_supervision=True)
+        return Padded(network, (16, 16, 16))

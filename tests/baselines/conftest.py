@@ -1,0 +1,93 @@
+"""Trainers of baselines on the small data sets of tests/training."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
+
+_spec = importlib.util.spec_from_file_location("training_conftest", Path(__file__).parents[1] / "training/conftest.py")
+_training = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_training)
+prepared, make_trainer = _training.prepared, _training.make_trainer
+results, one_thread = _training.results, _training.one_thread
+
+
+@pytest.fixture
+def make_automatic(make_trainer) -> Callable[..., AutomaticTrainer]:
+    """A trainer of 3 epochs of 2 steps, and the arguments of its network as a plan gives them."""
+
+    def make(
+        trainer_class: type[AutomaticTrainer],
+        arguments: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+        **more,
+    ) -> AutomaticTrainer:
+        block = {"num_epochs": 3, "steps_per_epoch": 2, "validation_steps": 1}
+        block["networks"] = {trainer_class.__name__: arguments or {}}
+        return make_trainer(trainer_class=trainer_class, settings=block | (settings or {}), **more)
+
+    return make
+
+
+@pytest.fixture
+def check_steps(make_automatic) -> Callable[..., AutomaticTrainer]:
+    """Trains and validates a step through nnU-Net's machinery, and rebuilds the network as nnUNetv2_predict does."""
+
+    def check(trainer_class: type[AutomaticTrainer], arguments: dict[str, Any], **more) -> AutomaticTrainer:
+        trainer = make_automatic(trainer_class, arguments, **more)
+        trainer.on_train_start()
+        trainer.on_train_epoch_start()
+        before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
+        losses = [trainer.train_step(next(trainer.dataloader_train))["loss"] for _ in range(2)]
+        assert np.isfinite(losses).all()
+        changed = [name for name, p in trainer.network.named_parameters() if not torch.equal(p, before[name])]
+        # what only the lowest resolution uses may rest, which nnU-Net weighs with 0
+        assert len(changed) > 0.6 * len(before)
+
+        trainer.on_validation_epoch_start()
+        with torch.no_grad():
+            validation = trainer.validation_step(next(trainer.dataloader_val))
+        assert np.isfinite(validation["loss"])
+        classes = trainer.label_manager.num_segmentation_heads
+        assert len(validation["tp_hard"]) == classes - (not trainer.label_manager.has_regions)
+
+        image = torch.randn(1, 1, *trainer.configuration_manager.patch_size)
+        rebuilt = trainer_class.build_network_architecture(
+            trainer.plans_manager, trainer.configuration_manager, 1, classes, enable_deep_supervision=False
+        )
+        rebuilt.load_state_dict(trainer.network.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(rebuilt.eval()(image), trainer.network.eval()(image))
+        return trainer
+
+    return check
+
+
+@pytest.fixture
+def check_network() -> Callable[..., None]:
+    """Trains a network of a trainer one step on random images of 2 channels and 3 classes; each tensor counts."""
+
+    def check(trainer_class: type[AutomaticTrainer], size: tuple[int, int, int], arguments: dict[str, Any]) -> None:
+        network = trainer_class.make_network(2, 3, size, **arguments)
+        image = torch.randn(2, 2, *size)
+        outputs = network(image)
+        scales = trainer_class.deep_supervision_scales
+        if scales is None:
+            outputs = [outputs]
+        assert [tuple(output.shape) for output in outputs] == [
+            (2, 3, *(max(1, round(side * s)) for side, s in zip(size, scale))) for scale in scales or [[1, 1, 1]]
+        ]
+        sum(output.square().mean() for output in outputs).backward()
+        assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+        with torch.no_grad():
+            logits = network.eval()(image)
+        assert logits.shape == (2, 3, *size)
+        assert logits.isfinite().all()
+
+    return check

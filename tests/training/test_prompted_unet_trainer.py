@@ -1,0 +1,89 @@
+"""The prompted nnU-Net control, trained and used as ours."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from sam3d_nnunet.baselines.prompted_unet_trainer import PromptedResEncUNetTrainer, PromptedUNetTrainer, residual
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.inference.predictor import SAM3DPredictor
+from sam3d_nnunet.inference.session import SAM3DSession
+from sam3d_nnunet.prompts.prompt import Prompt
+
+SHORT = {"num_epochs": 2, "steps_per_epoch": 2, "validation_steps": 1}
+
+
+class ShortUNetTrainer(PromptedUNetTrainer):
+    changes = SHORT
+
+
+class ShortResEncTrainer(PromptedResEncUNetTrainer):
+    changes = SHORT
+
+
+BOTH = pytest.mark.parametrize("trainer_class", [ShortUNetTrainer, ShortResEncTrainer])
+
+
+@BOTH
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["plain", "corrected"])
+def test_steps_reach_every_parameter(make_trainer, trainer_class, share):
+    trainer = make_trainer(trainer_class=trainer_class, settings={"clicks": {"iterated_share": share}})
+    trainer.on_train_start()
+    before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
+    for _ in range(2):
+        assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
+    assert isinstance(trainer.optimizer, torch.optim.SGD)
+    still = {name for name, p in trainer.network.named_parameters() if torch.equal(p, before[name])}
+    # instance norm takes a convolution's bias away again; nnU-Net gives the coarsest output the weight 0
+    assert all(name.endswith("bias") or ".seg_layers.0." in name for name in still)
+
+
+def test_deep_supervision_in_training_only(make_trainer):
+    trainer = make_trainer(trainer_class=ShortUNetTrainer)
+    trainer.on_train_start()
+    image = torch.zeros(1, 1, 16, 16, 16)
+    assert isinstance(trainer.network(image), list)
+    trainer.set_deep_supervision_enabled(False)
+    assert trainer.network(image).shape == (1, 3, 16, 16, 16)
+
+
+def test_encoders(make_trainer):
+    kinds = {ShortUNetTrainer: PlainConvUNet, ShortResEncTrainer: ResidualEncoderUNet}
+    for trainer_class, kind in kinds.items():
+        trainer = make_trainer(trainer_class=trainer_class)
+        trainer.initialize()
+        assert type(trainer.network.unet) is kind
+
+
+def test_residual_of_another_architecture():
+    with pytest.raises(SAM3DError, match="some.Net; PromptedResEncUNetTrainer needs"):
+        residual("some.Net", {})
+
+
+@pytest.mark.parametrize("kind", ["classes", "regions"])
+def test_trained_model_predicts_everywhere(make_trainer, prepared, kind):
+    trainer = make_trainer(kind, trainer_class=ShortUNetTrainer)
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    folder = Path(trainer.output_folder)
+    for validation in ("validation", "validation_1click"):
+        assert (folder / validation / "summary.json").is_file()
+    image = prepared(kind).root / "raw" / prepared(kind).name / "imagesTr" / "case_2_0000.nii.gz"
+    predictor = SAM3DPredictor()
+    checkpoint = torch.load(folder / "checkpoint_final.pth", weights_only=False)
+    checkpoint["trainer_name"] = "PromptedUNetTrainer"  # the class above is not where nnU-Net looks
+    torch.save(checkpoint, folder / "checkpoint_final.pth")
+    predictor.initialize_from_trained_model_folder(folder.parent, 0)
+    clicked = predictor.predict_case([image], Prompt([[6.0, 8.0, 5.0]], [1], "case_2"))
+    assert clicked.segmentation().shape == clicked.case.shape
+    session = SAM3DSession("cpu")
+    session.initialize_from_trained_model_folder(folder.parent, 0)
+    session.set_image(np.random.default_rng(0).normal(size=(1, 20, 18, 16)), {"spacing": (1, 1, 1)})
+    session.set_target_buffer(np.zeros((20, 18, 16), np.uint8))
+    session.add_point_interaction((9, 9, 9), include_interaction=True)
+    nnunet = nnUNetPredictor(device=torch.device("cpu"))
+    nnunet.initialize_from_trained_model_folder(str(folder.parent), [0], "checkpoint_final.pth")
