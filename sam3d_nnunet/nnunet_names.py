@@ -28,6 +28,8 @@ TRAINERS = {
     "SwinUNETRTrainer": f"{_BASELINES}.swin_unetr",
     "UXNet3DTrainer": f"{_BASELINES}.ux_net",
     "UNETRPPTrainer": f"{_BASELINES}.unetr_pp",
+    "NNFormerTrainer": f"{_BASELINES}.nnformer",
+    "TransBTSTrainer": f"{_BASELINES}.trans_bts",
     "MedNeXtTrainer": f"{_BASELINES}.med_next",
     "nnUNetTrainer_smoke": _VARIANTS,
     "nnUNetTrainer_planned": _VARIANTS,

@@ -1,0 +1,260 @@
+"""Parameters, seconds per training step and per patch, and peak memory of every method, side by side in one run.
+
+Examples:
+    python benchmarks/methods.py --count
+    python benchmarks/methods.py --device cuda --size 64 160 160
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sam3d_nnunet.baselines.prompted_unet_trainer import PLAIN, RESIDUAL, residual
+from sam3d_nnunet.nnunet_names import class_lookup
+from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings
+
+PUBLISHED_SIZE = (64, 160, 160)  # for which the paper's table counts parameters
+PAPER = {  # millions of parameters, as the paper's tables round them; of tuning methods those tuned in the encoder
+    "nnUNetTrainer": 30.76,
+    "TransBTSTrainer": 32.33,
+    "NNFormerTrainer": 149.49,
+    "SwinUNETRTrainer": 62.19,
+    "UNETRPPTrainer": 55.70,
+    "UXNet3DTrainer": 53.01,
+    "SAM3DAdapterTrainer_paper": 25.46,
+    "SAM3DFullFineTuneTrainer": 89.67,
+    "SAM3DHoulsbyAdapterTrainer": 7.61,
+    "SAM3DProTuningTrainer": 7.17,
+    "SAM3DSTAdapterTrainer": 7.15,
+    "SAM3DMedTuningTrainer": 11.10,
+    "SAM3DAdapterAutoTrainer": 15.21,
+}
+RESENC = "nnUNetTrainer, ResEnc-L"
+METHODS = (
+    "nnUNetTrainer",
+    RESENC,
+    "SwinUNETRTrainer",
+    "UXNet3DTrainer",
+    "UNETRPPTrainer",
+    "NNFormerTrainer",
+    "TransBTSTrainer",
+    "MedNeXtTrainer",
+    "SAM3DFullFineTuneTrainer",
+    "SAM3DHoulsbyAdapterTrainer",
+    "SAM3DProTuningTrainer",
+    "SAM3DSTAdapterTrainer",
+    "SAM3DMedTuningTrainer",
+    "SAM3DAdapterAutoTrainer",
+    "PromptedUNetTrainer",
+    "PromptedResEncUNetTrainer",
+    "SAM3DAdapterTrainer",
+    "SAM3DAdapterTrainer_paper",
+)
+GIB = 2**30
+
+
+@dataclass
+class Cost:
+    """What a method costs; None where it was not measured.
+
+    Attributes:
+        parameters, tuned, tuned_in_encoder: how many; the last one of networks with an image encoder of SAM's.
+        step_seconds: of a training step of batch 1.
+        patch_seconds: of a forward pass in inference, with one click where the network takes clicks.
+        memory_gib: at the peak of a training step.
+    """
+
+    parameters: int
+    tuned: int
+    tuned_in_encoder: int | None = None
+    step_seconds: float | None = None
+    patch_seconds: float | None = None
+    memory_gib: float | None = None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog=__doc__[__doc__.index("Examples") :],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--size", type=int, nargs=3, default=PUBLISHED_SIZE, help="voxels of the patch")
+    parser.add_argument("--channels", type=int, default=1, help="of the image")
+    parser.add_argument("--classes", type=int, default=2, help="background included")
+    parser.add_argument("--count", action="store_true", help="only count parameters")
+    parser.add_argument("--preset", default="vit_b", help="of the SAM methods")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--runs", type=int, default=3, help="medians are printed")
+    parser.add_argument("--methods", nargs="+", default=METHODS, metavar="NAME", help="default: all")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    arguments = parser.parse_args()
+    size = " x ".join(map(str, arguments.size))
+    print(f"{size} voxels, {arguments.channels} channel(s), {arguments.classes} classes, {device_name(arguments)}")
+    print(f"{'method':<28} {'parameters':>12} {'tuned':>12} {'(encoder)':>11} {'paper':>8}", end="")
+    print("" if arguments.count else f" {'s a step':>9} {'s a patch':>9} {'GiB':>6}")
+    costs = {}
+    for method in tqdm(arguments.methods, disable=arguments.count, leave=False):
+        # a process for each, whose peak of memory is its own
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            cost = pool.apply(partial(measure, method, arguments))
+        costs[method] = cost if isinstance(cost, str) else asdict(cost)
+        tqdm.write(line(method, cost))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(costs, indent=2) + "\n")
+
+
+def line(method: str, cost: Cost | str) -> str:
+    if isinstance(cost, str):
+        return f"{method:<28} {cost}"
+    encoder = f"{cost.tuned_in_encoder:,}" if cost.tuned_in_encoder else "-"
+    paper = f"{PAPER[method]:.2f} M" if method in PAPER else "-"
+    text = f"{method:<28} {cost.parameters:>12,} {cost.tuned:>12,} {encoder:>11} {paper:>8}"
+    if cost.step_seconds is not None:
+        text += f" {cost.step_seconds:9.2f} {cost.patch_seconds:9.2f} {cost.memory_gib:6.2f}"
+    return text
+
+
+def device_name(arguments: argparse.Namespace) -> str:
+    if torch.device(arguments.device).type == "cuda":
+        return torch.cuda.get_device_name(arguments.device)
+    return f"{torch.get_num_threads()} CPU threads"
+
+
+def measure(method: str, arguments: argparse.Namespace) -> Cost | str:
+    """In a process of its own; a sentence if it can't be done."""
+    try:
+        torch.manual_seed(0)
+        network = make_network(method, arguments)
+        cost = count(network)
+        if not arguments.count:
+            time_steps(network, cost, arguments)
+        return cost
+    except (RuntimeError, MemoryError) as e:
+        if "memory" not in str(e).lower() and not isinstance(e, MemoryError):
+            raise
+        return "too large for this machine"
+
+
+def make_network(method: str, arguments: argparse.Namespace) -> nn.Module:
+    """As nnU-Net makes it for a training from the plan."""
+    trainer = nnUNetTrainer if method in ("nnUNetTrainer", RESENC) else class_lookup(__name__)(method)
+    plans = PlansManager(plan(method, trainer, arguments))
+    configuration = plans.get_configuration("3d_fullres")
+    return trainer.build_network_architecture(plans, configuration, arguments.channels, arguments.classes, True)
+
+
+def plan(method: str, trainer: type, arguments: argparse.Namespace) -> dict:
+    """A plan of isotropic CT, with nnU-Net's U-Net for the patch."""
+    _, strides, kernel_sizes, size, _ = get_pool_and_conv_props((1.0, 1.0, 1.0), arguments.size, 4, 999999)
+    if tuple(size) != tuple(arguments.size):
+        sys.exit(f"nnU-Net would not take patches of {arguments.size}, but of {tuple(map(int, size))}.")
+    stages = len(strides)
+    kwargs = {
+        "n_stages": stages,
+        "features_per_stage": [min(320, 32 * 2**stage) for stage in range(stages)],
+        "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": kernel_sizes,
+        "strides": strides,
+        "n_conv_per_stage": [2] * stages,
+        "n_conv_per_stage_decoder": [2] * (stages - 1),
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
+    architecture = {
+        "network_class_name": RESIDUAL if method == RESENC else PLAIN,
+        "arch_kwargs": residual(PLAIN, kwargs) if method == RESENC else kwargs,
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+    block = {"preset": arguments.preset, "num_click_labels": arguments.classes, **getattr(trainer, "changes", {})}
+    settings = SAM3DSettings.model_validate(block).model_dump()
+    configuration = {"patch_size": list(arguments.size), "architecture": architecture, BLOCK: settings}
+    return {"plans_name": "benchmark", "configurations": {"3d_fullres": configuration}}
+
+
+def count(network: nn.Module) -> Cost:
+    def numel(module: nn.Module, tuned: bool) -> int:
+        return sum(p.numel() for p in module.parameters() if p.requires_grad or not tuned)
+
+    encoder = getattr(network, "image_encoder", None)
+    return Cost(numel(network, False), numel(network, True), None if encoder is None else numel(encoder, True))
+
+
+def time_steps(network: nn.Module, cost: Cost, arguments: argparse.Namespace) -> None:
+    device = torch.device(arguments.device)
+    network.to(device).train()
+    image = torch.randn(1, arguments.channels, *arguments.size, device=device)
+    target = torch.randint(arguments.classes, (1, *arguments.size), device=device)
+    prompts = ()
+    if hasattr(network, "decode"):
+        prompts = (
+            torch.tensor([[[n / 3 for n in arguments.size]]], device=device),
+            torch.ones(1, 1, device=device).long(),
+        )
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad])
+
+    def step() -> None:
+        # nnU-Net's precision; networks that have one of their own don't mind
+        with torch.autocast(device.type, enabled=device.type == "cuda"):
+            output = network(image, *prompts)
+        finest = output[0] if isinstance(output, (list, tuple)) else output
+        F.cross_entropy(finest.float(), target).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @torch.inference_mode()
+    def forward() -> Tensor | list[Tensor]:
+        with torch.autocast(device.type, enabled=device.type == "cuda"):
+            return network(image, *prompts)
+
+    cost.step_seconds = median_seconds(step, device, arguments.runs)
+    cost.memory_gib = peak_memory(device)
+    network.eval()
+    cost.patch_seconds = median_seconds(forward, device, arguments.runs)
+
+
+def median_seconds(work, device: torch.device, runs: int) -> float:
+    """After one run to warm up."""
+    seconds = []
+    for _ in range(runs + 1):
+        synchronize(device)
+        start = time.perf_counter()
+        work()
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device) -> float:
+    """GiB; on a CPU of the whole process, Python and torch (0.5 GiB) included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+
+
+if __name__ == "__main__":
+    main()

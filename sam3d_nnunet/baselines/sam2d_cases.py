@@ -1,0 +1,168 @@
+"""A folder of images through 2-D SAM; one bad case doesn't cost the others."""
+
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import io_orientation
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.paths import nnUNet_raw
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from sam3d_nnunet.baselines.sam2d import SliceSAM, slice_numbers, to_grey
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.prompts.check import check_prompt
+from sam3d_nnunet.prompts.files import find_prompts, read_prompt
+from sam3d_nnunet.prompts.geometry import ImageGeometry
+
+
+@dataclass(frozen=True)
+class SliceReport:
+    """How the prediction of a case went.
+
+    Attributes:
+        name: of the case.
+        error: why there is no prediction, in a sentence; None if there is one.
+        clicks: how many were used.
+        slices: how many hold clicks on foreground.
+        seconds: for reading, predicting and writing.
+    """
+
+    name: str
+    error: str | None = None
+    clicks: int = 0
+    slices: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        if self.error is not None:
+            return f"{self.name}: failed. {self.error}"
+        return f"{self.name}: {self.clicks} click(s), {self.slices} slice(s), {self.seconds:.1f} s"
+
+
+class SliceCases:
+    """Images of a data set, of which SAM sees the first channel, and where their segmentations go."""
+
+    def __init__(self, images: str | Path, output: str | Path, dataset_json: dict[str, Any]) -> None:
+        """
+        Args:
+            images: folder of CASE_0000.
+            output: folder for the segmentations CASE; made if it isn't there.
+            dataset_json: nnU-Net's description of such images.
+
+        Raises:
+            SAM3DError: there is no such folder, or no such image in it; or nnU-Net can't read this kind of files.
+        """
+        self.folder, self.output = Path(images), Path(output)
+        self.ending = dataset_json["file_ending"]
+        try:
+            self._files = determine_reader_writer_from_dataset_json(dataset_json, verbose=False)()
+        except RuntimeError as e:
+            raise SAM3DError(f"nnU-Net has no reader for the data set's files, which end in {self.ending}.") from e
+        self._labels = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order")).foreground_labels
+        self._class_names = {k: v for k, v in dataset_json["labels"].items() if isinstance(v, int) and k != "ignore"}
+        if not self.folder.is_dir():
+            raise SAM3DError(f"There is no folder {self.folder} with images.")
+        last = f"_0000{self.ending}"
+        self.names = sorted(file.name.removesuffix(last) for file in self.folder.glob(f"*{last}"))
+        if not self.names:
+            raise SAM3DError(f"{self.folder} holds no image CASE{last}.")
+
+    def is_finished(self, name: str) -> bool:
+        """Whether a case has a segmentation."""
+        return (self.output / f"{name}{self.ending}").is_file()
+
+    def predict(
+        self, sam: SliceSAM, names: list[str], prompts: str | Path, window: tuple[float, float] | None = None
+    ) -> Iterator[SliceReport]:
+        """Predict cases one after the other; a report comes when the segmentation is written.
+
+        Args:
+            sam: predicts slices.
+            names: of cases.
+            prompts: folder of prompt files named like the cases, or one file, as `find_prompts` takes them.
+            window: see `to_grey`.
+        """
+        self.output.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            try:
+                yield self._predict(sam, name, prompts, window)
+            except SAM3DError as e:
+                yield SliceReport(name, str(e))
+            except Exception as e:  # whatever nobody has foreseen in one image
+                traceback.print_exception(e, file=sys.stderr)
+                yield SliceReport(name, f"{type(e).__name__}: {e}")
+
+    def _predict(
+        self, sam: SliceSAM, name: str, prompts: str | Path, window: tuple[float, float] | None
+    ) -> SliceReport:
+        start = time.perf_counter()
+        image, properties, geometry = self._read(name)
+        prompt = read_prompt(find_prompts(prompts, [name])[name], geometry, name, self._class_names)
+        if len(prompt.points):  # there are none where the class is in no slice
+            check_prompt(prompt, geometry, image.shape, [0, *self._labels])
+        axes = axial_first(geometry)
+        points = geometry.to_voxels(prompt.points)[:, axes]
+        slices = to_grey(image, window).transpose(axes)
+        segmentation = sam.predict(slices, points, prompt.labels, name).transpose(np.argsort(axes))
+        self._write(name, segmentation, properties)
+        used = np.unique(slice_numbers(points, len(slices))[prompt.labels > 0])
+        return SliceReport(name, None, len(points), len(used), time.perf_counter() - start)
+
+    def _read(self, name: str) -> tuple[np.ndarray, dict[str, Any], ImageGeometry]:
+        file = self.folder / f"{name}_0000{self.ending}"
+        try:
+            channels, properties = self._files.read_images([str(file)])
+        except Exception as e:  # whatever the reader of the format raises
+            reason = (str(e).strip().splitlines() or [""])[-1]  # ITK's messages are pages long
+            raise SAM3DError(f"The image {file} can't be read: {type(e).__name__}: {reason}") from e
+        return channels[0], properties, ImageGeometry.from_file(file, properties)
+
+    def _write(self, name: str, segmentation: np.ndarray, properties: dict[str, Any]) -> None:
+        """The segmentation, complete or not at all; nnU-Net's writer of TIFF puts the spacing beside it."""
+        with tempfile.TemporaryDirectory(prefix=".part_", dir=self.output) as temporary:
+            main = Path(temporary) / f"{name}{self.ending}"
+            self._files.write_seg(np.ascontiguousarray(segmentation), str(main), properties)
+            for file in sorted(Path(temporary).iterdir(), key=lambda f: f == main):
+                os.replace(file, self.output / file.name)
+
+
+def axial_first(geometry: ImageGeometry) -> np.ndarray:
+    """The order of an image's axes that puts first the one nearest to the body's z, then those nearest to y and x.
+
+    Slices along the first are axial, with rows from the patient's one side to the other. No axis is reversed.
+    """
+    return np.argsort(-io_orientation(geometry.affine)[:, 0])
+
+
+def read_dataset_json(dataset: str | None, file: str | Path | None = None) -> dict[str, Any]:
+    """nnU-Net's description of a data set.
+
+    Args:
+        dataset: id or name of one in nnUNet_raw.
+        file: its dataset.json, instead.
+
+    Raises:
+        SAM3DError: there is no such data set or file, or it is no dataset.json.
+    """
+    if file is None:
+        try:
+            file = Path(nnUNet_raw) / maybe_convert_to_dataset_name(dataset) / "dataset.json"
+        except (RuntimeError, ValueError) as e:
+            raise SAM3DError(f"The data set {dataset} can't be found in nnUNet_raw: {e}") from e
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise SAM3DError(f"The data set's {file} can't be read: {e}.") from e
+    if not isinstance(content, dict) or not {"labels", "file_ending"} <= content.keys():
+        raise SAM3DError(f'{file} is no dataset.json of nnU-Net: it lacks "labels" or "file_ending".')
+    return content

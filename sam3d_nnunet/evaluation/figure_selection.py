@@ -1,0 +1,104 @@
+"""Which methods and protocols of the results the figures show."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.results import AUTOMATIC, Results, clicks_of
+
+FAMILIES = (AUTOMATIC, "volume", "lesion", "slice", "center", "surrounding", "margin", "iterated")
+
+
+class Selection:
+    """Methods to compare, what was measured of them, and what they are compared with.
+
+    Attributes:
+        results: all of them.
+        methods: folder names of those that were measured.
+        protocols: in the order of FAMILIES, few clicks first.
+        baseline: folder name of the method that others are compared with; None without comparison. It is always shown,
+            under all of its protocols.
+        table: rows of the results of these.
+    """
+
+    def __init__(
+        self,
+        results: Results,
+        methods: Sequence[str] | None = None,
+        protocols: Sequence[str] | None = None,
+        baseline: str | None = None,
+    ) -> None:
+        """
+        Args:
+            methods: folder or display names; None: all.
+            protocols: None: all.
+            baseline: folder or display name.
+
+        Raises:
+            SAM3DError: there is no such method or protocol.
+        """
+        self.results = results
+        table = results.metrics
+        self.baseline = None if baseline is None else self._find(baseline)
+        wanted = list(results.methods) if not methods else [self._find(name) for name in methods]
+        known = sorted(table["protocol"].unique(), key=_order)
+        for protocol in protocols or []:
+            if protocol not in known:
+                raise SAM3DError(f"{results.root} holds no protocol {protocol!r}, but {', '.join(known)}.")
+        self.protocols = [p for p in known if not protocols or p in protocols]
+        kept = table["protocol"].isin(self.protocols) | (table["method"] == self.baseline)
+        self.table = table[kept & table["method"].isin([*wanted, self.baseline])]
+        measured = set(self.table["method"])
+        self.methods = [m for m in results.methods if m in measured]
+        if self.baseline not in {None, *measured}:
+            raise SAM3DError(f"{results.root} holds no metrics of the baseline {self.baseline}. Evaluate it first.")
+        if not self.methods:
+            raise SAM3DError(f"{results.root}: nothing was measured of these methods under these protocols.")
+
+    def name(self, method: str) -> str:
+        """Display name."""
+        return self.results.methods[method].get("name") or method
+
+    def place(self, method: str) -> int:
+        """Among all methods of the results, so that a method's colour does not depend on what else is shown."""
+        return list(self.results.methods).index(method)
+
+    def is_prompted(self, method: str) -> bool:
+        """Whether the method may be run with clicks."""
+        return self.results.methods[method].get("kind") == "prompted"
+
+    def protocols_of(self, method: str) -> list[str]:
+        """Those that the method was measured under."""
+        measured = self.table.loc[self.table["method"] == method, "protocol"].unique()
+        return sorted(measured, key=_order)
+
+    def main_protocol(self, method: str) -> str:
+        """The first one with clicks if the method was measured under any, else the automatic one."""
+        protocols = self.protocols_of(method)
+        return next((p for p in protocols if p != AUTOMATIC), protocols[0])
+
+    def baseline_protocol(self, protocol: str) -> str:
+        """What the baseline is shown under beside a method under `protocol`: the same, or automatic, or what it has."""
+        protocols = self.protocols_of(self.baseline)
+        return next((p for p in (protocol, AUTOMATIC) if p in protocols), protocols[0])
+
+    def rows(self, method: str, protocol: str) -> pd.DataFrame:
+        """What was measured; of an iterated protocol, after the last click."""
+        rows = self.table[(self.table["method"] == method) & (self.table["protocol"] == protocol)]
+        last = rows.groupby(["fold", "trial"])["clicks"].transform("max")
+        return rows[rows["clicks"].isna() | (rows["clicks"] == last)]
+
+    def _find(self, name: str) -> str:
+        """Folder name of the method with this folder or display name."""
+        methods = self.results.methods
+        found = [m for m in methods if name == m] or [m for m in methods if name == methods[m].get("name")]
+        if len(found) != 1:
+            what = "several methods" if found else "no method"
+            raise SAM3DError(f"{self.results.root} holds {what} {name!r}. Name one of: {', '.join(methods)}.")
+        return found[0]
+
+
+def _order(protocol: str) -> tuple[int, int, str]:
+    family = protocol.split("_")[0]
+    return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES), clicks_of(protocol) or 0, protocol

@@ -1,0 +1,60 @@
+"""Colours, names and files that all figures share."""
+
+import os
+import textwrap
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+# Okabe and Ito, Color Universal Design (2008); their yellow is too faint on white paper
+METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+METHOD_MARKERS = ("o", "s", "^", "D", "v")
+# the bright ones, on grey images
+TARGET_COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E00")
+# names of cases and methods may hold a dollar sign; equal bytes need ids in SVG that don't change
+STYLE = {"text.parse_math": False, "svg.hashsalt": "sam3d_nnunet", "font.size": 9, "axes.titlesize": 9}
+METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+
+
+def method_style(index: int) -> dict[str, str]:
+    """Colour and marker of the method with this place among all methods of the results."""
+    colours = len(METHOD_COLOURS)
+    return {
+        "color": METHOD_COLOURS[index % colours],
+        "marker": METHOD_MARKERS[index // colours % len(METHOD_MARKERS)],
+    }
+
+
+def target_colour(index: int) -> str:
+    """Colour of the target with this place in dataset.json."""
+    return TARGET_COLOURS[index % len(TARGET_COLOURS)]
+
+
+def wrap(text: str, width: int = 28) -> str:
+    """Text in lines of at most this many characters; names of nnU-Net's folders break between their parts."""
+    lines = textwrap.wrap(text.replace("__", "__ "), width)
+    return "\n".join(line.replace("_ ", "_") for line in lines)
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as PNG and SVG; each file appears complete or not at all, with the same bytes each time.
+
+    Args:
+        figure: drawn in STYLE.
+        stem: path without ending.
+
+    Returns:
+        the files.
+    """
+    files = []
+    for ending, metadata in METADATA.items():
+        file = stem.with_name(f"{stem.name}.{ending}")
+        temporary = file.with_name(f"{file.name}.part")
+        try:
+            # tight: titles of many lines would stick out of the figure
+            figure.savefig(temporary, format=ending, dpi=150, facecolor="white", metadata=metadata, bbox_inches="tight")
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+        files.append(file)
+    return files

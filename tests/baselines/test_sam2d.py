@@ -1,0 +1,303 @@
+import json
+import sys
+from itertools import permutations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+from segment_anything import SamPredictor, sam_model_registry
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from typer.testing import CliRunner, Result
+
+from sam3d_nnunet import cli
+from sam3d_nnunet.baselines.sam2d import SliceSAM, load_sam, to_grey
+from sam3d_nnunet.baselines.sam2d_cases import SliceCases, axial_first, read_dataset_json
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.prompts.files import write_prompt
+from sam3d_nnunet.prompts.geometry import ImageGeometry
+from sam3d_nnunet.prompts.prompt import Prompt
+
+DATASET = {"labels": {"background": 0, "organ": 1, "lesion": 2}, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}
+SPACING = (0.8, 0.9, 3.0)  # mm along x, y, z
+ORIGIN = (-20.0, 30.0, 100.0)
+SHAPE = (5, 20, 30)
+
+
+def make_sam(checkpoint=None) -> Sam:
+    """A small SAM with random weights, whose masks fill parts of an image."""
+    torch.manual_seed(3)
+    encoder = ImageEncoderViT(
+        img_size=64, patch_size=16, embed_dim=16, depth=1, num_heads=2, out_chans=32, use_rel_pos=True, window_size=0
+    )
+    prompts = PromptEncoder(embed_dim=32, image_embedding_size=(4, 4), input_image_size=(64, 64), mask_in_chans=4)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=32, num_heads=2, mlp_dim=64)
+    return Sam(encoder, prompts, MaskDecoder(transformer_dim=32, transformer=transformer)).eval()
+
+
+@pytest.fixture(scope="module")
+def sam() -> Sam:
+    return make_sam()
+
+
+@pytest.fixture
+def slices() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, SHAPE).astype(np.uint8)
+
+
+def directly(sam: Sam, image: np.ndarray, xy: list, point_labels: list, multimask: bool) -> np.ndarray:
+    """Logits of the best mask by segment-anything's own predictor."""
+    predictor = SamPredictor(sam)
+    predictor.set_image(np.stack([image] * 3, axis=-1))
+    masks, quality, _ = predictor.predict(
+        np.array(xy, float), np.array(point_labels), multimask_output=multimask, return_logits=True
+    )
+    return masks[np.argmax(quality)]
+
+
+def test_one_click_takes_the_best_of_three_masks(sam, slices):
+    found = SliceSAM(sam).predict(slices, np.array([[2.2, 7.0, 11.5]]), np.array([2]))
+    expected = directly(sam, slices[2], [[11.5, 7.0]], [1], multimask=True) > 0
+    assert 0 < expected.sum() < expected.size
+    assert np.array_equal(found[2], 2 * expected)
+    assert not found[[0, 1, 3, 4]].any()
+
+
+def test_several_clicks_make_one_mask_and_background_clicks_belong_to_it(sam, slices):
+    points = np.array([[1, 7.0, 11.0], [1, 9.0, 3.0], [1, 15.0, 25.0], [3, 0.0, 0.0]])
+    found = SliceSAM(sam).predict(slices, points, np.array([1, 1, 0, 0]))
+    expected = directly(sam, slices[1], [[11, 7], [3, 9], [25, 15]], [1, 1, 0], multimask=False) > 0
+    assert expected.any()
+    assert np.array_equal(found[1], expected)
+    assert not found[3].any()  # background clicks alone
+
+
+def test_the_higher_logit_wins(sam, slices):
+    points = np.array([[4, 3.0, 4.0], [4, 15.0, 25.0]])
+    found = SliceSAM(sam).predict(slices, points, np.array([1, 2]))
+    first = directly(sam, slices[4], [[4, 3]], [1], multimask=True)
+    second = directly(sam, slices[4], [[25, 15]], [1], multimask=True)
+    both = (first > 0) & (second > 0)
+    assert both.any()
+    assert np.array_equal(found[4] == 2, (second > 0) & (second > first))
+    assert np.array_equal(found[4] == 1, (first > 0) & ~((second > 0) & (second > first)))
+
+
+def test_without_clicks_all_is_background(sam, slices):
+    assert not SliceSAM(sam).predict(slices, np.zeros((0, 3)), np.zeros(0, int)).any()
+
+
+def test_labels_above_255(sam, slices):
+    found = SliceSAM(sam).predict(slices, np.array([[2, 7.0, 11.0]]), np.array([300]))
+    assert set(np.unique(found)) == {0, 300}
+
+
+def test_grey_values():
+    volume = np.array([-1000, -54, 96.5, 247, 3000])
+    assert to_grey(volume, (-54, 247)).tolist() == [0, 0, 128, 255, 255]
+    assert not to_grey(np.full(5, 7.0)).any()
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 1000), st.floats(-1000, 1000))
+def test_grey_values_by_percentiles_know_no_units(seed, scale, offset):
+    volume = np.random.default_rng(seed).normal(size=(4, 5, 6))
+    grey, other = (to_grey(v).astype(int) for v in (volume, scale * volume + offset))
+    assert np.abs(grey - other).max() <= 1
+    assert (grey.min(), grey.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("axes", list(permutations(range(3))))
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("tilt", [0, 30])
+def test_axial_slices_of_turned_images(axes, sign, tilt):
+    """`axes`: which of (d, h, w) of an upright image, tilted by some degrees, each axis is."""
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("x", tilt, degrees=True).as_matrix()
+    upright = turn @ ImageGeometry.from_properties({"spacing": [1.0, 5.0, 5.0]}).affine
+    turned = upright[:, [*axes, 3]] * [sign, sign, sign, 1]
+    order = axial_first(ImageGeometry(turned))
+    assert [axes[axis] for axis in order] == [0, 1, 2]
+
+
+def write_image(file, array: np.ndarray) -> None:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(SPACING)
+    image.SetOrigin(ORIGIN)
+    sitk.WriteImage(image, file)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two images with clicks, a third whose clicks are elsewhere, and one without clicks."""
+    for name in ("images", "prompts"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "dataset.json").write_text(json.dumps(DATASET))
+    places = {
+        "a": [[2, 7, 11], [3, 9, 20]],
+        "b": [[1, 4, 5], [1, 12, 22]],
+        "outside": [[50, 7, 11], [2, 3, 4]],
+        "no": [],
+    }
+    for seed, (name, voxels) in enumerate(places.items()):
+        array = np.random.default_rng(seed).normal(0, 100, SHAPE).astype(np.float32)
+        file = tmp_path / "images" / f"{name}_0000.nii.gz"
+        write_image(file, array)
+        world = ImageGeometry.from_file(file).to_world(np.reshape(voxels, (-1, 3)))
+        write_prompt(Prompt(world, [1, 2][: len(voxels)], name), tmp_path / "prompts" / f"{name}.json")
+    return tmp_path
+
+
+def test_folder(sam, folder):
+    cases = SliceCases(folder / "images", folder / "deep" / "out", DATASET)
+    assert cases.names == ["a", "b", "no", "outside"]
+    reports = list(cases.predict(SliceSAM(sam), cases.names, folder / "prompts", (-150, 150)))
+    assert [(r.name, r.clicks, r.slices) for r in reports] == [
+        ("a", 2, 2),
+        ("b", 2, 1),
+        ("no", 0, 0),
+        ("outside", 0, 0),
+    ]
+    assert [r.error is None for r in reports] == [True, True, True, False]
+    assert "outside the image of 30 x 20 x 5 voxels" in reports[3].error
+    assert {file.name for file in (folder / "deep" / "out").iterdir()} == {"a.nii.gz", "b.nii.gz", "no.nii.gz"}
+
+    image = sitk.ReadImage(folder / "images" / "a_0000.nii.gz")
+    written = sitk.ReadImage(folder / "deep" / "out" / "a.nii.gz")
+    assert written.GetSpacing() == pytest.approx(image.GetSpacing())
+    assert written.GetOrigin() == pytest.approx(image.GetOrigin())
+    grey = to_grey(sitk.GetArrayFromImage(image), (-150, 150))
+    expected = np.zeros(SHAPE, int)
+    expected[2] = directly(sam, grey[2], [[11, 7]], [1], multimask=True) > 0
+    expected[3] = 2 * (directly(sam, grey[3], [[20, 9]], [1], multimask=True) > 0)
+    assert np.array_equal(sitk.GetArrayFromImage(written), expected)
+    assert not sitk.GetArrayFromImage(sitk.ReadImage(folder / "deep" / "out" / "no.nii.gz")).any()
+
+
+def test_sagittal_image_is_cut_axially(sam, folder):
+    """An image that is stored sagittally gets the segmentation of the same image stored axially, turned."""
+    axial = SliceCases(folder / "images", folder / "axial", DATASET)
+    assert next(axial.predict(SliceSAM(sam), ["b"], folder / "prompts")).error is None
+
+    image = sitk.ReadImage(folder / "images" / "b_0000.nii.gz")
+    (folder / "turned").mkdir()
+    sitk.WriteImage(sitk.PermuteAxes(image, [1, 2, 0]), folder / "turned" / "b_0000.nii.gz")
+    sagittal = SliceCases(folder / "turned", folder / "sagittal", DATASET)
+    assert next(sagittal.predict(SliceSAM(sam), ["b"], folder / "prompts")).error is None
+
+    expected = sitk.ReadImage(folder / "axial" / "b.nii.gz")
+    found = sitk.PermuteAxes(sitk.ReadImage(folder / "sagittal" / "b.nii.gz"), [2, 0, 1])
+    assert found.GetOrigin() == pytest.approx(expected.GetOrigin())
+    assert found.GetSize() == expected.GetSize()
+    first, second = (sitk.GetArrayFromImage(i) for i in (expected, found))
+    assert first.any()
+    assert np.array_equal(first, second)
+
+
+def test_missing_clicks_and_broken_image_cost_their_cases_only(sam, folder):
+    (folder / "prompts" / "a.json").unlink()
+    (folder / "images" / "b_0000.nii.gz").write_bytes(b"no image")
+    cases = SliceCases(folder / "images", folder / "out", DATASET)
+    reports = {r.name: r for r in cases.predict(SliceSAM(sam), ["a", "b", "no"], folder / "prompts")}
+    assert "There are no clicks for 1 case" in reports["a"].error
+    assert "can't be read" in reports["b"].error and "\n" not in reports["b"].error
+    assert reports["no"].error is None
+    assert cases.is_finished("no") and not cases.is_finished("a")
+    assert [f.name for f in (folder / "out").iterdir()] == ["no.nii.gz"]
+
+
+def test_unusable_folders(folder):
+    with pytest.raises(SAM3DError, match="There is no folder"):
+        SliceCases(folder / "nowhere", folder / "out", DATASET)
+    with pytest.raises(SAM3DError, match="holds no image CASE_0000.nii.gz"):
+        SliceCases(folder / "prompts", folder / "out", DATASET)
+    with pytest.raises(SAM3DError, match="no reader"):
+        SliceCases(folder / "images", folder / "out", DATASET | {"file_ending": ".xyz"})
+
+
+def test_dataset_by_its_id(nnunet_folders):
+    (nnunet_folders.raw / "Dataset077_Some").mkdir()
+    (nnunet_folders.raw / "Dataset077_Some" / "dataset.json").write_text(json.dumps(DATASET))
+    assert read_dataset_json("77") == DATASET
+
+
+def test_unusable_dataset_json(folder, nnunet_folders):
+    with pytest.raises(SAM3DError, match="can't be read"):
+        read_dataset_json(None, folder / "nothing.json")
+    with pytest.raises(SAM3DError, match="is no dataset.json"):
+        read_dataset_json(None, folder / "prompts" / "a.json")
+    with pytest.raises(SAM3DError, match="data set 77 can't be found"):
+        read_dataset_json("77")
+
+
+@pytest.fixture
+def checkpoint(sam, folder, monkeypatch):
+    """A file of weights that fit what stands for vit_b."""
+    torch.save(sam.state_dict(), folder / "sam.pth")
+    monkeypatch.setitem(sam_model_registry, "vit_b", make_sam)
+    return folder / "sam.pth"
+
+
+def test_weights_are_loaded(sam, checkpoint):
+    torch.save({name: t + 1 for name, t in sam.state_dict().items()}, checkpoint)
+    loaded = load_sam("vit_b", checkpoint)
+    assert not loaded.training
+    for name, tensor in loaded.state_dict().items():
+        torch.testing.assert_close(tensor, sam.state_dict()[name] + 1)
+
+
+def test_unusable_weights(sam, checkpoint):
+    torch.save({"a": torch.zeros(1)}, checkpoint)
+    with pytest.raises(SAM3DError, match="doesn't hold SAM's vit_b: Missing key"):
+        load_sam("vit_b", checkpoint)
+    torch.save(make_sam, checkpoint)  # code
+    with pytest.raises(SAM3DError, match="could run code"):
+        load_sam("vit_b", checkpoint)
+
+
+def test_missing_package(checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "segment_anything", None)
+    with pytest.raises(SAM3DError, match=r'pip install "sam3d_nnunet\[baselines\]"'):
+        load_sam("vit_b", checkpoint)
+
+
+def invoke(folder, *more) -> Result:
+    fixed = ["-i", folder / "images", "-o", folder / "out", "--prompts", folder / "prompts", "--device", "cpu"]
+    return CliRunner().invoke(cli.app, ["predict-sam2d", *map(str, [*fixed, *more])])
+
+
+def test_command(folder, checkpoint):
+    arguments = ["--dataset-json", folder / "dataset.json", "--checkpoint", checkpoint, "--clip", -150, 150]
+    done = invoke(folder, *arguments)
+    assert done.exit_code == 1
+    assert "Error: 1 of 4 case(s) failed: outside" in done.output
+    assert (folder / "out" / "a.nii.gz").is_file()
+
+    (folder / "images" / "outside_0000.nii.gz").unlink()
+    before = (folder / "out" / "a.nii.gz").stat().st_mtime_ns
+    (folder / "out" / "b.nii.gz").unlink()
+    done = invoke(folder, *arguments, "--continue")
+    assert done.exit_code == 0, done.output
+    assert "b: 2 click(s), 1 slice(s)" in done.output
+    assert (folder / "out" / "a.nii.gz").stat().st_mtime_ns == before
+
+
+def test_command_finds_weights_by_the_variable(folder, checkpoint, monkeypatch):
+    monkeypatch.setenv("SAM3D_CHECKPOINT", str(checkpoint))
+    done = invoke(folder, "--dataset-json", folder / "dataset.json")
+    assert "a: 2 click(s), 2 slice(s)" in done.output
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ([], "either by -d or by its --dataset-json"),
+        (["-d", "4", "--clip", "5", "5"], "lower intensity first"),
+    ],
+)
+def test_command_refuses(folder, more, message):
+    done = invoke(folder, *more)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
