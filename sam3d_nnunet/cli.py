@@ -33,6 +33,12 @@ class Precision(str, Enum):
     fp32 = "fp32"
 
 
+class SAMModel(str, Enum):
+    vit_b = "vit_b"
+    vit_l = "vit_l"
+    vit_h = "vit_h"
+
+
 def main() -> None:
     """Run `sam3d`; a SAM3DError becomes one line on stderr and exit code 1."""
     try:
@@ -236,3 +242,157 @@ def predict(
     if failed:
         typer.echo(f"Error: {len(failed)} of {len(cases)} case(s) failed: {', '.join(failed)}", err=True)
         raise typer.Exit(1)
+
+
+@app.command(
+    "predict-sam2d",
+    epilog="Example: sam3d predict-sam2d -i imagesTs -o out --prompts prompts/slice_1/trial_0 -d 220 --clip -54 247",
+)
+def predict_sam2d(
+    images: Annotated[Path, typer.Option("-i", help="Folder of images CASE_0000; SAM sees this channel only.")],
+    output: Annotated[Path, typer.Option("-o", help="Folder for the segmentations.")],
+    prompts: Annotated[
+        Path,
+        typer.Option(help="Prompt file, or a folder with one for each case: CASE.json, CASE.mrk.json or CASE.csv."),
+    ],
+    dataset: Annotated[str | None, typer.Option("-d", help="Id or name of the data set, for its labels.")] = None,
+    dataset_json: Annotated[Path | None, typer.Option(help="dataset.json with its labels, instead of -d.")] = None,
+    model: Annotated[SAMModel, typer.Option(help="Size of SAM.")] = SAMModel.vit_b,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="SAM's weights. Default: SAM3D_CHECKPOINT, the cache, then a download."),
+    ] = None,
+    clip: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Intensities shown as black and as white. Default: each image's percentiles 0.5 and 99.5."),
+    ] = None,
+    skip_finished: Annotated[bool, typer.Option("--continue", help="Skip cases that are finished.")] = False,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cuda,
+) -> None:
+    """Segment axial slices with the original 2-D SAM, each from the clicks on it. Exit code 1 if a case failed."""
+    from tqdm import tqdm
+
+    from sam3d_nnunet.baselines.sam2d import SliceSAM, load_sam
+    from sam3d_nnunet.baselines.sam2d_cases import SliceCases, read_dataset_json
+    from sam3d_nnunet.inference.device import usable_device
+    from sam3d_nnunet.network.weights import sam_checkpoint
+
+    if (dataset is None) == (dataset_json is None):
+        raise typer.BadParameter("name the data set either by -d or by its --dataset-json.")
+    if clip is not None and clip[0] >= clip[1]:
+        raise typer.BadParameter("--clip needs the lower intensity first.")
+    where = usable_device(device.value)
+    cases = SliceCases(images, output, read_dataset_json(dataset, dataset_json))
+    names = [name for name in cases.names if not (skip_finished and cases.is_finished(name))]
+    sam = SliceSAM(load_sam(model.value, checkpoint or sam_checkpoint(model.value)), where)
+    failed = []
+    with tqdm(total=len(names), unit="case") as bar:
+        for report in cases.predict(sam, names, prompts, clip):
+            bar.update()
+            bar.write(str(report), file=sys.stderr if report.error else sys.stdout)
+            failed += [report.name] if report.error else []
+    if failed:
+        typer.echo(f"Error: {len(failed)} of {len(names)} case(s) failed: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: sam3d evaluate -d 4 -f 0 --protocol automatic --protocol volume_1 --trials 3 -o RESULTS")
+def evaluate(
+    results: Annotated[Path, typer.Option("-o", help="Folder of results of the data set; several methods share it.")],
+    dataset: Annotated[
+        str | None, typer.Option("-d", help="Id or name of the data set. Default: that which -m was trained on.")
+    ] = None,
+    configuration: Annotated[str, typer.Option("-c", help="Configuration that was trained.")] = "3d_fullres",
+    trainer: Annotated[str, typer.Option("-tr", help="Trainer.")] = "SAM3DAdapterTrainer",
+    plans: Annotated[str, typer.Option("-p", help="Name of the plans.")] = "SAM3DPlans",
+    model: Annotated[Path | None, typer.Option("-m", help="Model folder, instead of -c, -tr and -p.")] = None,
+    fold: Annotated[
+        list[str] | None,
+        typer.Option("-f", help="Fold; repeat for several. Default: all trained ones. A test set gets their ensemble."),
+    ] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="automatic, or volume_N, lesion_N, slice_N, center_N, surrounding_N, margin_N (N clicks each; "
+            "_off20_5mm behind it moves 20 % of them 5 mm off target), or iterated_N; repeat for several. "
+            "Default: automatic."
+        ),
+    ] = None,
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="The paper's protocols (automatic, volume_1, _3 and _10), windows and fold 0."),
+    ] = False,
+    trials: Annotated[int, typer.Option(min=1, help="How many times clicks are drawn.")] = 1,
+    test: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Images and label maps (two folders) of a test set, instead of validation cases."),
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Measure this folder of predictions from elsewhere; needs -d and --name.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the method. Default: that of the model folder.")] = None,
+    tolerance: Annotated[
+        list[float] | None, typer.Option(help="Of the surface Dice, in mm; repeat for several. Default: 5.")
+    ] = None,
+    per_lesion: Annotated[
+        bool, typer.Option("--per-lesion", help="Predict each foreground click on its own, then unite.")
+    ] = False,
+    checkpoint: Annotated[str, typer.Option("-chk", help="Checkpoint of each fold.")] = "checkpoint_final.pth",
+    disable_tta: Annotated[bool, typer.Option("--disable_tta", help="Don't average over mirrored images.")] = False,
+    max_windows: Annotated[int, typer.Option(min=1, help="How many windows of an image to look at, at most.")] = 32,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cuda,
+) -> None:
+    """Predict under protocols with clicks drawn from the truth, and measure. Exit code 1 if a case failed."""
+    from sam3d_nnunet.benchmark import evaluate as module
+    from sam3d_nnunet.benchmark.external import evaluate_predictions
+    from sam3d_nnunet.benchmark.options import PredictionOptions
+    from sam3d_nnunet.inference.model_folder import trained_model_folder
+
+    if paper and protocol:
+        raise typer.BadParameter("--paper has its own protocols: leave out --protocol.")
+    tolerances = sorted(tolerance or [5.0])
+    if predictions is not None:
+        if dataset is None or name is None or len(fold or []) > 1 or len(protocol or []) > 1 or model or paper:
+            raise typer.BadParameter("--predictions needs -d and --name, and at most one -f and one --protocol.")
+        chosen = (fold or ["test"])[0], (protocol or ["automatic"])[0]
+        failed = evaluate_predictions(predictions, results, dataset, name, *chosen, test, tolerances)
+    else:
+        if model is None and dataset is None:
+            raise typer.BadParameter("name the model either by its folder (-m) or by its data set (-d).")
+        folder = model or trained_model_folder(dataset, configuration, trainer, plans)
+        options = PredictionOptions(device.value, checkpoint, not disable_tta, max_windows, per_lesion)
+        more = {"name": name, "dataset": dataset, "test": test, "tolerances": tolerances}
+        if paper:
+            failed = module.evaluate_as_in_paper(folder, results, fold or (), trials, options, **more)
+        else:
+            protocols = protocol or ["automatic"]
+            failed = module.evaluate(folder, results, fold or (), protocols, trials, options, **more)
+    if failed:
+        typer.echo(f"Error: {len(failed)} case(s) failed: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"results: {results}")
+
+
+@app.command(epilog="Example: sam3d figures RESULTS --baseline nnU-Net --case case_00002")
+def figures(
+    results: Annotated[Path, typer.Argument(help="Folder that sam3d evaluate wrote.")],
+    output: Annotated[Path | None, typer.Option("-o", help="Folder for the figures. Default: RESULTS/figures.")] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="Case to be overlaid; repeat for several. Default: the best, the median and the worst one."),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Method that the others are compared with: its folder's or display name.")
+    ] = None,
+    protocol: Annotated[
+        list[str] | None, typer.Option(help="Protocol to show, such as volume_1; repeat for several. Default: all.")
+    ] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Method to show; repeat for several. Default: all.")] = None,
+) -> None:
+    """Draw overlays and plots of a folder of results, as PNG and SVG."""
+    from sam3d_nnunet.evaluation.figures import write_figures
+    from sam3d_nnunet.evaluation.results import Results
+
+    folder = output or results / "figures"
+    files = write_figures(Results(results), folder, case, baseline, protocol, method)
+    typer.echo(f"{len(files)} files in {folder}")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nibabel.orientations import io_orientation
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -110,7 +109,7 @@ class SliceCases:
         prompt = read_prompt(find_prompts(prompts, [name])[name], geometry, name, self._class_names)
         if len(prompt.points):  # there are none where the class is in no slice
             check_prompt(prompt, geometry, image.shape, [0, *self._labels])
-        axes = axial_first(geometry)
+        axes = geometry.axial_order
         points = geometry.to_voxels(prompt.points)[:, axes]
         slices = to_grey(image, window).transpose(axes)
         segmentation = sam.predict(slices, points, prompt.labels, name).transpose(np.argsort(axes))
@@ -134,14 +133,6 @@ class SliceCases:
             self._files.write_seg(np.ascontiguousarray(segmentation), str(main), properties)
             for file in sorted(Path(temporary).iterdir(), key=lambda f: f == main):
                 os.replace(file, self.output / file.name)
-
-
-def axial_first(geometry: ImageGeometry) -> np.ndarray:
-    """The order of an image's axes that puts first the one nearest to the body's z, then those nearest to y and x.
-
-    Slices along the first are axial, with rows from the patient's one side to the other. No axis is reversed.
-    """
-    return np.argsort(-io_orientation(geometry.affine)[:, 0])
 
 
 def read_dataset_json(dataset: str | None, file: str | Path | None = None) -> dict[str, Any]:

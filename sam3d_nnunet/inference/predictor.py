@@ -242,15 +242,15 @@ class SAM3DPredictor:
             tuple(self.model.configuration.patch_size),
             self.model.region_order,
             self.model.mirror_axes if self.use_mirroring else None,
+            clicks_carry_labels=self.model.clicks_carry_labels,
         )
         maps = previous.maps if previous is not None and self.model.takes_maps else None
         caps = {"max_windows": self.max_windows, "max_voxels": self._max_voxels(case)}
         predict = partial(predict_prompted, predictor, maps=maps, **caps)
         points = case.grid.from_image(case.geometry.to_voxels(prompt.points))
-        labels = prompt.labels if self.model.clicks_carry_labels else np.ones_like(prompt.labels)
         if per_lesion:
-            return predict_per_lesion(predict, points, labels)
-        return predict(points, labels), None
+            return predict_per_lesion(predict, points, prompt.labels)
+        return predict(points, prompt.labels), None
 
     def _max_voxels(self, case: ImageCase) -> int | None:
         """The cap on volume in voxels of the preprocessed grid."""

@@ -52,6 +52,7 @@ class SessionImage:
             tuple(model.configuration.patch_size),
             model.region_order,
             cached_windows=CACHED_WINDOWS,
+            clicks_carry_labels=model.clicks_carry_labels,
         )
 
     def to_image(self, place: tuple[slice, ...]) -> tuple[slice, ...]:

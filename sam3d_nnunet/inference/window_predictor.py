@@ -29,6 +29,7 @@ class WindowPredictor:
         region_order: Sequence[int] | None = None,
         mirror_axes: tuple[int, ...] | None = None,
         cached_windows: int = 0,
+        clicks_carry_labels: bool = True,
     ) -> None:
         """
         Args:
@@ -39,6 +40,7 @@ class WindowPredictor:
                 `regions_class_order`).
             mirror_axes: spatial axes (0, 1, 2) of test-time mirroring.
             cached_windows: of how many windows the embeddings are kept, so that more clicks there need no encoding.
+            clicks_carry_labels: whether the networks know labels other than 1, which otherwise stands for them all.
         """
         self.networks = networks
         self.image = image
@@ -48,6 +50,7 @@ class WindowPredictor:
         axes = tuple(mirror_axes or ())
         self.mirrorings = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
         self.cached_windows = cached_windows
+        self.clicks_carry_labels = clicks_carry_labels
         self._cache: OrderedDict[Window, dict[tuple, Any]] = OrderedDict()
 
     @property
@@ -70,6 +73,8 @@ class WindowPredictor:
         """
         inside = window.contains(points)
         points, labels = points[inside] - np.array(window.start), labels[inside]
+        if not self.clicks_carry_labels:
+            labels = np.ones_like(labels)
         # at least one click, if only padding: one shape for the compiler
         points = F.pad(torch.from_numpy(points).float(), (0, 0, 0, 1))[None]
         labels = F.pad(torch.from_numpy(labels), (0, 1), value=-1)[None]

@@ -93,6 +93,14 @@ class ImageGeometry:
             return cls(cls.from_properties(properties).affine, affine)
         return cls((affine @ _reorientation(properties["nibabel_stuff"], header.GetSize()))[:, REVERSED], affine)
 
+    @property
+    def axial_order(self) -> np.ndarray:
+        """The image's axes with that first which is nearest to the body's z, then those nearest to y and x.
+
+        Slices along the first are axial, with rows from the patient's one side to the other. No axis is reversed.
+        """
+        return np.argsort(-io_orientation(self.affine)[:, 0])
+
     def to_world(self, voxels: np.ndarray) -> np.ndarray:
         """(N, 3) array indices (d, h, w) -> (N, 3) millimetres (x, y, z)."""
         return _apply(self.affine, voxels)

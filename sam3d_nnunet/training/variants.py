@@ -92,7 +92,7 @@ class nnUNetTrainer_smoke(_ShortNNUNetTrainer):
 
 
 class nnUNetTrainer_planned(PlannedTrainer):
-    """nnU-Net's own network, loss and optimiser; lengths, batch size and share of foreground as all others have them."""
+    """nnU-Net's own network, loss and optimiser; lengths, batch size and share of foreground are the plan's."""
 
 
 class nnUNetTrainer_demo(_NoMirroring, _ShortNNUNetTrainer):

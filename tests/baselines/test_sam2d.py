@@ -1,6 +1,5 @@
 import json
 import sys
-from itertools import permutations
 
 import numpy as np
 import pytest
@@ -8,14 +7,13 @@ import SimpleITK as sitk
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.spatial.transform import Rotation
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from typer.testing import CliRunner, Result
 
 from sam3d_nnunet import cli
 from sam3d_nnunet.baselines.sam2d import SliceSAM, load_sam, to_grey
-from sam3d_nnunet.baselines.sam2d_cases import SliceCases, axial_first, read_dataset_json
+from sam3d_nnunet.baselines.sam2d_cases import SliceCases, read_dataset_json
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.prompts.files import write_prompt
 from sam3d_nnunet.prompts.geometry import ImageGeometry
@@ -107,19 +105,6 @@ def test_grey_values_by_percentiles_know_no_units(seed, scale, offset):
     grey, other = (to_grey(v).astype(int) for v in (volume, scale * volume + offset))
     assert np.abs(grey - other).max() <= 1
     assert (grey.min(), grey.max()) == (0, 255)
-
-
-@pytest.mark.parametrize("axes", list(permutations(range(3))))
-@pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("tilt", [0, 30])
-def test_axial_slices_of_turned_images(axes, sign, tilt):
-    """`axes`: which of (d, h, w) of an upright image, tilted by some degrees, each axis is."""
-    turn = np.eye(4)
-    turn[:3, :3] = Rotation.from_euler("x", tilt, degrees=True).as_matrix()
-    upright = turn @ ImageGeometry.from_properties({"spacing": [1.0, 5.0, 5.0]}).affine
-    turned = upright[:, [*axes, 3]] * [sign, sign, sign, 1]
-    order = axial_first(ImageGeometry(turned))
-    assert [axes[axis] for axis in order] == [0, 1, 2]
 
 
 def write_image(file, array: np.ndarray) -> None:

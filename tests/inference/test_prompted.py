@@ -223,6 +223,20 @@ def test_growth_keeps_classes_apart():
     assert np.array_equal(result.on_grid().argmax(0).numpy(), np.array([0, 2, 1])[snake()])
 
 
+def test_growth_of_a_network_whose_clicks_carry_no_labels():
+    """Where an object goes on, its next window is given points of the second class, which the network can't tell."""
+
+    class Unlabelled(ObjectNetwork):
+        def forward(self, image, points, labels, maps=None):
+            assert labels.max() <= 1
+            return super().forward(image, points, labels, maps)[:, [0, 2, 1]]
+
+    image = torch.from_numpy(snake() > 0).float()[None]
+    predictor = WindowPredictor([Unlabelled(3)], image, PATCH, clicks_carry_labels=False)
+    result = predict_prompted(predictor, np.array([(3.0, 5, 5)]), np.array([2]))
+    assert np.array_equal(result.on_grid().argmax(0).numpy(), 2 * (snake() == 1))
+
+
 def test_an_object_inside_a_window_needs_one():
     objects = np.zeros((60, 70, 80), np.uint8)
     objects[30:36, 30:38, 40:49] = 1

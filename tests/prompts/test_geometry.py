@@ -1,3 +1,4 @@
+from itertools import permutations
 from pathlib import Path
 
 import nibabel
@@ -357,3 +358,16 @@ def test_blob_is_where_the_click_on_it_is(spacing, target, transpose, separate_a
     # where whole slices are repeated, the blob's centre is as exact as the sum over slices makes it
     tolerance = 0.1 if separate_axis is None else 0.25
     assert np.abs(found - grid.from_image(np.array([centre]))[0]).max() < tolerance
+
+
+@pytest.mark.parametrize("axes", list(permutations(range(3))))
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("tilt", [0, 30])
+def test_axial_order_of_turned_images(axes, sign, tilt):
+    """`axes`: which of (d, h, w) of an upright image, tilted by some degrees, each axis is."""
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("x", tilt, degrees=True).as_matrix()
+    upright = turn @ ImageGeometry.from_properties({"spacing": [1.0, 5.0, 5.0]}).affine
+    turned = upright[:, [*axes, 3]] * [sign, sign, sign, 1]
+    order = ImageGeometry(turned).axial_order
+    assert [axes[axis] for axis in order] == [0, 1, 2]

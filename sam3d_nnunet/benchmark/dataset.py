@@ -1,0 +1,168 @@
+"""The data that methods are evaluated on: images, true label maps, and the cases of each fold."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.prompts.geometry import ImageGeometry
+
+TEST = "test"
+"""The fold of a separate test set."""
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """Images and truth of a data set.
+
+    Attributes:
+        name: of the data set, such as Dataset004_Hippocampus.
+        images: folder of CASE_0000 and so on.
+        truth: folder of the label maps CASE.
+        dataset_json: nnU-Net's description of both.
+    """
+
+    name: str
+    images: Path
+    truth: Path
+    dataset_json: dict[str, Any]
+
+    @classmethod
+    def from_nnunet(cls, dataset: str) -> "EvaluationData":
+        """The training cases of a data set in nnUNet_raw.
+
+        Args:
+            dataset: id or name.
+
+        Raises:
+            SAM3DError: there is no such data set.
+        """
+        try:
+            name = maybe_convert_to_dataset_name(dataset)
+            raw = Path(nnUNet_raw) / name
+        except (RuntimeError, ValueError) as e:
+            raise SAM3DError(f"The data set {dataset} can't be found in nnUNet_raw: {e}") from e
+        return cls(name, raw / "imagesTr", raw / "labelsTr", _read_json(raw / "dataset.json"))
+
+    def with_folders(self, images: str | Path, truth: str | Path) -> "EvaluationData":
+        """Other images of the same kind, such as a test set.
+
+        Raises:
+            SAM3DError: a folder is not there.
+        """
+        for folder in (images, truth):
+            if not Path(folder).is_dir():
+                raise SAM3DError(f"There is no folder {folder} for the test set. Give those of images and label maps.")
+        return replace(self, images=Path(images).absolute(), truth=Path(truth).absolute())
+
+    @property
+    def file_ending(self) -> str:
+        """Of images and label maps."""
+        return self.dataset_json["file_ending"]
+
+    @property
+    def splits_file(self) -> Path:
+        """nnU-Net's folds.
+
+        Raises:
+            SAM3DError: nnUNet_preprocessed is not set.
+        """
+        try:
+            return Path(nnUNet_preprocessed) / self.name / "splits_final.json"
+        except RuntimeError as e:
+            raise SAM3DError(f"The folds of {self.name} can't be found: {e}") from e
+
+    @cached_property
+    def labels(self) -> LabelManager:
+        """What the values of label maps mean."""
+        return LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
+
+    @cached_property
+    def reader(self) -> BaseReaderWriter:
+        """nnU-Net's reader of these files."""
+        return determine_reader_writer_from_dataset_json(self.dataset_json, verbose=False)()
+
+    def cases_of_fold(self, fold: str) -> list[str]:
+        """The validation cases of a fold.
+
+        Raises:
+            SAM3DError: there are no folds, or not this one.
+        """
+        if not fold.isdecimal():
+            raise SAM3DError(
+                f"The fold {fold} has no validation cases of its own. Give a numbered fold, or a test set by --test."
+            )
+        splits = _read_json(self.splits_file)
+        if int(fold) >= len(splits):
+            raise SAM3DError(f"{self.splits_file} has no fold {fold}, only 0 to {len(splits) - 1}.")
+        return sorted(splits[int(fold)]["val"])
+
+    def cases_with_truth(self) -> list[str]:
+        """All cases that have a label map.
+
+        Raises:
+            SAM3DError: there is none.
+        """
+        ending = self.file_ending
+        cases = sorted(f.name.removesuffix(ending) for f in self.truth.glob(f"*{ending}"))
+        if not cases:
+            raise SAM3DError(f"{self.truth} holds no label map CASE{ending}.")
+        return cases
+
+    def image_files(self, case: str) -> list[Path]:
+        """One for each channel."""
+        channels = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
+        return [self.images / f"{case}_{channel:04}{self.file_ending}" for channel in range(len(channels))]
+
+    def truth_file(self, case: str) -> Path:
+        """The label map of a case."""
+        return self.truth / f"{case}{self.file_ending}"
+
+    def read_truth(self, case: str) -> tuple[np.ndarray, ImageGeometry]:
+        """(D, H, W) label map with its axes as the file has them, and where its voxels are in the world.
+
+        As the file lies, so that all methods get the same clicks, whatever turns the images that they see. Formats that
+        ITK can't read, or which are no volume to it, are read by nnU-Net's reader.
+
+        Raises:
+            SAM3DError: the label map is missing or can't be read.
+        """
+        file = self.truth_file(case)
+        if not file.is_file():
+            raise SAM3DError(f"There is no label map {file}.")
+        try:
+            segmentation, geometry = sitk.GetArrayFromImage(sitk.ReadImage(str(file))), ImageGeometry.from_file(file)
+            if segmentation.ndim == 3:
+                return segmentation, geometry
+        except RuntimeError:
+            pass  # sheared axes, or a format of which ITK knows nothing
+        try:
+            segmentation, properties = self.reader.read_seg(str(file))
+        except Exception as e:  # whatever the reader of the format raises
+            raise SAM3DError(f"The label map {file} can't be read: {type(e).__name__}.") from e
+        return segmentation[0], ImageGeometry.from_file(file, properties)
+
+
+def spacing_of(geometry: ImageGeometry) -> Sequence[float]:
+    """mm along (d, h, w)."""
+    return np.linalg.norm(geometry.affine[:3, :3], axis=0).tolist()
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise SAM3DError(f"There is no {file}.") from e
+    except (OSError, ValueError) as e:
+        raise SAM3DError(f"{file} can't be read: {e}.") from e

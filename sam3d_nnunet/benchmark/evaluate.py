@@ -1,0 +1,196 @@
+"""`sam3d evaluate`: predict with drawn clicks, then measure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sam3d_nnunet.benchmark.automatic import predict_automatic
+from sam3d_nnunet.benchmark.dataset import TEST, EvaluationData
+from sam3d_nnunet.benchmark.drawn_prompts import drawn_prompts
+from sam3d_nnunet.benchmark.iterated import IteratedPrediction, step_folder
+from sam3d_nnunet.benchmark.layout import ResultsFolder, add_cost, check_settings
+from sam3d_nnunet.benchmark.measuring import measure, print_failed
+from sam3d_nnunet.benchmark.model import EvaluatedModel, choose_folds, dataset_of
+from sam3d_nnunet.benchmark.options import PredictionOptions
+from sam3d_nnunet.benchmark.prompted import predict_prompted_cases
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.inference.batch import CaseReport
+from sam3d_nnunet.prompts.prompt import Prompt
+from sam3d_nnunet.prompts.protocols import AUTOMATIC, ITERATED, PAPER, Protocol
+
+TestFolders = tuple[str | Path, str | Path]
+"""Images and true label maps of a separate test set."""
+
+
+def evaluate(
+    model_folder: str | Path,
+    results: str | Path,
+    folds: Sequence[str] = (),
+    protocols: Sequence[str] = (AUTOMATIC,),
+    trials: int = 1,
+    options: PredictionOptions | None = None,
+    name: str | None = None,
+    dataset: str | None = None,
+    test: TestFolders | None = None,
+    tolerances: Sequence[float] = (5.0,),
+) -> list[str]:
+    """Predict the validation cases of folds, or a test set, under protocols, and measure the predictions.
+
+    What is finished is not done again. Clicks are drawn once for each data set, protocol and trial.
+
+    Args:
+        model_folder: TRAINER__PLANS__CONFIGURATION.
+        results: folder of results of the data set, as `evaluation.results.Results` reads it.
+        folds: numbers; default: all that are trained. A test set is predicted by their ensemble.
+        protocols: names, see `Protocol`.
+        trials: how many times clicks are drawn.
+        options: of the predictions.
+        name: of the method in the results; default: that of the model folder.
+        dataset: id or name; default: that which the model was trained on.
+        test: a test set, instead of the validation cases.
+        tolerances: of the surface Dice, in mm.
+
+    Returns:
+        place and name of each case that failed; what is wrong with it has been printed.
+
+    Raises:
+        SAM3DError: the model, the data set or a protocol can't be used, or the results are about something else.
+    """
+    folder, options = Path(model_folder), options or PredictionOptions()
+    wanted = [Protocol.parse(protocol) for protocol in dict.fromkeys(protocols)]
+    data = EvaluationData.from_nnunet(dataset or dataset_of(folder))
+    test_data = test and data.with_folders(*test)
+    if options.per_lesion and any(protocol.kind == ITERATED for protocol in wanted):
+        raise SAM3DError("Iterated protocols correct one prediction: they can't be had per lesion.")
+    folds = choose_folds(folder, folds, options.checkpoint)
+    if test_data:
+        runs = [(TEST, folds, test_data.cases_with_truth())]
+        _refuse_same_names(data, test_data, runs[0][2])
+    else:
+        runs = [(fold, [fold], data.cases_of_fold(fold)) for fold in folds]
+    failures = []
+    for fold, ensemble, cases in runs:
+        model = EvaluatedModel(folder, ensemble, options)
+        _refuse_clicks(model, wanted)
+        method = _Method(ResultsFolder(results), name or folder.resolve().name, model)
+        method.claim(data, test_data)
+        for protocol in wanted:
+            for trial in range(1 if protocol.kind == AUTOMATIC else trials):
+                failures += method.run(test_data or data, protocol, fold, trial, cases, tolerances)
+        method.write_facts()
+    return failures
+
+
+def evaluate_as_in_paper(
+    model_folder: str | Path,
+    results: str | Path,
+    folds: Sequence[str] = (),
+    trials: int = 1,
+    options: PredictionOptions | None = None,
+    **more: object,
+) -> list[str]:
+    """`evaluate` with fold 0, the protocols `PAPER`, and sliding windows as in the paper.
+
+    Models that know no clicks are evaluated automatically alone. Arguments and errors are those of `evaluate`.
+    """
+    options = (options or PredictionOptions()).as_in_paper()
+    folds = list(folds) or ["0"]
+    takes_clicks = EvaluatedModel(Path(model_folder), folds, options).takes_clicks
+    protocols = [protocol.name for protocol in PAPER if takes_clicks or protocol.kind == AUTOMATIC]
+    return evaluate(model_folder, results, folds, protocols, trials, options, **more)
+
+
+def _refuse_same_names(data: EvaluationData, test: EvaluationData, cases: Sequence[str]) -> None:
+    """Clicks are kept by the names of cases."""
+    same = [case for case in cases if data.truth_file(case).is_file()] if test.truth != data.truth.absolute() else []
+    if same:
+        raise SAM3DError(
+            f"{test.truth} and {data.truth} both hold {', '.join(same)}. Rename the cases of the test set."
+        )
+
+
+def _refuse_clicks(model: EvaluatedModel, protocols: Sequence[Protocol]) -> None:
+    prompted = [protocol.name for protocol in protocols if protocol.kind != AUTOMATIC]
+    if prompted and not model.takes_clicks:
+        raise SAM3DError(
+            f"{model.folder} was trained with {model.trainer}, which knows no clicks: it can't be evaluated under "
+            f"{', '.join(prompted)}. Choose the protocol {AUTOMATIC}."
+        )
+
+
+@dataclass
+class _Method:
+    """A model and its place in the results."""
+
+    results: ResultsFolder
+    name: str
+    model: EvaluatedModel
+
+    def claim(self, data: EvaluationData, test: EvaluationData | None) -> None:
+        self.results.claim(data, test)
+        self.write_facts()
+        self.results.keep_splits(self.name, data.splits_file)
+
+    def write_facts(self) -> None:
+        self.results.write_method(self.name, self.model.facts(self.name))
+
+    def run(
+        self,
+        data: EvaluationData,
+        protocol: Protocol,
+        fold: str,
+        trial: int,
+        cases: Sequence[str],
+        tolerances: Sequence[float],
+    ) -> list[str]:
+        """Predict and measure what isn't finished in one folder; returns place and name of the cases that failed."""
+        folder = self.results.predictions(self.name, protocol.name, fold, trial)
+        check_settings(folder, self._settings(protocol))
+        steps = range(1, protocol.clicks + 1) if protocol.kind == ITERATED else ()
+        folders = [step_folder(folder, step) for step in steps] or [folder]
+        prompts, failed = {}, {}
+        if protocol.kind != AUTOMATIC:
+            prompts, failed = drawn_prompts(data, protocol, trial, cases, self.results.prompts(protocol.name, trial))
+        ending = data.file_ending
+        left = [c for c in cases if c not in failed and not all((f / f"{c}{ending}").is_file() for f in folders)]
+        reports = self._predict(data, protocol, trial, left, prompts, folder) if left else ()
+        place = str(folder.relative_to(self.results.root))
+        with tqdm(total=len(left) * len(folders), desc=place, unit="case", disable=not left) as bar:
+            for where, report in reports:
+                bar.update()
+                if report.error is None:
+                    add_cost(where, report.name, report.clicks, report.windows or None, report.seconds)
+                else:
+                    failed[report.name] = report.error
+        for where in folders:
+            failed = measure(where, data, cases, tolerances) | failed
+        return print_failed(place, failed)
+
+    def _predict(
+        self,
+        data: EvaluationData,
+        protocol: Protocol,
+        trial: int,
+        cases: Sequence[str],
+        prompts: dict[str, Prompt],
+        folder: Path,
+    ) -> Iterator[tuple[Path, CaseReport]]:
+        prompts = {case: prompts[case] for case in cases if case in prompts}
+        if protocol.kind == ITERATED:
+            return IteratedPrediction(self.model.prompted, data, folder, protocol.clicks, trial).predict(prompts)
+        if protocol.kind == AUTOMATIC:
+            reports = predict_automatic(self.model.automatic, data, cases, folder)
+        else:
+            clicks = self.results.prompts(protocol.name, trial)
+            per_lesion = self.model.options.per_lesion
+            reports = predict_prompted_cases(self.model.prompted, data, prompts, clicks, folder, per_lesion)
+        return ((folder, report) for report in reports)
+
+    def _settings(self, protocol: Protocol) -> dict[str, object]:
+        options = self.model.options
+        settings = {"folds": self.model.folds, "checkpoint": options.checkpoint, "mirroring": options.mirroring}
+        if protocol.kind == AUTOMATIC:
+            return settings | {"step": options.step, "gaussian": options.gaussian}
+        return settings | {"max_windows": options.max_windows, "per_lesion": options.per_lesion}

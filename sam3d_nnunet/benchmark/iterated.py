@@ -1,0 +1,104 @@
+"""Click by click: each one corrects the largest error of the prediction before."""
+
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from sam3d_nnunet.benchmark.dataset import EvaluationData
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.inference.batch import CaseReport
+from sam3d_nnunet.inference.case_writer import CaseWriter
+from sam3d_nnunet.inference.image_case import ImageCase, read_case
+from sam3d_nnunet.inference.predictor import CasePrediction, SAM3DPredictor
+from sam3d_nnunet.prompts.corrections import correction_click
+from sam3d_nnunet.prompts.draw import case_generator
+from sam3d_nnunet.prompts.prompt import Prompt
+
+NO_ERROR = -1
+"""What the truth says where no click may correct."""
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Where the predictions after so many clicks lie."""
+    return folder / f"after_{step}"
+
+
+class IteratedPrediction:
+    """Predicts cases again after each click, and sets the next click from the truth.
+
+    The first step has the drawn clicks: one on each class that is there. The later ones add a click each, on the
+    original grid, in the largest component of the errors of all classes. Where nothing is wrong any more, the
+    prediction stays. Models that know no background clicks get corrections on missed foreground only.
+    """
+
+    def __init__(self, predictor: SAM3DPredictor, data: EvaluationData, folder: Path, most: int, trial: int) -> None:
+        """
+        Args:
+            predictor: with a loaded model.
+            data: holds images and truth.
+            folder: for the folders of the steps.
+            most: how many steps.
+            trial: seeds the corrections, together with the name of the case and the step.
+        """
+        self.predictor = predictor
+        self.data = data
+        self.trial = trial
+        self.writers = [CaseWriter(step_folder(folder, step), predictor.model) for step in range(1, most + 1)]
+
+    def predict(self, prompts: Mapping[str, Prompt]) -> Iterator[tuple[Path, CaseReport]]:
+        """Predict cases, given the first clicks on them; a report for each folder comes when it is written."""
+        for writer in self.writers:
+            writer.prepare()
+        for case, prompt in prompts.items():
+            try:
+                yield from self._steps(prompt)
+            except SAM3DError as e:
+                yield self.writers[-1].folder, CaseReport(case, str(e))
+            except Exception as e:  # one bad case doesn't cost the others
+                traceback.print_exception(e, file=sys.stderr)
+                yield self.writers[-1].folder, CaseReport(case, f"{type(e).__name__}: {e}")
+
+    def _steps(self, prompt: Prompt) -> Iterator[tuple[Path, CaseReport]]:
+        start = time.perf_counter()
+        image = read_case(self.data.image_files(prompt.image), self.predictor.model)
+        truth = self._truth(image, prompt.image)
+        prediction = None
+        for step, writer in enumerate(self.writers):
+            corrected = prompt if prediction is None else self._corrected(prediction, truth, step)
+            if corrected is not None:
+                predict = self.predictor.predict_read if len(corrected.points) else self.predictor.predict_nothing
+                prediction = predict(image, corrected)
+            writer.write(prompt.image, prediction)
+            clicks, windows = len(prediction.prompt.points), len(prediction.logits.windows)
+            yield writer.folder, CaseReport(prompt.image, None, clicks, windows, time.perf_counter() - start)
+            start = time.perf_counter()
+
+    def _truth(self, image: ImageCase, case: str) -> np.ndarray:
+        """(D, H, W) label map, its axes as the reader of the model has them; NO_ERROR where no click may correct."""
+        model, file = self.predictor.model, self.data.truth_file(case)
+        try:
+            truth = model.plans.image_reader_writer_class().read_seg(str(file))[0][0].astype(np.int16)
+        except Exception as e:  # whatever the reader of the format raises
+            raise SAM3DError(f"The label map {file} can't be read: {type(e).__name__}: {e}") from e
+        if truth.shape != image.shape:
+            raise SAM3DError(f"{file} has {truth.shape} voxels (d, h, w), but its image has {image.shape}.")
+        if model.labels.ignore_label is not None:
+            truth[truth == model.labels.ignore_label] = NO_ERROR
+        if not model.clicks_carry_labels:
+            truth[truth == 0] = NO_ERROR
+        return truth
+
+    def _corrected(self, prediction: CasePrediction, truth: np.ndarray, step: int) -> Prompt | None:
+        """The clicks of a prediction and one more; None where nothing is wrong."""
+        prompt = prediction.prompt
+        rng = case_generator(prompt.image, self.trial, step)
+        correction = correction_click(prediction.segmentation(), truth, rng)
+        if correction is None:
+            return None
+        voxel, label = correction
+        point = prediction.case.geometry.to_world(voxel[None])
+        return Prompt(np.concatenate([prompt.points, point]), np.append(prompt.labels, label), prompt.image)

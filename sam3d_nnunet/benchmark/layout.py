@@ -1,0 +1,145 @@
+"""RESULTS/ as `sam3d evaluate` writes it; `evaluation/results.py` reads it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sam3d_nnunet.benchmark.dataset import EvaluationData
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.results import DATA, METHOD, PREDICTION, PROMPTS, SPLITS
+from sam3d_nnunet.prompts.text_files import read_json, write_whole
+
+FORMAT, VERSION = "sam3d_results", 1
+SETTINGS = "settings.json"
+"""In each folder of predictions: with which settings they were made, so that no others are mixed in."""
+
+
+class ResultsFolder:
+    """Places in RESULTS/, and the files in them that are about more than one case."""
+
+    def __init__(self, root: str | Path) -> None:
+        """
+        Args:
+            root: the folder; made by `claim`.
+        """
+        self.root = Path(root)
+
+    def claim(self, data: EvaluationData, test: EvaluationData | None = None) -> None:
+        """Say in data.json what the results are about.
+
+        Args:
+            data: the training cases of the data set.
+            test: a separate test set, if that is evaluated.
+
+        Raises:
+            SAM3DError: the results are about other data.
+        """
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "dataset": data.name,
+            "images": str(data.images.absolute()),
+            "truth": str(data.truth.absolute()),
+        }
+        if test is not None:
+            content |= {"test_images": str(test.images), "test_truth": str(test.truth)}
+        file = self.root / DATA
+        known = read_json(file) if file.is_file() else {}
+        for key, value in content.items():
+            if known.get(key, value) != value:
+                raise SAM3DError(
+                    f"{self.root} holds results with {key} {known[key]}, not {value}. Give another folder for these."
+                )
+        self.root.mkdir(parents=True, exist_ok=True)
+        _write_json(file, known | content | {"dataset_json": data.dataset_json})
+
+    def prompts(self, protocol: str, trial: int) -> Path:
+        """Folder of the clicks CASE.json."""
+        return self.root / PROMPTS / protocol / f"trial_{trial}"
+
+    def predictions(self, method: str, protocol: str, fold: str, trial: int) -> Path:
+        """Folder of the predictions CASE."""
+        return self.root / method / protocol / f"fold_{fold}" / f"trial_{trial}"
+
+    def known_method(self, method: str) -> dict[str, Any]:
+        """What its method.json says; nothing if there is none.
+
+        Raises:
+            SAM3DError: no method can have this name.
+        """
+        if method in ("", ".", "..", PROMPTS) or "/" in method or "\\" in method:
+            raise SAM3DError(f"{method!r} can't be the name of a method: it is that of a folder in {self.root}.")
+        file = self.root / method / METHOD
+        return read_json(file) if file.is_file() else {}
+
+    def write_method(self, method: str, facts: dict[str, Any]) -> None:
+        """Write method.json; what is unknown now (None) stays as it is known.
+
+        Raises:
+            SAM3DError: the folder holds the results of another method.
+        """
+        known = self.known_method(method)
+        for key in ("trainer", "plans", "configuration"):
+            if known and known[key] != facts[key]:
+                raise SAM3DError(
+                    f"{self.root / method} holds results of {key} {known[key]}, not {facts[key]}. "
+                    "Give this method another --name."
+                )
+        merged = facts | {key: value for key, value in known.items() if facts.get(key) is None}
+        if "prompted" in (known.get("kind"), facts["kind"]):
+            merged["kind"] = "prompted"
+        memory = [m["peak_memory_gib"] for m in (known, facts) if m.get("peak_memory_gib") is not None]
+        merged["peak_memory_gib"] = max(memory, default=None)
+        (self.root / method).mkdir(parents=True, exist_ok=True)
+        _write_json(self.root / method / METHOD, merged)
+
+    def keep_splits(self, method: str, splits: Path) -> None:
+        """Copy the splits that a method was trained on.
+
+        Raises:
+            SAM3DError: it has been evaluated on others.
+        """
+        if not splits.is_file():
+            return
+        text, copy = splits.read_text(encoding="utf-8"), self.root / method / SPLITS
+        if copy.is_file() and json.loads(copy.read_text(encoding="utf-8")) != json.loads(text):
+            raise SAM3DError(
+                f"{splits} differs from {copy}, on which this method was evaluated before. "
+                "Give another --name, or another folder for the results."
+            )
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(copy, text)
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Note with which settings a folder is predicted.
+
+    Raises:
+        SAM3DError: it holds predictions with others.
+    """
+    file = folder / SETTINGS
+    known = read_json(file) if file.is_file() else settings
+    different = [key for key in settings if known.get(key) != settings[key]]
+    if different:
+        key = different[0]
+        raise SAM3DError(
+            f"{folder} holds predictions with {key} {known.get(key)}, not {settings[key]}. Give another --name."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(file, settings)
+
+
+def add_cost(folder: Path, case: str, clicks: int, windows: int | None, seconds: float) -> None:
+    """Note in prediction.csv what the prediction of a case cost."""
+    file = folder / PREDICTION
+    row = pd.DataFrame([{"case": case, "clicks": clicks, "windows": windows, "seconds": round(seconds, 3)}])
+    if file.is_file():
+        known = pd.read_csv(file, dtype={"case": str})
+        row = pd.concat([known[known["case"] != case], row])
+    write_whole(file, row.sort_values("case").to_csv(index=False))
+
+
+def _write_json(file: Path, content: Any) -> None:
+    write_whole(file, json.dumps(content, indent=2) + "\n")

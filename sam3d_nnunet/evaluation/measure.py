@@ -1,0 +1,204 @@
+"""Metrics of a folder of predictions, in worker processes."""
+
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from tqdm import tqdm
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.metrics import RULE, case_metrics
+from sam3d_nnunet.evaluation.results import METRICS
+from sam3d_nnunet.prompts.text_files import write_whole
+
+METRICS_JSON = "metrics.json"
+SAME = 1e-3  # mm, or parts of a direction
+IGNORE = "ignore"
+
+
+@dataclass(frozen=True)
+class MeasureReport:
+    """What was measured.
+
+    Attributes:
+        rows: one for each case and target, as in metrics.csv.
+        failed: what is wrong with the other cases, in sentences.
+    """
+
+    rows: pd.DataFrame
+    failed: dict[str, str]
+
+
+def measure_folder(
+    predictions: str | Path,
+    truth: str | Path,
+    dataset_json: dict[str, Any],
+    tolerances: Sequence[float] = (5.0,),
+    cases: Sequence[str] | None = None,
+    processes: int | None = None,
+) -> MeasureReport:
+    """Measure predictions against the truth, and write metrics.csv and metrics.json beside them.
+
+    Targets are the labels of the data set, or its regions if it has any; voxels that are to be ignored count for
+    nothing.
+
+    Args:
+        predictions: folder of label maps CASE on the original grid, with the data set's file ending.
+        truth: folder of label maps of the same names.
+        dataset_json: nnU-Net's.
+        tolerances: of the surface Dice, in mm.
+        cases: names. None: all predictions that are there.
+        processes: of which each measures a case at a time; 1: only this one. Default: nnUNet_def_n_proc, or 2.
+
+    Raises:
+        SAM3DError: there is no prediction, or none could be measured.
+    """
+    predictions, ending = Path(predictions), dataset_json["file_ending"]
+    if cases is None:
+        cases = [file.name.removesuffix(ending) for file in predictions.glob(f"*{ending}")]
+    if not cases:
+        raise SAM3DError(f"{predictions} holds no prediction CASE{ending}.")
+    measure = partial(_measure, predictions, Path(truth), dataset_json, tuple(tolerances))
+    measured = dict(tqdm(_in_processes(measure, sorted(cases), processes), total=len(cases), desc="Measuring"))
+    failed = {case: measured[case] for case in sorted(cases) if isinstance(measured[case], str)}
+    done = {case: measured[case] for case in sorted(cases) if case not in failed}
+    if not done:
+        raise SAM3DError(
+            f"None of {len(cases)} case(s) in {predictions} could be measured. " + next(iter(failed.values()))
+        )
+    rows = pd.DataFrame(
+        {"case": case, "target": target, **values}
+        for case, of_case in done.items()
+        for target, values in of_case.items()
+    )
+    content = {
+        "format": "sam3d_metrics",
+        "version": 1,
+        "tolerances_mm": [float(t) for t in tolerances],
+        "rule": RULE,
+        "failed": failed,
+        "cases": {case: {t: _plain(values) for t, values in of_case.items()} for case, of_case in done.items()},
+    }
+    write_whole(predictions / METRICS, rows.to_csv(index=False, lineterminator="\n"))
+    write_whole(predictions / METRICS_JSON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return MeasureReport(rows, failed)
+
+
+def targets_of(dataset_json: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Labels of each target, by its name in dataset.json: a label each, or several for a region."""
+    labels = {name: value for name, value in dataset_json["labels"].items() if name != IGNORE}
+    values = {name: tuple(v) if isinstance(v, (list, tuple)) else (int(v),) for name, v in labels.items()}
+    return {name: tuple(int(k) for k in v) for name, v in values.items() if v != (0,)}
+
+
+def _in_processes(measure: partial, cases: Sequence[str], processes: int | None) -> Iterator[tuple[str, dict | str]]:
+    processes = min(processes or int(os.environ.get("nnUNet_def_n_proc", 2)), len(cases))
+    if processes <= 1:
+        yield from map(measure, cases)
+        return
+    # not forked: this process may hold threads and a GPU
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(measure, case) for case in cases]):
+            yield done.result()
+
+
+def _measure(
+    predictions: Path, truth: Path, dataset_json: dict[str, Any], tolerances: Sequence[float], case: str
+) -> tuple[str, dict[str, dict[str, float]] | str]:
+    """A case's name, and its metrics by target or, in a sentence, what is wrong with it."""
+    try:
+        return case, _metrics_of(predictions, truth, dataset_json, tolerances, case)
+    except SAM3DError as e:
+        return case, str(e)
+    except Exception as e:  # one bad case does not cost the others
+        traceback.print_exception(e, file=sys.stderr)
+        return case, f"{case} can't be measured: {type(e).__name__}: {e}"
+
+
+def _metrics_of(
+    predictions: Path, truth: Path, dataset_json: dict[str, Any], tolerances: Sequence[float], case: str
+) -> dict[str, dict[str, float]]:
+    name = f"{case}{dataset_json['file_ending']}"
+    wanted, properties = _read(truth / name, dataset_json)
+    found, found_properties = _read(predictions / name, dataset_json)
+    _refuse_other_grid(predictions / name, found, found_properties, truth / name, wanted, properties)
+    targets, known = targets_of(dataset_json), _labels(dataset_json)
+    unknown = sorted(set(np.unique(found).tolist()) - known)
+    if unknown:
+        raise SAM3DError(
+            f"{predictions / name} has the label {unknown[0]}, which dataset.json doesn't have: it has "
+            f"{', '.join(map(str, sorted(known)))}."
+        )
+    counted = wanted != dataset_json["labels"].get(IGNORE, -1)
+    return {
+        target: case_metrics(
+            np.isin(wanted, labels) & counted, np.isin(found, labels) & counted, properties["spacing"], tolerances
+        )
+        for target, labels in targets.items()
+    }
+
+
+def _labels(dataset_json: dict[str, Any]) -> set[int]:
+    """All label values, background included."""
+    return {0, *(k for labels in targets_of(dataset_json).values() for k in labels)}
+
+
+def _read(file: Path, dataset_json: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    """(D, H, W) label map and what nnU-Net's reader says of it, with the spacing along (d, h, w)."""
+    if not file.is_file():
+        raise SAM3DError(f"There is no {file}.")
+    try:
+        reader = determine_reader_writer_from_dataset_json(dataset_json, example_file=str(file), verbose=False)()
+        segmentation, properties = reader.read_seg(str(file))
+    except Exception as e:  # each library of images has errors of its own
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[-1]
+        raise SAM3DError(f"{file} can't be read: {reason}") from e
+    return segmentation[0].astype(np.int64), properties
+
+
+def _refuse_other_grid(
+    file: Path,
+    found: np.ndarray,
+    found_properties: dict[str, Any],
+    truth_file: Path,
+    wanted: np.ndarray,
+    properties: dict[str, Any],
+) -> None:
+    if found.shape != wanted.shape:
+        raise SAM3DError(f"{file} has {found.shape} voxels, but the truth {truth_file} has {wanted.shape}.")
+    own, other = _geometry(found_properties), _geometry(properties)
+    for what in own.keys() & other.keys():
+        if not np.allclose(own[what], other[what], rtol=0, atol=SAME):
+            raise SAM3DError(
+                f"{file} lies elsewhere than the truth {truth_file}: its {what} is {_short(own[what])} instead of "
+                f"{_short(other[what])}. Give predictions on the grid of the original image."
+            )
+
+
+def _geometry(properties: dict[str, Any]) -> dict[str, Any]:
+    """What the reader tells of where the voxels are."""
+    told = {"spacing": properties["spacing"], **properties.get("sitk_stuff", {})}
+    if "nibabel_stuff" in properties:
+        told["affine"] = properties["nibabel_stuff"]["original_affine"]
+    return told
+
+
+def _short(values: Any) -> str:
+    return "(" + ", ".join(f"{v:.4g}" for v in np.ravel(values)) + ")"
+
+
+def _plain(values: dict[str, float]) -> dict[str, float | None]:
+    """For JSON, which has no NaN."""
+    return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in values.items()}

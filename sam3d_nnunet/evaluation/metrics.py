@@ -1,0 +1,117 @@
+"""How well a mask agrees with the truth."""
+
+from collections.abc import Sequence
+
+import cc3d
+import numpy as np
+from surface_distance import (
+    compute_robust_hausdorff,
+    compute_surface_dice_at_tolerance,
+    compute_surface_distances,
+)
+
+RULE = (
+    "Cases whose truth is empty are left out of the means of Dice, NSD, HD95, volume error and lesion detection; what "
+    "is predicted in them is reported as false-positive volume. An empty prediction of a truth that is not empty "
+    "counts as Dice 0 and NSD 0; its HD95 is undefined."
+)
+"""What happens to empty masks, for the caption of a table."""
+
+HD_PERCENT = 95
+NEIGHBOURS = 26  # that make voxels one lesion
+
+
+def nsd_column(tolerance: float) -> str:
+    """Name of the surface Dice at a tolerance in mm."""
+    return f"nsd_{tolerance:g}mm"
+
+
+def case_metrics(
+    truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[float], tolerances: Sequence[float] = (5.0,)
+) -> dict[str, float]:
+    """Metrics of one case and target; NaN where one is undefined, see `RULE`.
+
+    NSD (normalised surface Dice) and HD95 are those of DeepMind's surface-distance.
+
+    Args:
+        truth, prediction: (D, H, W) bool.
+        spacing: mm along (d, h, w).
+        tolerances: of the surface Dice, in mm.
+
+    Returns:
+        values by the names of the columns of metrics.csv, in their order.
+    """
+    truth, prediction = _crop(truth, prediction)
+    voxel_ml = float(np.prod(spacing)) / 1000
+    wanted, found = int(truth.sum()), int(prediction.sum())
+    both = int((truth & prediction).sum())
+    volumes = {
+        "truth_voxels": wanted,
+        "prediction_voxels": found,
+        "truth_ml": wanted * voxel_ml,
+        "prediction_ml": found * voxel_ml,
+    }
+    return {
+        **volumes,
+        "dice": 2 * both / (wanted + found) if wanted else np.nan,
+        **_surface(truth, prediction, spacing, tolerances),
+        "volume_error": (found - wanted) / wanted if wanted else np.nan,
+        "false_positive_ml": np.nan if wanted else found * voxel_ml,
+        **_lesions(truth, prediction),
+    }
+
+
+def _crop(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both masks in the box that holds them."""
+    for axis in range(truth.ndim):  # the first crop leaves little for the others
+        others = tuple(other for other in range(truth.ndim) if other != axis)
+        inside = np.flatnonzero((truth | prediction).any(others))
+        side = slice(inside[0], inside[-1] + 1) if len(inside) else slice(0, 0)
+        box = (slice(None),) * axis + (side,)
+        truth, prediction = truth[box], prediction[box]
+    return truth, prediction
+
+
+def _surface(
+    truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[float], tolerances: Sequence[float]
+) -> dict[str, float]:
+    if not truth.any() or not prediction.any():
+        nsd = 0.0 if truth.any() else np.nan
+        return {**{nsd_column(t): nsd for t in tolerances}, "hd95_mm": np.nan}
+    distances = compute_surface_distances(truth, prediction, spacing)
+    return {
+        **{nsd_column(t): float(compute_surface_dice_at_tolerance(distances, t)) for t in tolerances},
+        "hd95_mm": float(compute_robust_hausdorff(distances, HD_PERCENT)),
+    }
+
+
+def _lesions(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+    """Detection by any overlap; the Dice of a lesion is that with all predicted lesions that overlap it."""
+    wanted, number = cc3d.connected_components(truth, connectivity=NEIGHBOURS, return_N=True)
+    found, count = cc3d.connected_components(prediction, connectivity=NEIGHBOURS, return_N=True)
+    overlap = np.zeros((number + 1, count + 1), np.int64)
+    np.add.at(overlap, (wanted[truth | prediction], found[truth | prediction]), 1)
+    sizes, predicted_sizes = overlap[1:].sum(1), overlap[:, 1:].sum(0)
+    shared = overlap[1:, 1:]
+    hit, right = int(shared.any(1).sum()), int(shared.any(0).sum())
+    dice = 2 * shared.sum(1) / (sizes + (shared > 0) @ predicted_sizes) if number else np.array([])
+    return {
+        "lesions_truth": number,
+        "lesions_predicted": count,
+        "lesions_found": hit,
+        "lesions_right": right,
+        "lesion_sensitivity": hit / number if number else np.nan,
+        "lesion_precision": right / count if count else np.nan,
+        "lesion_f1": _f1(hit, right, number, count),
+        "lesion_dice": float(dice.mean()) if number else np.nan,
+    }
+
+
+def _f1(hit: int, right: int, number: int, count: int) -> float:
+    """Harmonic mean of sensitivity and precision; 0 where nothing was predicted, undefined where nothing was there."""
+    if not number:
+        return np.nan
+    if not hit:
+        return 0.0
+    sensitivity, precision = hit / number, right / count
+    return 2 * sensitivity * precision / (sensitivity + precision)

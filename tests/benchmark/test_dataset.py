@@ -1,0 +1,64 @@
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from sam3d_nnunet.benchmark.dataset import EvaluationData, spacing_of
+from sam3d_nnunet.errors import SAM3DError
+
+
+@pytest.fixture
+def data(nnunet_folders, write_dataset) -> EvaluationData:
+    rng = np.random.default_rng(0)
+    cases = {f"case_{i}": (rng.normal(size=(5, 6, 7)), rng.integers(0, 4, (5, 6, 7))) for i in range(4)}
+    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    write_dataset(
+        nnunet_folders.raw, "Dataset720_Some", cases, labels, spacing=(3.0, 1.0, 0.5), regions_class_order=[1, 2]
+    )
+    splits = nnunet_folders.preprocessed / "Dataset720_Some" / "splits_final.json"
+    splits.parent.mkdir()
+    splits.write_text(json.dumps([{"train": ["case_0"], "val": ["case_2", "case_1"]}]))
+    return EvaluationData.from_nnunet("720")
+
+
+def test_cases(data, tmp_path):
+    assert data.name == "Dataset720_Some"
+    assert data.cases_of_fold("0") == ["case_1", "case_2"]
+    assert data.cases_with_truth() == ["case_0", "case_1", "case_2", "case_3"]
+    assert data.image_files("case_1") == [tmp_path / "raw/Dataset720_Some/imagesTr/case_1_0000.nii.gz"]
+    assert list(data.labels.foreground_labels) == [1, 2]
+    for fold in ("1", "all", "-1"):
+        with pytest.raises(SAM3DError, match="fold"):
+            data.cases_of_fold(fold)
+    data.splits_file.unlink()
+    with pytest.raises(SAM3DError, match="There is no .*splits_final.json"):
+        data.cases_of_fold("0")
+
+
+def test_truth_is_read_as_its_file_lies(data):
+    image = sitk.DICOMOrient(sitk.ReadImage(str(data.truth_file("case_1"))), "SAR")
+    sitk.WriteImage(image, str(data.truth_file("case_1")))
+    segmentation, geometry = data.read_truth("case_1")
+    assert (segmentation == sitk.GetArrayFromImage(image)).all()
+    assert spacing_of(geometry) == pytest.approx(image.GetSpacing()[::-1])
+    voxel = (4, 3, 2)
+    place = geometry.to_world(np.array([voxel[::-1]]))[0]
+    assert place == pytest.approx(image.TransformIndexToPhysicalPoint(voxel))
+
+
+def test_unreadable_truth(data):
+    data.truth_file("case_1").write_text("nothing")
+    data.truth_file("case_2").unlink()
+    for case, message in (("case_1", "can't be read"), ("case_2", "There is no label map")):
+        with pytest.raises(SAM3DError, match=message):
+            data.read_truth(case)
+
+
+def test_no_such_data(data, monkeypatch):
+    for name in ("721", "x", "Dataset721_No"):
+        with pytest.raises(SAM3DError, match="721|x"):
+            EvaluationData.from_nnunet(name)
+    monkeypatch.delenv("nnUNet_raw")
+    with pytest.raises(SAM3DError, match="nnUNet_raw"):
+        EvaluationData.from_nnunet("Dataset720_Some")
