@@ -5,7 +5,15 @@ import pytest
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.recipes import known_recipes, load_recipe
 
-NAMES = ["demo", "hippocampus", "kits21_tumor", "lits17_tumor", "msd_colon", "msd_pancreas_tumor"]
+NAMES = [
+    "demo",
+    "hippocampus",
+    "hippocampus_corrections",
+    "kits21_tumor",
+    "lits17_tumor",
+    "msd_colon",
+    "msd_pancreas_tumor",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -22,7 +30,7 @@ def test_recipe_by_path(tmp_path):
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(SAM3DError, match="no recipe 'kits'.*hippocampus, kits21_tumor"):
+    with pytest.raises(SAM3DError, match="no recipe 'kits'.*hippocampus_corrections, kits21_tumor"):
         load_recipe("kits")
 
 
