@@ -31,8 +31,9 @@ class IteratedPrediction:
     """Predicts cases again after each click, and sets the next click from the truth.
 
     The first step has the drawn clicks: one on each class that is there. The later ones add a click each, on the
-    original grid, in the largest component of the errors of all classes. Where nothing is wrong any more, the
-    prediction stays. Models that know no background clicks get corrections on missed foreground only.
+    original grid, in the largest component of the errors of all classes, and the prediction before is given as
+    previous mask to models that take one, as in `SAM3DSession`. Where nothing is wrong any more, the prediction stays.
+    Models that know no background clicks get corrections on missed foreground only.
     """
 
     def __init__(self, predictor: SAM3DPredictor, data: EvaluationData, folder: Path, most: int, trial: int) -> None:
@@ -68,10 +69,10 @@ class IteratedPrediction:
         truth = self._truth(image, prompt.image)
         prediction = None
         for step, writer in enumerate(self.writers):
-            corrected = prompt if prediction is None else self._corrected(prediction, truth, step)
+            so_far = None if prediction is None else prediction.segmentation()
+            corrected = prompt if so_far is None else self._corrected(prediction.prompt, so_far, truth, image, step)
             if corrected is not None:
-                predict = self.predictor.predict_read if len(corrected.points) else self.predictor.predict_nothing
-                prediction = predict(image, corrected)
+                prediction = self._predict(image, corrected, so_far)
             writer.write(prompt.image, prediction)
             clicks, windows = len(prediction.prompt.points), len(prediction.logits.windows)
             yield writer.folder, CaseReport(prompt.image, None, clicks, windows, time.perf_counter() - start)
@@ -92,13 +93,18 @@ class IteratedPrediction:
             truth[truth == 0] = NO_ERROR
         return truth
 
-    def _corrected(self, prediction: CasePrediction, truth: np.ndarray, step: int) -> Prompt | None:
-        """The clicks of a prediction and one more; None where nothing is wrong."""
-        prompt = prediction.prompt
-        rng = case_generator(prompt.image, self.trial, step)
-        correction = correction_click(prediction.segmentation(), truth, rng)
+    def _predict(self, image: ImageCase, prompt: Prompt, so_far: np.ndarray | None) -> CasePrediction:
+        if not len(prompt.points):
+            return self.predictor.predict_nothing(image, prompt)
+        return self.predictor.predict_read(image, prompt, so_far=so_far)
+
+    def _corrected(
+        self, prompt: Prompt, so_far: np.ndarray, truth: np.ndarray, image: ImageCase, step: int
+    ) -> Prompt | None:
+        """The clicks so far and one more; None where nothing is wrong."""
+        correction = correction_click(so_far, truth, case_generator(prompt.image, self.trial, step))
         if correction is None:
             return None
         voxel, label = correction
-        point = prediction.case.geometry.to_world(voxel[None])
+        point = image.geometry.to_world(voxel[None])
         return Prompt(np.concatenate([prompt.points, point]), np.append(prompt.labels, label), prompt.image)

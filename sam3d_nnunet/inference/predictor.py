@@ -16,7 +16,7 @@ from sam3d_nnunet.inference.lesions import predict_per_lesion
 from sam3d_nnunet.inference.model_folder import FINAL, Fold, TrainedModel, load_model_folder
 from sam3d_nnunet.inference.nearest import to_image
 from sam3d_nnunet.inference.prompted import MAX_WINDOWS, predict_prompted
-from sam3d_nnunet.inference.refine import PreviousMask, read_previous_mask
+from sam3d_nnunet.inference.refine import PreviousMask, mask_maps, read_previous_mask
 from sam3d_nnunet.inference.window_predictor import WindowPredictor
 from sam3d_nnunet.prompts.check import check_crop, check_prompt
 from sam3d_nnunet.prompts.geometry import ImageGeometry
@@ -193,19 +193,26 @@ class SAM3DPredictor:
         prompt: Prompt | None = None,
         per_lesion: bool = False,
         refine_from: str | Path | None = None,
+        so_far: np.ndarray | None = None,
     ) -> CasePrediction:
-        """As `predict_case`, for an image that has been read."""
+        """As `predict_case`, for an image that has been read.
+
+        Args:
+            so_far: (D, H, W) label map, given as previous mask without clicks of its own, where the model takes one.
+        """
         previous = None
+        maps = None if so_far is None else mask_maps(so_far, case)
         if refine_from is not None:
             name = Path(refine_from).name.removesuffix(self.model.file_ending) if prompt is None else prompt.image
             previous = read_previous_mask(refine_from, case, self.model, name)
+            maps = previous.maps
         elif prompt is None:
             raise SAM3DError("There is neither a prompt nor a segmentation to refine. Give one of them.")
         prompt, notes = self._all_clicks(prompt, previous)
         if previous is None or len(prompt.points):
             self.check_clicks(prompt, case.geometry, case.shape)
             check_crop(prompt, case.geometry, case.grid)
-            logits, owners = self._logits(case, prompt, per_lesion, previous)
+            logits, owners = self._logits(case, prompt, per_lesion, maps if self.model.takes_maps else None)
         else:
             notes.append("the segmentation to refine is empty, and so is the result")
             logits, owners = self._nothing(case), np.zeros((0, 0, 0), np.int32) if per_lesion else None
@@ -234,7 +241,7 @@ class SAM3DPredictor:
         return Prompt(points, labels, prompt.image), notes
 
     def _logits(
-        self, case: ImageCase, prompt: Prompt, per_lesion: bool, previous: PreviousMask | None
+        self, case: ImageCase, prompt: Prompt, per_lesion: bool, maps: np.ndarray | None
     ) -> tuple[BoxLogits, np.ndarray | None]:
         predictor = WindowPredictor(
             self.model.networks,
@@ -244,7 +251,6 @@ class SAM3DPredictor:
             self.model.mirror_axes if self.use_mirroring else None,
             clicks_carry_labels=self.model.clicks_carry_labels,
         )
-        maps = previous.maps if previous is not None and self.model.takes_maps else None
         caps = {"max_windows": self.max_windows, "max_voxels": self._max_voxels(case)}
         predict = partial(predict_prompted, predictor, maps=maps, **caps)
         points = case.grid.from_image(case.geometry.to_voxels(prompt.points))

@@ -52,9 +52,15 @@ def read_previous_mask(file: str | Path, case: ImageCase, model: TrainedModel, n
     inside[tuple(slice(s, s + n) for s, n in zip(case.grid.crop_start, case.grid.crop_shape))] = True
     segmentation = np.where(inside.transpose(np.argsort(case.grid.transpose)), segmentation, 0)
     voxels, labels, components = clicks_in_components(segmentation)
+    prompt = Prompt(case.geometry.to_world(voxels), labels, name)
+    return PreviousMask(prompt, mask_maps(segmentation, case), components)
+
+
+def mask_maps(segmentation: np.ndarray, case: ImageCase) -> np.ndarray:
+    """(D, H, W) label map of an image -> (3, d, h, w) int16 dense prompts on the preprocessed grid."""
     maps = np.full((KINDS, *case.grid.shape), NOTHING, np.int16)
     maps[MASK] = to_grid(segmentation, case.grid)
-    return PreviousMask(Prompt(case.geometry.to_world(voxels), labels, name), maps, components)
+    return maps
 
 
 def clicks_in_components(segmentation: np.ndarray, max_clicks: int = MAX_CLICKS) -> tuple[np.ndarray, np.ndarray, int]:

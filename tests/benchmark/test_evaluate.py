@@ -12,6 +12,7 @@ from sam3d_nnunet.benchmark.evaluate import evaluate, evaluate_as_in_paper
 from sam3d_nnunet.benchmark.options import PredictionOptions
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.inference.image_case import read_case
 from sam3d_nnunet.inference.predictor import SAM3DPredictor
 from sam3d_nnunet.prompts.draw import case_generator, clicks_per_class
 from sam3d_nnunet.prompts.files import read_prompt, write_prompt
@@ -220,6 +221,22 @@ def test_each_iteration_corrects_an_error(make_evaluated, read, tmp_path, labell
     assert labelled or 0 not in added
     assert {f.clicks for f in Results(root).folders} == {1, 2, 3}
     assert not (folder / "case_2.nii.gz").exists()
+
+
+def test_each_iteration_sees_the_mask_so_far(make_evaluated, tmp_path):
+    model, root = make_evaluated(), tmp_path / "evaluated"
+    evaluate(model.folder, root, ["0"], ["iterated_2"], 1, QUICK)
+    predictor = SAM3DPredictor("cpu", use_mirroring=False)
+    predictor.initialize_from_trained_model_folder(model.folder)
+    reader, changed = predictor.model.plans.image_reader_writer_class(), 0
+    for case in CASES:
+        folders = [root / model.folder.name / f"iterated_2/fold_0/trial_0/after_{step}" for step in (1, 2)]
+        before, after = (reader.read_seg(str(folder / f"{case}.nii.gz"))[0][0] for folder in folders)
+        image = read_case([model.images / f"{case}_0000.nii.gz"], predictor.model)
+        prompt = read_prompt(folders[1] / f"{case}.json")
+        assert (predictor.predict_read(image, prompt, so_far=before).segmentation() == after).all()
+        changed += (predictor.predict_read(image, prompt).segmentation() != after).sum()
+    assert changed > 0
 
 
 def test_test_set_by_the_ensemble(make_evaluated, read, tmp_path):
