@@ -273,7 +273,8 @@ def predict_sam2d(
     from tqdm import tqdm
 
     from sam3d_nnunet.baselines.sam2d import SliceSAM, load_sam
-    from sam3d_nnunet.baselines.sam2d_cases import SliceCases, read_dataset_json
+    from sam3d_nnunet.baselines.sam2d_cases import SliceCases
+    from sam3d_nnunet.data.raw_dataset import RawDataset, read_dataset_json
     from sam3d_nnunet.inference.device import usable_device
     from sam3d_nnunet.network.weights import sam_checkpoint
 
@@ -282,7 +283,8 @@ def predict_sam2d(
     if clip is not None and clip[0] >= clip[1]:
         raise typer.BadParameter("--clip needs the lower intensity first.")
     where = usable_device(device.value)
-    cases = SliceCases(images, output, read_dataset_json(dataset, dataset_json))
+    described = RawDataset.find(dataset).dataset_json if dataset_json is None else read_dataset_json(dataset_json)
+    cases = SliceCases(images, output, described)
     names = [name for name in cases.names if not (skip_finished and cases.is_finished(name))]
     sam = SliceSAM(load_sam(model.value, checkpoint or sam_checkpoint(model.value)), where)
     failed = []
@@ -396,3 +398,139 @@ def figures(
     folder = output or results / "figures"
     files = write_figures(Results(results), folder, case, baseline, protocol, method)
     typer.echo(f"{len(files)} files in {folder}")
+
+
+splits_app = typer.Typer(
+    help="nnU-Net's folds of a data set.",
+    epilog="Example: sam3d splits show -d 220",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+dataset_app = typer.Typer(
+    help="Data sets of the paper in nnU-Net's layout.",
+    epilog="Example: sam3d dataset convert kits21/data -d 220 --layout kits",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(splits_app, name="splits")
+app.add_typer(dataset_app, name="dataset")
+
+
+class TheirValidation(str, Enum):
+    train = "train"
+    leave_out = "leave-out"
+
+
+class Layout(str, Enum):
+    msd = "msd"
+    kits = "kits"
+    lits = "lits"
+
+
+@splits_app.command("import", epilog="Example: sam3d splits import kits.split.pkl -d 220")
+def splits_import(
+    file: Annotated[Path, typer.Argument(help="Pickled folds of the authors of 3DSAM-adapter.")],
+    dataset: Annotated[str, typer.Option("-d", help="Id or name of the data set in nnUNet_raw.")],
+    their_validation: Annotated[
+        TheirValidation,
+        typer.Option(help="Their validation set: train on it, too, or leave it out, as the paper did."),
+    ] = TheirValidation.train,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out cases that the data set doesn't have.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other folds of the data set.")] = False,
+) -> None:
+    """Write splits_final.json from the authors' folds: nnU-Net validates on their test sets.
+
+    Cases are matched by name; those that are missing on either side are listed. The pickle can't run code.
+    """
+    from sam3d_nnunet.data.import_splits import import_splits
+    from sam3d_nnunet.data.splits_summary import describe_splits
+
+    join = their_validation is TheirValidation.train
+    imported = import_splits(file, dataset, join, allow_missing, overwrite)
+    typer.echo(f"{'unchanged' if imported.unchanged else 'written'}: {imported.file}")
+    for line in [*imported.notes(), *describe_splits(imported.splits)]:
+        typer.echo(line)
+
+
+@splits_app.command("show", epilog="Example: sam3d splits show -d 220")
+def splits_show(
+    file: Annotated[
+        Path | None, typer.Argument(help="A splits_final.json, or a pickle (.pkl) of the authors', instead of -d.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option("-d", help="Id or name of the data set in nnUNet_raw.")] = None,
+) -> None:
+    """Print the sizes of folds, and cases in no fold, in several, or in none of the data set's files."""
+    from sam3d_nnunet.data.splits_summary import describe_dataset, describe_file
+
+    if (file is None) == (dataset is None):
+        raise typer.BadParameter("name either a file or a data set (-d).")
+    for line in describe_dataset(dataset) if file is None else describe_file(file):
+        typer.echo(line)
+
+
+@dataset_app.command("convert", epilog="Example: sam3d dataset convert Task07_Pancreas -d 221 --layout msd")
+def dataset_convert(
+    source: Annotated[Path, typer.Argument(help="Folder of the unpacked data set.")],
+    dataset: Annotated[str, typer.Option("-d", help="Free id from 1 to 999, or whole name: Dataset220_KiTS21.")],
+    layout: Annotated[Layout, typer.Option(help="How the data set is laid out; see above.")],
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Do without cases that are missing or can't be used.")
+    ] = False,
+    ignore_label_geometry: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-label-geometry", help="Put label maps on the voxels of their images, whatever they say."
+        ),
+    ] = False,
+) -> None:
+    """Convert a published data set into nnUNet_raw. Exit code 1 if cases are missing; repeat to go on.
+
+    msd: a task of the Medical Segmentation Decathlon. The paper used all labelled cases and the published label maps of
+    Task07_Pancreas (281 cases; tumour = label 2, "cancer") and Task10_Colon (126 cases; label 1).
+
+    kits: KiTS21, case_00000 to case_00299 with imaging.nii.gz. The paper used all 300 cases and the majority vote of
+    the annotations, aggregated_MAJ_seg.nii.gz (kidney 1, tumour 2, cyst 3).
+
+    lits: LiTS17, volume-N.nii and segmentation-N.nii, in one folder or several (liver 1, tumour 2). All 131 training
+    volumes are converted; the paper used the 118 with a tumour: see sam3d dataset target --drop-empty.
+    """
+    from sam3d_nnunet.data.convert import convert
+
+    done = convert(source, dataset, layout.value, allow_missing, ignore_label_geometry)
+    for note in done.notes:
+        typer.echo(f"note: {note}")
+    for name, sentence in done.failed.items():
+        typer.echo(f"{name}: {sentence}", err=True)
+    if not done.complete:
+        typer.echo(
+            f"Error: {len(done.failed)} case(s) failed. {done.cases} are in {done.folder}; repeat the command "
+            "to go on, or finish without the others by --allow-missing.",
+            err=True,
+        )
+        raise typer.Exit(1)
+    typer.echo(f"{done.cases} training cases: {done.folder}")
+
+
+@dataset_app.command("target", epilog="Example: sam3d dataset target -d 220 --label tumour -o 320")
+def dataset_target(
+    dataset: Annotated[str, typer.Option("-d", help="Id or name of a data set in nnUNet_raw.")],
+    label: Annotated[
+        list[str], typer.Option(help="Label or region of its dataset.json; repeat to unite several into one.")
+    ],
+    output: Annotated[str, typer.Option("-o", help="Free id from 1 to 999, or whole name, of the new data set.")],
+    drop_empty: Annotated[
+        bool, typer.Option("--drop-empty", help="Leave out cases without it, as the paper did with LiTS17.")
+    ] = False,
+) -> None:
+    """Make a data set with one foreground label, such as the paper's of tumours; images are linked, folds kept."""
+    from sam3d_nnunet.data.target import derive_target
+
+    done = derive_target(dataset, label, output, drop_empty)
+    typer.echo(f"{done.cases} training cases: {done.folder}")
+    typer.echo(f"images: {done.linked} linked, {done.copied} copied")
+    if done.splits is not None:
+        typer.echo(f"folds: {done.splits}")
+    for line in done.notes():
+        typer.echo(line)

@@ -2,8 +2,8 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-import click
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -20,11 +20,11 @@ def test_version():
     assert invoke("--version").output == f"sam3d_nnunet {__version__}\n"
 
 
-def all_commands(group: click.Group, *names: str) -> list[tuple[str, ...]]:
+def all_commands(group: Any, *names: str) -> list[tuple[str, ...]]:
     """Names of each command, with those of the groups it is in."""
     found = []
     for name, command in group.commands.items():
-        inside = isinstance(command, click.Group)
+        inside = hasattr(command, "commands")  # typer has click's classes of its own
         found += all_commands(command, *names, name) if inside else [(*names, name)]
     return found
 

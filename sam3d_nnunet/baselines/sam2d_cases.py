@@ -1,6 +1,5 @@
 """A folder of images through 2-D SAM; one bad case doesn't cost the others."""
 
-import json
 import os
 import sys
 import tempfile
@@ -13,8 +12,6 @@ from typing import Any
 
 import numpy as np
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-from nnunetv2.paths import nnUNet_raw
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from sam3d_nnunet.baselines.sam2d import SliceSAM, slice_numbers, to_grey
@@ -133,27 +130,3 @@ class SliceCases:
             self._files.write_seg(np.ascontiguousarray(segmentation), str(main), properties)
             for file in sorted(Path(temporary).iterdir(), key=lambda f: f == main):
                 os.replace(file, self.output / file.name)
-
-
-def read_dataset_json(dataset: str | None, file: str | Path | None = None) -> dict[str, Any]:
-    """nnU-Net's description of a data set.
-
-    Args:
-        dataset: id or name of one in nnUNet_raw.
-        file: its dataset.json, instead.
-
-    Raises:
-        SAM3DError: there is no such data set or file, or it is no dataset.json.
-    """
-    if file is None:
-        try:
-            file = Path(nnUNet_raw) / maybe_convert_to_dataset_name(dataset) / "dataset.json"
-        except (RuntimeError, ValueError) as e:
-            raise SAM3DError(f"The data set {dataset} can't be found in nnUNet_raw: {e}") from e
-    try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise SAM3DError(f"The data set's {file} can't be read: {e}.") from e
-    if not isinstance(content, dict) or not {"labels", "file_ending"} <= content.keys():
-        raise SAM3DError(f'{file} is no dataset.json of nnU-Net: it lacks "labels" or "file_ending".')
-    return content

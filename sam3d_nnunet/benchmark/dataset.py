@@ -1,6 +1,5 @@
 """The data that methods are evaluated on: images, true label maps, and the cases of each fold."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,10 +10,10 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from sam3d_nnunet.data.raw_dataset import RawDataset
+from sam3d_nnunet.data.splits import read_splits, splits_file
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.prompts.geometry import ImageGeometry
 
@@ -46,14 +45,10 @@ class EvaluationData:
             dataset: id or name.
 
         Raises:
-            SAM3DError: there is no such data set.
+            SAM3DError: there is no such data set, or its dataset.json can't be used.
         """
-        try:
-            name = maybe_convert_to_dataset_name(dataset)
-            raw = Path(nnUNet_raw) / name
-        except (RuntimeError, ValueError) as e:
-            raise SAM3DError(f"The data set {dataset} can't be found in nnUNet_raw: {e}") from e
-        return cls(name, raw / "imagesTr", raw / "labelsTr", _read_json(raw / "dataset.json"))
+        raw = RawDataset.find(dataset)
+        return cls(raw.name, raw.folder / "imagesTr", raw.folder / "labelsTr", raw.dataset_json)
 
     def with_folders(self, images: str | Path, truth: str | Path) -> "EvaluationData":
         """Other images of the same kind, such as a test set.
@@ -70,18 +65,6 @@ class EvaluationData:
     def file_ending(self) -> str:
         """Of images and label maps."""
         return self.dataset_json["file_ending"]
-
-    @property
-    def splits_file(self) -> Path:
-        """nnU-Net's folds.
-
-        Raises:
-            SAM3DError: nnUNet_preprocessed is not set.
-        """
-        try:
-            return Path(nnUNet_preprocessed) / self.name / "splits_final.json"
-        except RuntimeError as e:
-            raise SAM3DError(f"The folds of {self.name} can't be found: {e}") from e
 
     @cached_property
     def labels(self) -> LabelManager:
@@ -103,9 +86,10 @@ class EvaluationData:
             raise SAM3DError(
                 f"The fold {fold} has no validation cases of its own. Give a numbered fold, or a test set by --test."
             )
-        splits = _read_json(self.splits_file)
+        file = splits_file(self.name)
+        splits = read_splits(file)
         if int(fold) >= len(splits):
-            raise SAM3DError(f"{self.splits_file} has no fold {fold}, only 0 to {len(splits) - 1}.")
+            raise SAM3DError(f"{file} has no fold {fold}, only 0 to {len(splits) - 1}.")
         return sorted(splits[int(fold)]["val"])
 
     def cases_with_truth(self) -> list[str]:
@@ -122,8 +106,8 @@ class EvaluationData:
 
     def image_files(self, case: str) -> list[Path]:
         """One for each channel."""
-        channels = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
-        return [self.images / f"{case}_{channel:04}{self.file_ending}" for channel in range(len(channels))]
+        channels = range(len(self.dataset_json["channel_names"]))
+        return [self.images / f"{case}_{channel:04}{self.file_ending}" for channel in channels]
 
     def truth_file(self, case: str) -> Path:
         """The label map of a case."""
@@ -157,12 +141,3 @@ class EvaluationData:
 def spacing_of(geometry: ImageGeometry) -> Sequence[float]:
     """mm along (d, h, w)."""
     return np.linalg.norm(geometry.affine[:3, :3], axis=0).tolist()
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise SAM3DError(f"There is no {file}.") from e
-    except (OSError, ValueError) as e:
-        raise SAM3DError(f"{file} can't be read: {e}.") from e

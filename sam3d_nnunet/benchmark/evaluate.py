@@ -15,6 +15,7 @@ from sam3d_nnunet.benchmark.measuring import measure, print_failed
 from sam3d_nnunet.benchmark.model import EvaluatedModel, choose_folds, dataset_of
 from sam3d_nnunet.benchmark.options import PredictionOptions
 from sam3d_nnunet.benchmark.prompted import predict_prompted_cases
+from sam3d_nnunet.data.splits import splits_file
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.inference.batch import CaseReport
 from sam3d_nnunet.prompts.prompt import Prompt
@@ -131,7 +132,7 @@ class _Method:
     def claim(self, data: EvaluationData, test: EvaluationData | None) -> None:
         self.results.claim(data, test)
         self.write_facts()
-        self.results.keep_splits(self.name, data.splits_file)
+        self.results.keep_splits(self.name, splits_file(data.name))
 
     def write_facts(self) -> None:
         self.results.write_method(self.name, self.model.facts(self.name))

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from sam3d_nnunet import cli
 from sam3d_nnunet.baselines.sam2d import SliceSAM, load_sam, to_grey
-from sam3d_nnunet.baselines.sam2d_cases import SliceCases, read_dataset_json
+from sam3d_nnunet.baselines.sam2d_cases import SliceCases
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.prompts.files import write_prompt
 from sam3d_nnunet.prompts.geometry import ImageGeometry
@@ -200,21 +200,6 @@ def test_unusable_folders(folder):
         SliceCases(folder / "prompts", folder / "out", DATASET)
     with pytest.raises(SAM3DError, match="no reader"):
         SliceCases(folder / "images", folder / "out", DATASET | {"file_ending": ".xyz"})
-
-
-def test_dataset_by_its_id(nnunet_folders):
-    (nnunet_folders.raw / "Dataset077_Some").mkdir()
-    (nnunet_folders.raw / "Dataset077_Some" / "dataset.json").write_text(json.dumps(DATASET))
-    assert read_dataset_json("77") == DATASET
-
-
-def test_unusable_dataset_json(folder, nnunet_folders):
-    with pytest.raises(SAM3DError, match="can't be read"):
-        read_dataset_json(None, folder / "nothing.json")
-    with pytest.raises(SAM3DError, match="is no dataset.json"):
-        read_dataset_json(None, folder / "prompts" / "a.json")
-    with pytest.raises(SAM3DError, match="data set 77 can't be found"):
-        read_dataset_json("77")
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Data sets and folds of the paper, brought into nnU-Net's layout."""

@@ -1,0 +1,58 @@
+"""nnU-Net's folds: splits_final.json in the data set's folder of nnUNet_preprocessed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sam3d_nnunet.data.nnunet_folders import preprocessed_root
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.prompts.text_files import write_whole
+
+Splits = list[dict[str, list[str]]]
+"""For each fold the names of its cases in `train` and in `val`."""
+FILE = "splits_final.json"
+
+
+def splits_file(dataset_name: str) -> Path:
+    """Where nnU-Net looks for the folds of a data set.
+
+    Raises:
+        SAM3DError: nnUNet_preprocessed is not set.
+    """
+    return preprocessed_root() / dataset_name / FILE
+
+
+def read_splits(file: Path) -> Splits:
+    """Read nnU-Net's folds.
+
+    Raises:
+        SAM3DError: the file can't be read, or isn't laid out as nnU-Net wants it.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise SAM3DError(f"There are no folds {file}: nnU-Net draws them when a first training starts.") from e
+    except (OSError, ValueError, RecursionError) as e:
+        raise SAM3DError(f"The folds {file} can't be read: {e}.") from e
+    if not isinstance(content, list) or not content:
+        raise SAM3DError(f"{file} holds no list of folds.")
+    for number, fold in enumerate(content):
+        if not isinstance(fold, dict) or not all(_is_names(fold.get(part)) for part in ("train", "val")):
+            raise SAM3DError(f'Fold {number} of {file} needs lists of names "train" and "val".')
+    return content
+
+
+def write_splits(splits: Splits, file: Path) -> None:
+    """Write nnU-Net's folds, cases in alphabetical order; the file appears complete or not at all."""
+    content = [{part: sorted(fold[part]) for part in ("train", "val")} for fold in splits]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(content, indent=4) + "\n")
+
+
+def same_splits(one: Splits, other: Splits) -> bool:
+    """Whether two lists of folds hold the same cases, in whatever order."""
+    return [(set(f["train"]), set(f["val"])) for f in one] == [(set(f["train"]), set(f["val"])) for f in other]
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

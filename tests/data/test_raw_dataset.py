@@ -1,0 +1,32 @@
+import json
+
+import pytest
+
+from sam3d_nnunet.data.raw_dataset import RawDataset, read_dataset_json
+from sam3d_nnunet.errors import SAM3DError
+
+DATASET = {"labels": {"background": 0, "organ": 1}, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}
+
+
+@pytest.mark.parametrize("dataset", ["77", "Dataset077_Some"])
+def test_by_id_or_name(nnunet_folders, dataset):
+    folder = nnunet_folders.raw / "Dataset077_Some"
+    folder.mkdir()
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    assert RawDataset.find(dataset) == RawDataset(folder, DATASET)
+
+
+def test_no_such_data_set(nnunet_folders):
+    with pytest.raises(SAM3DError, match="data set 77 can't be found"):
+        RawDataset.find("77")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [(None, "can't be read"), ("{", "can't be read"), ("{}", "is no dataset.json"), ("[]", "is no")]
+)
+def test_unusable_descriptions(tmp_path, text, said):
+    file = tmp_path / "dataset.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SAM3DError, match=f"{file}.*{said}|{said}.*{file}"):
+        read_dataset_json(file)
