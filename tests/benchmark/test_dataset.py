@@ -5,6 +5,7 @@ import pytest
 import SimpleITK as sitk
 
 from sam3d_nnunet.benchmark.dataset import EvaluationData, spacing_of
+from sam3d_nnunet.data.splits import splits_file
 from sam3d_nnunet.errors import SAM3DError
 
 
@@ -31,8 +32,8 @@ def test_cases(data, tmp_path):
     for fold in ("1", "all", "-1"):
         with pytest.raises(SAM3DError, match="fold"):
             data.cases_of_fold(fold)
-    data.splits_file.unlink()
-    with pytest.raises(SAM3DError, match="There is no .*splits_final.json"):
+    splits_file(data.name).unlink()
+    with pytest.raises(SAM3DError, match="There are no folds .*splits_final.json"):
         data.cases_of_fold("0")
 
 
