@@ -1,5 +1,7 @@
 """Multi-layer aggregation: four levels of features and the image become logits."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,9 +38,17 @@ class Fusion(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Logits from four levels of features and the image (paper, Section 3.4)."""
+    """Logits from levels of features and the image (paper, Section 3.4)."""
 
-    def __init__(self, in_channels: int, channels: int, num_levels: int, image_channels: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_levels: int,
+        image_channels: int,
+        num_classes: int,
+        prompted: Sequence[int] | None = None,
+    ) -> None:
         """
         Args:
             in_channels: channels of each level of features.
@@ -46,8 +56,11 @@ class MaskDecoder(nn.Module):
             num_levels: number of levels.
             image_channels: channels of the image.
             num_classes: logits per voxel, background included.
+            prompted: the levels that change with the clicks, counted from 0. Default: the last one.
         """
         super().__init__()
+        self.prompted = [num_levels - 1] if prompted is None else list(prompted)
+        self.unprompted = [i for i in range(num_levels) if i not in self.prompted]
         self.heads = nn.ModuleList(
             nn.Sequential(*conv_norm_relu(in_channels, channels), *conv_norm_relu(channels, channels))
             for _ in range(num_levels)
@@ -56,24 +69,24 @@ class MaskDecoder(nn.Module):
         self.norm = nn.InstanceNorm3d(channels)
         self.seg_layers = nn.Conv3d(channels, num_classes, kernel_size=3, padding=1, bias=False)
 
-    def encode(self, levels: list[Tensor], image: Tensor) -> Tensor:
+    def encode(self, levels: Sequence[Tensor], image: Tensor) -> Tensor:
         """The share of the fused map that needs no clicks.
 
         Args:
-            levels: all levels but the last, (B, in_channels, d, h, w) each.
+            levels: those that don't change with the clicks, (B, in_channels, d, h, w) each.
             image: (B, C, 2d, 2h, 2w), the image at twice the resolution of the levels.
 
         Returns:
             (B, channels, 2d, 2h, 2w).
         """
-        fused = self.fusion.share(-1, image)
-        for i, level in enumerate(levels):
-            fused = fused + self.fusion.share(i, enlarge(self.heads[i](level), image.shape[2:]))
-        return fused
+        return self._add(self.fusion.share(-1, image), self.unprompted, levels)
 
-    def forward(self, image_share: Tensor, level: Tensor) -> Tensor:
-        """The share from `encode` and the prompted last level (B, in_channels, d, h, w) -> (B, K, 2d, 2h, 2w)."""
-        last = len(self.heads) - 1
-        level = enlarge(self.heads[last](level), image_share.shape[2:])
-        fused = self.norm(image_share + self.fusion.share(last, level))
+    def forward(self, image_share: Tensor, *levels: Tensor) -> Tensor:
+        """The share from `encode` and the prompted levels (B, in_channels, d, h, w) -> (B, K, 2d, 2h, 2w)."""
+        fused = self.norm(self._add(image_share, self.prompted, levels))
         return self.seg_layers(F.relu(fused, inplace=True))
+
+    def _add(self, fused: Tensor, numbers: list[int], levels: Sequence[Tensor]) -> Tensor:
+        for i, level in zip(numbers, levels, strict=True):
+            fused = fused + self.fusion.share(i, enlarge(self.heads[i](level), fused.shape[2:]))
+        return fused

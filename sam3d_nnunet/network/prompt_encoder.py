@@ -1,4 +1,4 @@
-"""The visual sampler: clicks read the features under them and steer the last level of the encoder."""
+"""The visual sampler: clicks read the features under them and steer a level of the image encoder."""
 
 import torch
 import torch.nn.functional as F
@@ -98,14 +98,14 @@ class PromptEncoder(nn.Module):
         """Features that know about the clicks.
 
         Args:
-            features: (B, dim, d, h, w), the last level of the encoder.
+            features: (B, dim, d, h, w), a level of the image encoder.
             points: (B, N, 3) clicks in units of the features' grid, as `grid_sample` has them: -1 and 1 are its faces.
             labels: (B, N) int, -1 for padding.
 
         Returns:
             (B, dim, d, h, w).
         """
-        clicks = self.sample(features, points)
+        clicks = self.click_tokens(features, points)
         if self.label_embedding is not None:
             clicks = clicks + self.label_embedding(labels)
         image = features.flatten(2).transpose(1, 2)
@@ -113,8 +113,8 @@ class PromptEncoder(nn.Module):
             image, clicks = layer(image, clicks, labels >= 0)
         return image.transpose(1, 2).unflatten(2, features.shape[2:])
 
-    def sample(self, features: Tensor, points: Tensor) -> Tensor:
-        """(B, dim, d, h, w) and (B, N, 3) -> (B, N, dim), trilinear."""
+    def click_tokens(self, features: Tensor, points: Tensor) -> Tensor:
+        """The features under the clicks, (B, dim, d, h, w) and (B, N, 3) -> (B, N, dim), trilinear."""
         grid = points.flip(-1)[:, :, None, None].to(features.dtype)  # grid_sample wants (x, y, z)
         sampled = F.grid_sample(features, grid, padding_mode=self.padding_mode, align_corners=False)
         return sampled[..., 0, 0].transpose(1, 2)

@@ -1,7 +1,8 @@
 """The promptable 3-D network: image encoder, prompt encoder, mask decoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.dense_prompt import DensePrompt
 from sam3d_nnunet.network.image_encoder import ImageEncoder
 from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
+from sam3d_nnunet.network.position_prompt import PositionPromptEncoder
 from sam3d_nnunet.network.precision import PRECISIONS, computes_in_bf16
 from sam3d_nnunet.network.prompt_encoder import PromptEncoder
 from sam3d_nnunet.network.promptable import Prompts
 
 STRIDES = (2, 4, 8)
 PUBLISHED_GRID = 32  # tokens a side of the published network
+PROMPT_ENCODERS = {"sampler": PromptEncoder, "position": PositionPromptEncoder}
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,14 @@ class Embedding:
     """What `SAM3D.encode` finds in an image and `SAM3D.decode` needs for each set of clicks.
 
     Attributes:
-        features: (B, C, d, h, w) in the type of the weights, the last level of the encoder on the token grid.
+        features: (B, C, d, h, w) each, in the type of the weights: the levels of the encoder that clicks change, on the
+            token grid. The last level is the last of them.
         image_share: (B, C', 2d, 2h, 2w) in the type of the arithmetic, the part of the fused map that doesn't depend
             on clicks.
         size: voxels of the image along (d, h, w).
     """
 
-    features: Tensor
+    features: list[Tensor]
     image_share: Tensor
     size: tuple[int, int, int]
 
@@ -93,6 +97,9 @@ class SAM3D(nn.Module):
         takes_maps: bool | None = None,
         precision: str = "fp32",
         activation_checkpointing: bool | None = None,
+        prompt_encoding: str = "sampler",
+        deep_prompt_levels: Collection[int] = (),
+        aggregate_levels: bool = True,
     ) -> None:
         """
         Args:
@@ -107,9 +114,14 @@ class SAM3D(nn.Module):
                 arithmetic for it). Weights, norms of tokens and logits are float32 in any case. Can be set later.
             activation_checkpointing: compute each block of the encoder again in the backward pass instead of keeping
                 its activations. Default: for encoders of SAM's size.
+            prompt_encoding: what stands for a click, "sampler" (the features under it) or "position" (SAM's code).
+            deep_prompt_levels: levels of features, counted from 1, that clicks change beside the last one. Each has a
+                prompt encoder of its own, which reads that level; dense prompts reach the last level only.
+            aggregate_levels: whether all levels are decoded, or the last one alone.
 
         Raises:
-            SAM3DError: the stride or the precision is not possible, or maps are wanted without labelled prompts.
+            SAM3DError: the stride, the precision, the prompt encoding or a level is not possible, or maps are wanted
+                without labelled prompts.
         """
         super().__init__()
         # 0 until weights have been chosen: travels with checkpoints, so that a loaded network is not started anew
@@ -118,6 +130,10 @@ class SAM3D(nn.Module):
             raise SAM3DError(f"stride {stride!r} is not possible; choose one of {', '.join(map(str, STRIDES))}.")
         if precision not in PRECISIONS:
             raise SAM3DError(f"precision {precision!r} is not possible; choose one of {', '.join(PRECISIONS)}.")
+        if prompt_encoding not in PROMPT_ENCODERS:
+            raise SAM3DError(
+                f"prompt encoding {prompt_encoding!r} is not possible; choose one of {', '.join(PROMPT_ENCODERS)}."
+            )
         self.num_classes = num_classes
         self.stride = stride
         self.precision = precision
@@ -139,18 +155,25 @@ class SAM3D(nn.Module):
             stride,
             preset.sam_model is not None if activation_checkpointing is None else activation_checkpointing,
         )
-        self.prompt_encoder = PromptEncoder(
+        new_prompt_encoder = partial(
+            PROMPT_ENCODERS[prompt_encoding],
             channels,
             preset.prompt_heads,
             preset.prompt_mlp_dim,
             num_labels=num_labels if self.labelled_prompts else None,
         )
+        num_levels = len(preset.global_blocks) if aggregate_levels else 1
+        prompted = [*_deep_levels(deep_prompt_levels, num_levels), num_levels - 1]
+        self.prompt_encoder = new_prompt_encoder()
+        self.deep_prompt_encoders = nn.ModuleList(new_prompt_encoder() for _ in prompted[:-1])
         self.dense_prompt = (
             DensePrompt(num_labels, channels, channels // 8, stride, self.takes_maps) if self.labelled_prompts else None
         )
         self.mask_decoder = MaskDecoder(
-            channels, preset.decoder_channels, len(preset.global_blocks), input_channels, num_classes
+            channels, preset.decoder_channels, num_levels, input_channels, num_classes, prompted
         )
+        for i in range(len(preset.global_blocks) - num_levels):  # nothing is decoded from these
+            self.image_encoder.necks[i] = nn.Identity()
 
     @classmethod
     def from_preset(
@@ -226,11 +249,13 @@ class SAM3D(nn.Module):
         d, h, w = (-n % self.stride for n in size)
         if d or h or w:  # whole tokens; what is added goes again in `decode`
             image = F.pad(image, (0, w, 0, h, 0, d), mode="replicate")
-        *levels, features = self.image_encoder(image)
-        fused_size = tuple(2 * n for n in features.shape[2:])
+        decoder = self.mask_decoder
+        levels = self.image_encoder(image)[-len(decoder.heads) :]
+        fused_size = tuple(2 * n for n in levels[-1].shape[2:])
         if image.shape[2:] != fused_size:
             image = F.interpolate(image, size=fused_size, mode="trilinear", align_corners=False)
-        return Embedding(features.to(image.dtype), self.mask_decoder.encode(levels, image), size)
+        features = [levels[i].to(image.dtype) for i in decoder.prompted]
+        return Embedding(features, decoder.encode([levels[i] for i in decoder.unprompted], image), size)
 
     def decode(
         self,
@@ -244,30 +269,31 @@ class SAM3D(nn.Module):
         An embedding of one image (B = 1) also serves several sets of clicks (B of the points) at once, with maps for
         each or one for all.
         """
-        with self._autocast(embedding.features.device):
+        with self._autocast(embedding.image_share.device):
             return self._decode(embedding, points, labels, maps)
 
     def _decode(
         self, embedding: Embedding, points: Tensor | None, labels: Tensor | None, maps: Tensor | None
     ) -> Tensor:
-        features = embedding.features
+        last = embedding.features[-1]
         if (points is None) != (labels is None):
             raise SAM3DError("Clicks need both points and labels.")
         if points is None:  # one padded click, so that every tuned parameter takes part (DDP)
-            count = max(len(features), 1 if maps is None else len(maps))
-            points = features.new_zeros((count, 1, 3))
-            labels = torch.full((count, 1), -1, device=features.device)
+            count = max(len(last), 1 if maps is None else len(maps))
+            points = last.new_zeros((count, 1, 3))
+            labels = torch.full((count, 1), -1, device=last.device)
         self._check_labels(labels)
         self._check_maps(maps, embedding.size)
-        features = features.expand(len(points), -1, -1, -1, -1)
+        features = [level.expand(len(points), -1, -1, -1, -1) for level in embedding.features]
         points = points.masked_fill((labels < 0)[..., None], 0)  # whatever padding holds, NaN included
-        grid = features.shape[2:]
+        grid = last.shape[2:]
         tokens = (points + 0.5) / self.stride  # from the faces of the grid
         if self.dense_prompt is not None:
-            features = features + self.dense_prompt(tokens - 0.5, labels, tuple(grid), maps)
+            features[-1] = features[-1] + self.dense_prompt(tokens - 0.5, labels, tuple(grid), maps)
         faces = 2 * tokens / torch.tensor(grid, device=tokens.device) - 1
-        features = self.prompt_encoder(features, faces, labels)
-        logits = self.mask_decoder(embedding.image_share, features).to(features.dtype)
+        encoders = [*self.deep_prompt_encoders, self.prompt_encoder]
+        features = [encoder(level, faces, labels) for encoder, level in zip(encoders, features, strict=True)]
+        logits = self.mask_decoder(embedding.image_share, *features).to(last.dtype)
         padded = tuple(n * self.stride for n in grid)
         if logits.shape[2:] != padded:
             logits = enlarge(logits, padded)
@@ -312,3 +338,11 @@ class SAM3D(nn.Module):
                 f"A mask, scribble or box has label {label}; this network knows 0 (background) to "
                 f"{self.dense_prompt.num_labels - 1}, and {NOTHING} for nothing."
             )
+
+
+def _deep_levels(numbers: Collection[int], num_levels: int) -> list[int]:
+    """Levels counted from 0, shallow to deep; the last one, which is always prompted, is none of them."""
+    for number in numbers:
+        if number not in range(1, num_levels):
+            raise SAM3DError(f"Clicks can't change level {number} beside the last of {num_levels} decoded levels.")
+    return sorted({number - 1 for number in numbers})

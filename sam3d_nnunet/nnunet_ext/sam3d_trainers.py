@@ -5,6 +5,21 @@ be defined in this folder: after its search nnU-Net forgets every module below i
 forgotten can't be pickled for a worker process.
 """
 
+# Names of ours, by how they start; nobody else's do.
+OURS = (
+    "SAM3D",
+    "Prompted",
+    "SwinUNETRTrainer",
+    "UXNet3DTrainer",
+    "UNETRPPTrainer",
+    "NNFormerTrainer",
+    "TransBTSTrainer",
+    "MedNeXtTrainer",
+    "nnUNetTrainer_smoke",
+    "nnUNetTrainer_planned",
+    "nnUNetTrainer_demo",
+)
+
 
 def __getattr__(name: str) -> type:
     if name.startswith("_"):  # Python's own questions
@@ -13,7 +28,7 @@ def __getattr__(name: str) -> type:
         from sam3d_nnunet.nnunet_names import class_lookup
     except Exception as error:
         # The package is gone or broken, which is nobody's business who asks for another trainer.
-        if not name.startswith(("SAM3D", "nnUNetTrainer_smoke", "nnUNetTrainer_demo")):
+        if not name.startswith(OURS):
             raise AttributeError(name) from None
         import sys
 

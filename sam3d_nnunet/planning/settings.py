@@ -44,6 +44,13 @@ class SAM3DSettings(_Block):
     sam_checkpoint: str = Field("auto", description='a path, "auto" (search, then download) or "none" (from scratch)')
     labelled_prompts: bool | None = Field(None, description="clicks carry labels; null: as the preset has it")
     num_click_labels: int | None = Field(None, ge=2, description="labels of clicks with background; null: as data set")
+    prompt_encoding: Literal["sampler", "position"] = Field(
+        "sampler", description="what stands for a click: the features under it, or SAM's code of its position"
+    )
+    deep_prompt_levels: list[Literal[1, 2, 3]] = Field(
+        [], description="levels of features that clicks change beside the last one, the fourth"
+    )
+    aggregate_levels: bool = Field(True, description="whether all levels of features are decoded, or the last alone")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device computes in it")
     activation_checkpointing: bool | None = Field(
         None, description="compute blocks again in the backward pass instead of keeping them; null: for SAM's encoders"
@@ -108,6 +115,11 @@ def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
         raise SAM3DError(
             f"The block '{BLOCK}' of {where} combines unlabelled clicks (preset {settings.preset!r}) with the click "
             "policy 'default', which also draws background clicks. Set clicks.policy to 'paper' or 'released'."
+        )
+    if settings.deep_prompt_levels and not settings.aggregate_levels:
+        raise SAM3DError(
+            f"The block '{BLOCK}' of {where} prompts the levels {settings.deep_prompt_levels}, which are not decoded. "
+            "Set aggregate_levels to true, or deep_prompt_levels to []."
         )
     if settings.target_policy == "clicked" and settings.clicks.policy != "default":
         raise SAM3DError(

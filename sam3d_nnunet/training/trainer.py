@@ -50,6 +50,9 @@ class SAM3DAdapterTrainer(PromptedTrainer):
             takes_maps=settings.shows_maps,
             precision=settings.precision,
             activation_checkpointing=settings.activation_checkpointing,
+            prompt_encoding=settings.prompt_encoding,
+            deep_prompt_levels=settings.deep_prompt_levels,
+            aggregate_levels=settings.aggregate_levels,
         )
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LinearDecay]:

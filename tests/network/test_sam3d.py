@@ -1,6 +1,7 @@
 """The whole network: presets, shapes, what is tuned, what clicks do."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import ddp_step
 import pytest
@@ -416,8 +417,8 @@ def test_corner_clicks_keep_their_feature_outside_paper():
     features = torch.ones(1, 16, 4, 4, 4)
     corner = torch.full((1, 1, 3), -1 + 1 / 16)  # centre of the first of 16 voxels, an eighth of a token from the face
     plain, labelled = small(labelled_prompts=False), small()
-    torch.testing.assert_close(labelled.prompt_encoder.sample(features, corner), torch.ones(1, 1, 16))
-    torch.testing.assert_close(plain.prompt_encoder.sample(features, corner), torch.full((1, 1, 16), 0.625**3))
+    torch.testing.assert_close(labelled.prompt_encoder.click_tokens(features, corner), torch.ones(1, 1, 16))
+    torch.testing.assert_close(plain.prompt_encoder.click_tokens(features, corner), torch.full((1, 1, 16), 0.625**3))
 
 
 # --- training ---
@@ -443,3 +444,177 @@ def test_distributed_step_with_clicks_on_one_rank_only(tmp_path):
             assert torch.equal(ranks[0][step][name], ranks[1][step][name]), name
             mean = (alone[0][name] + alone[1][name]) / 2
             torch.testing.assert_close(ranks[0][step][name], mean, rtol=1e-4, atol=1e-6)
+
+
+# --- ablations of the paper ---
+
+# SMALL with four levels, as all presets have
+FOUR = replace(SMALL, depth=4, global_blocks=(0, 1, 2, 3))
+ABLATIONS = {
+    "posenc": {"prompt_encoding": "position"},
+    "nomla": {"aggregate_levels": False},
+    "deepprompt_1234": {"deep_prompt_levels": [1, 2, 3]},
+    "deepprompt_14": {"deep_prompt_levels": [1]},
+    "deepprompt_24": {"deep_prompt_levels": [2]},
+    "deepprompt_34": {"deep_prompt_levels": [3]},
+    "all at once": {"prompt_encoding": "position", "deep_prompt_levels": [3, 1]},
+}
+each_ablation = pytest.mark.parametrize("ablation", ABLATIONS)
+
+
+def four(ablation: str | None = None, **options) -> SAM3D:
+    torch.manual_seed(0)
+    sizes = {"input_channels": 1, "num_classes": 3, "stride": 4}
+    return SAM3D(FOUR, **sizes | ABLATIONS.get(ablation, {}) | options).eval()
+
+
+def straightforward(net: SAM3D, levels: list[torch.Tensor], image: torch.Tensor, prompted: list[int]) -> torch.Tensor:
+    """Unlabelled clicks on some of the levels, then one concatenation of all that are decoded."""
+    faces = 2 * (POINTS.double() + 0.5) / torch.tensor(image.shape[2:]) - 1
+    encoders = [*net.deep_prompt_encoders, net.prompt_encoder]
+    for encoder, i in zip(encoders, prompted, strict=True):
+        levels[i] = encoder(levels[i], faces, torch.ones_like(LABELS))
+    size = [2 * n for n in levels[0].shape[2:]]
+    decoder = net.mask_decoder
+    levels = [reference.enlarged(head(level), size) for head, level in zip(decoder.heads, levels, strict=True)]
+    small_image = torch.nn.functional.interpolate(image, size=size, mode="trilinear", align_corners=False)
+    fused = decoder.norm(reference.fusion(decoder.fusion, levels, small_image)).relu()
+    return reference.enlarged(decoder.seg_layers(fused), image.shape[2:])
+
+
+@pytest.mark.parametrize(
+    ("ablation", "prompted"),
+    [
+        (None, [3]),
+        ("posenc", [3]),
+        ("nomla", [0]),  # the only one
+        ("deepprompt_1234", [0, 1, 2, 3]),
+        ("deepprompt_14", [0, 3]),
+        ("deepprompt_24", [1, 3]),
+        ("deepprompt_34", [2, 3]),
+        ("all at once", [0, 2, 3]),
+    ],
+)
+def test_ablations_equal_their_straightforward_formulation(ablation, prompted):
+    net = stirred(four(ablation, labelled_prompts=False)).double()
+    image = torch.randn(1, 1, 24, 32, 20, dtype=torch.float64)
+    with torch.no_grad():
+        levels = net.image_encoder(image)[-len(net.mask_decoder.heads) :]
+        expected = straightforward(net, levels, image, prompted)
+        assert relative_error(net(image, POINTS.double(), torch.ones_like(LABELS)), expected) < 1e-10
+
+
+def test_default_has_no_deep_prompts():
+    net = four()
+    assert len(net.deep_prompt_encoders) == 0 and not [n for n in net.state_dict() if n.startswith("deep_")]
+    assert four(deep_prompt_levels=()).state_dict().keys() == net.state_dict().keys()
+    assert net.encode(torch.randn(1, 1, 8, 8, 8)).features[0].shape == (1, 16, 2, 2, 2)
+
+
+@each_ablation
+@pytest.mark.parametrize("labelled", [True, False])
+def test_ablations_encode_once_and_click_many_times(ablation, labelled):
+    net, image = stirred(four(ablation, labelled_prompts=labelled)), torch.randn(1, 1, 22, 32, 20)
+    labels = LABELS if labelled else torch.ones_like(LABELS)
+    with torch.no_grad():
+        embedding = net.encode(image)
+        first = net.decode(embedding, POINTS, labels)
+        moved = net.decode(embedding, POINTS + 3, labels)
+        assert torch.equal(first, net(image, POINTS, labels))
+        assert torch.equal(moved, net(image, POINTS + 3, labels))
+        assert torch.equal(net.decode(embedding), net(image))
+        assert torch.equal(first, net.decode(embedding, POINTS, labels))
+        assert relative_error(moved, first) > 1e-4  # where a click is matters
+        assert relative_error(net.decode(embedding), first) > 1e-4
+        both = net.decode(embedding, torch.cat([POINTS, POINTS + 3]), labels.repeat(2, 1))
+        assert relative_error(both, torch.cat([first, moved])) < 1e-5
+
+
+@each_ablation
+@pytest.mark.parametrize("level", range(4))
+def test_clicks_change_the_levels_they_should(ablation, level):
+    """A level's head sees other features after another click, or none at all."""
+    net, image = stirred(four(ablation)), torch.randn(1, 1, 24, 32, 20)
+    heads = net.mask_decoder.heads
+    if level >= len(heads):
+        assert ablation == "nomla"
+        return
+    seen = []
+    heads[level].register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    with torch.no_grad():
+        embedding = net.encode(image)
+        net.decode(embedding, POINTS, LABELS)
+        net.decode(embedding, POINTS + 3, LABELS)
+    numbers = {*ABLATIONS[ablation].get("deep_prompt_levels", []), len(heads)}
+    assert len(seen) == (2 if level + 1 in numbers else 1)
+    assert len(seen) == 1 or relative_error(seen[1], seen[0]) > 1e-4
+
+
+@each_ablation
+@pytest.mark.parametrize("labelled", [True, False])
+def test_every_tuned_parameter_of_an_ablation_takes_part(ablation, labelled):
+    """With clicks and, as DDP asks, without."""
+    net = four(ablation, labelled_prompts=labelled, activation_checkpointing=True)
+    for clicks in ((POINTS, LABELS if labelled else torch.ones_like(LABELS)), ()):
+        net.zero_grad()
+        net(torch.randn(1, 1, 16, 24, 20), *clicks).square().mean().backward()
+        for name, parameter in net.named_parameters():
+            assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+@each_ablation
+def test_ablations_correct_the_first_mask(ablation):
+    net, image = stirred(four(ablation)), torch.randn(1, 1, 16, 24, 20)
+    found = net(image, POINTS, LABELS, None, lambda *prompts: (POINTS + 2, LABELS, None))
+    torch.testing.assert_close(found, net(image, POINTS + 2, LABELS))
+    found.square().mean().backward()
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+
+
+@pytest.mark.slow
+def test_ablations_compile_without_a_graph_break():
+    net = stirred(small(prompt_encoding="position", deep_prompt_levels=[1]))
+    image = torch.randn(1, 1, 16, 24, 20)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    assert_same_gradients(gradients(compiled, net, image), gradients(net, net, image))
+
+
+@each_ablation
+def test_only_seg_layers_of_an_ablation_depend_on_the_number_of_classes(ablation):
+    two, five = (four(ablation, num_classes=k).state_dict() for k in (2, 5))
+    assert two.keys() == five.keys()
+    assert all(".seg_layers." in n for n in two if two[n].shape != five[n].shape)
+
+
+@pytest.mark.parametrize(
+    ("options", "encoder", "prompts", "decoder"),
+    [
+        ({}, 15_209_984, 2_900_736, 7_088_256),
+        ({"prompt_encoding": "position"}, 15_209_984, 2_900_736 + 2 * 256, 7_088_256),
+        # three necks less; one head, and a fusion of one level and the image
+        ({"aggregate_levels": False}, 15_209_984 - 3 * 1_967_104, 2_900_736, 27 * 128 * (256 + 128 + 128 + 1 + 2)),
+        ({"deep_prompt_levels": [1]}, 15_209_984, 2 * 2_900_736, 7_088_256),
+        ({"deep_prompt_levels": [1, 2, 3]}, 15_209_984, 4 * 2_900_736, 7_088_256),
+    ],
+)
+def test_what_ablations_tune(options, encoder, prompts, decoder):
+    with torch.device("meta"):
+        net = SAM3D.from_preset("paper", 1, 2, (128, 128, 128), **options)
+    assert tuned(net.image_encoder) == encoder
+    assert tuned(net.prompt_encoder) + tuned(net.deep_prompt_encoders) == prompts
+    assert tuned(net.mask_decoder) == decoder
+    assert tuned(net) == encoder + prompts + decoder
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt_encoding": "fourier"}, "'fourier'.*sampler, position"),
+        ({"deep_prompt_levels": [4]}, "level 4 beside the last of 4 decoded levels"),
+        ({"deep_prompt_levels": [0]}, "level 0 "),
+        ({"deep_prompt_levels": [1], "aggregate_levels": False}, "level 1 beside the last of 1 "),
+    ],
+)
+def test_impossible_ablations_are_refused(options, message):
+    with pytest.raises(SAM3DError, match=message):
+        four(**options)

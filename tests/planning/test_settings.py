@@ -57,6 +57,11 @@ def test_what_is_written_into_a_plan_can_be_read():
         ({"optimizer": None}, "'optimizer'"),
         ({"stride": 3}, r"stride 3; choose one of \(2, 4, 8\) or null"),
         ({"stride": "4"}, "'stride'"),
+        ({"prompt_encoding": "fourier"}, "'prompt_encoding': .*'sampler' or 'position', but it is 'fourier'"),
+        ({"deep_prompt_levels": [1, 4]}, "'deep_prompt_levels.1': .* but it is 4"),
+        ({"deep_prompt_levels": 1}, "'deep_prompt_levels'"),
+        ({"aggregate_levels": 0}, "'aggregate_levels'"),
+        ({"deep_prompt_levels": [1], "aggregate_levels": False}, r"levels \[1\], which are not decoded. Set aggregate"),
         ({"preset": "vit_g"}, f"'vit_g', which does not exist; choose one of {', '.join(PRESETS)}"),
     ],
 )

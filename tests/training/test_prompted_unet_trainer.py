@@ -13,6 +13,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.inference.predictor import SAM3DPredictor
 from sam3d_nnunet.inference.session import SAM3DSession
 from sam3d_nnunet.prompts.prompt import Prompt
+from sam3d_nnunet.registration import EXT_FOLDER
 
 SHORT = {"num_epochs": 2, "steps_per_epoch": 2, "validation_steps": 1}
 
@@ -65,7 +66,8 @@ def test_residual_of_another_architecture():
 
 
 @pytest.mark.parametrize("kind", ["classes", "regions"])
-def test_trained_model_predicts_everywhere(make_trainer, prepared, kind):
+def test_trained_model_predicts_everywhere(make_trainer, prepared, kind, monkeypatch):
+    monkeypatch.setenv("nnUNet_extTrainer", str(EXT_FOLDER))
     trainer = make_trainer(kind, trainer_class=ShortUNetTrainer)
     trainer.run_training()
     trainer.perform_actual_validation()
