@@ -10,6 +10,8 @@ OPTIONAL = ("monai", "segment_anything")
 
 _TRAINER = "sam3d_nnunet.training.trainer"
 _VARIANTS = "sam3d_nnunet.training.variants"
+_ABLATIONS = "sam3d_nnunet.training.ablations"
+_PUBLISHED = "sam3d_nnunet.training.published"
 _BASELINES = "sam3d_nnunet.baselines"
 _PROMPTED_UNET = f"{_BASELINES}.prompted_unet_trainer"
 
@@ -22,8 +24,17 @@ TRAINERS = {
     "SAM3DAdapterTrainer_50epochs": _VARIANTS,
     "SAM3DAdapterTrainer_smoke": _VARIANTS,
     "SAM3DAdapterTrainer_demo": _VARIANTS,
+    "SAM3DAdapterTrainer_posenc": _ABLATIONS,
+    "SAM3DAdapterTrainer_nomla": _ABLATIONS,
+    "SAM3DAdapterTrainer_deepprompt_1234": _ABLATIONS,
+    "SAM3DAdapterTrainer_deepprompt_14": _ABLATIONS,
+    "SAM3DAdapterTrainer_deepprompt_24": _ABLATIONS,
+    "SAM3DAdapterTrainer_deepprompt_34": _ABLATIONS,
+    "SAM3DAdapterTrainer_vitl": _ABLATIONS,
+    "SAM3DAdapterTrainer_vith": _ABLATIONS,
+    "SAM3DAdapterTrainer_paper": _PUBLISHED,
+    "SAM3DAdapterTrainer_released": _PUBLISHED,
     "PromptedUNetTrainer": _PROMPTED_UNET,
-    "PromptedUNetTrainer_tiny": _PROMPTED_UNET,
     "PromptedResEncUNetTrainer": _PROMPTED_UNET,
     "SwinUNETRTrainer": f"{_BASELINES}.swin_unetr",
     "UXNet3DTrainer": f"{_BASELINES}.ux_net",
@@ -31,6 +42,12 @@ TRAINERS = {
     "NNFormerTrainer": f"{_BASELINES}.nnformer",
     "TransBTSTrainer": f"{_BASELINES}.trans_bts",
     "MedNeXtTrainer": f"{_BASELINES}.med_next",
+    "SAM3DFullFineTuneTrainer": f"{_BASELINES}.full_fine_tuning",
+    "SAM3DHoulsbyAdapterTrainer": f"{_BASELINES}.houlsby_adapter",
+    "SAM3DProTuningTrainer": f"{_BASELINES}.pro_tuning",
+    "SAM3DSTAdapterTrainer": f"{_BASELINES}.st_adapter",
+    "SAM3DMedTuningTrainer": f"{_BASELINES}.med_tuning",
+    "SAM3DAdapterAutoTrainer": f"{_BASELINES}.adapter_auto",
     "nnUNetTrainer_smoke": _VARIANTS,
     "nnUNetTrainer_planned": _VARIANTS,
     "nnUNetTrainer_demo": _VARIANTS,

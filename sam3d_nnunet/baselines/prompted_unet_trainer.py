@@ -10,7 +10,6 @@ from sam3d_nnunet.baselines.prompted_unet import PromptedUNet, prompt_channels
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.planning.settings import BLOCK, parse_settings
 from sam3d_nnunet.training.prompted_trainer import PromptedTrainer
-from sam3d_nnunet.training.variants import TINY_LENGTHS
 
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
@@ -36,12 +35,6 @@ class PromptedUNetTrainer(PromptedTrainer):
         return _prompted(
             *architecture, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
-
-
-class PromptedUNetTrainer_tiny(PromptedUNetTrainer):
-    """As long as `SAM3DAdapterTrainer_tiny`: minutes on a CPU."""
-
-    changes = TINY_LENGTHS
 
 
 class PromptedResEncUNetTrainer(PromptedUNetTrainer):

@@ -1,0 +1,69 @@
+"""Adapters (Houlsby et al., ICML 2019, arXiv 1902.00751) and their trainer."""
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam3d_nnunet.baselines.padding import Size
+from sam3d_nnunet.baselines.slice_encoder import BlockTuning, SliceEncoder
+from sam3d_nnunet.baselines.tuned_sam import TunedSAM
+from sam3d_nnunet.baselines.tuned_sam_trainer import TunedSAMTrainer
+
+INITIAL_DEVIATION = 1e-2  # of the weights, cut off at twice as much: an adapter starts near the identity
+
+
+class HoulsbyAdapter(nn.Module):
+    """A bottleneck with a residual (Section 2.1, Figure 2)."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        """
+        Args:
+            dim: width of a token.
+            width: of the bottleneck.
+        """
+        super().__init__()
+        self.down = nn.Linear(dim, width)
+        self.up = nn.Linear(width, dim)
+        for layer in (self.down, self.up):
+            nn.init.trunc_normal_(
+                layer.weight, std=INITIAL_DEVIATION, a=-2 * INITIAL_DEVIATION, b=2 * INITIAL_DEVIATION
+            )
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> the same shape."""
+        return x + self.up(F.gelu(self.down(x)))
+
+
+class HoulsbyTuning(BlockTuning):
+    """An adapter behind attention and another behind the MLP, each in front of the addition to the tokens."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        """Arguments of `HoulsbyAdapter`."""
+        super().__init__()
+        self.attention_adapter = HoulsbyAdapter(dim, width)
+        self.mlp_adapter = HoulsbyAdapter(dim, width)
+
+    def on_attention(self, update: Tensor) -> Tensor:
+        return self.attention_adapter(update)
+
+    def on_mlp(self, update: Tensor) -> Tensor:
+        return self.mlp_adapter(update)
+
+
+class SAM3DHoulsbyAdapterTrainer(TunedSAMTrainer):
+    """Tunes two adapters and the norms of each block, slice by slice: 2,416,128 parameters of ViT-B.
+
+    The paper counts 7.61 M and gives no width. Ours is 64, to our knowledge the one that the authors report where all
+    tasks share one. What the paper took can't be told, since no whole width gives its count. The nearest is 205
+    (7.62 M), for a comparison at equal size: `{"networks": {"SAM3DHoulsbyAdapterTrainer": {"width": 205}}}`.
+    """
+
+    paper_millions = 7.61
+
+    @staticmethod
+    def make_network(input_channels: int, num_classes: int, patch_size: Size, width: int = 64, **sam) -> TunedSAM:
+        """SAM's encoder with adapters; `sam` are arguments of `TunedSAM`."""
+        encoder = partial(SliceEncoder, tuning=partial(HoulsbyTuning, width=width))
+        return TunedSAM(encoder, input_channels, num_classes, patch_size, **sam)

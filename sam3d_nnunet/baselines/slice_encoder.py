@@ -1,0 +1,159 @@
+"""SAM's 2-D image encoder on the slices of a volume, with places for what a tuning method adds."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling.image_encoder import ImageEncoderViT, window_partition, window_unpartition
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.network.image_encoder import EPS, SAM_WINDOW
+from sam3d_nnunet.network.patch_embed import SAM_PATCH
+from sam3d_nnunet.network.sam3d import Preset
+from sam3d_nnunet.network.weights import read_checkpoint
+
+PREFIX = "image_encoder."  # in SAM's files
+
+
+class BlockTuning(nn.Module):
+    """What a method tunes in one of SAM's blocks: here nothing, each tensor (B, d, h, w, dim) stays as it is."""
+
+    def on_attention(self, update: Tensor) -> Tensor:
+        """What attention is about to add to the tokens."""
+        return update
+
+    def before_mlp(self, tokens: Tensor) -> Tensor:
+        """The tokens between attention and MLP."""
+        return tokens
+
+    def on_mlp(self, update: Tensor) -> Tensor:
+        """What the MLP is about to add to the tokens."""
+        return update
+
+    def after_block(self, tokens: Tensor) -> Tensor:
+        """The tokens that leave the block."""
+        return tokens
+
+
+class SliceEncoder(nn.Module):
+    """Features of a volume at four depths of SAM's own encoder (segment_anything), which sees slice by slice.
+
+    Slices are enlarged in their plane, 16 / stride times, so that SAM's patches cover `stride` voxels a side. One slice
+    is seen for each `stride` of the volume, their mean: the token grid is that of `network.ImageEncoder`. Which slices
+    the paper gives these methods it doesn't say.
+
+    All levels pass through SAM's one neck. Full fine-tuning so tunes SAM's encoder and nothing else: 89,670,912
+    parameters of ViT-B, the paper's 89.67 M. In other methods the neck is frozen, and the norms of the blocks are tuned
+    beside what the method adds (36,864 parameters of ViT-B), as in our encoder and as Houlsby et al. do. The paper says
+    nothing of necks and norms; this is how the counts of ST-Adapter and Pro-tuning come out.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        input_channels: int,
+        stride: int,
+        activation_checkpointing: bool,
+        tuning: Callable[[int], BlockTuning] | None,
+    ) -> None:
+        """
+        Args:
+            preset: sizes of the encoder.
+            input_channels: of the image; more than one are mixed into SAM's three by tuned weights.
+            stride: voxels a token covers along each axis.
+            activation_checkpointing: keep only the inputs of the blocks for the backward pass.
+            tuning: makes, for tokens of a width, what is tuned in a block. None: all of SAM's encoder is tuned.
+        """
+        super().__init__()
+        self.stride = stride
+        self.activation_checkpointing = activation_checkpointing
+        self.global_blocks = preset.global_blocks
+        self.sam = ImageEncoderViT(
+            embed_dim=preset.embed_dim,
+            depth=preset.depth,
+            num_heads=preset.num_heads,
+            out_chans=preset.feature_channels,
+            norm_layer=partial(nn.LayerNorm, eps=EPS),
+            use_rel_pos=True,
+            window_size=SAM_WINDOW,
+            global_attn_indexes=preset.global_blocks,
+        )
+        self.channel_mix = nn.Parameter(torch.full((3, input_channels), 1 / input_channels))
+        self.channel_mix.requires_grad_(input_channels > 1)
+        make_tuning = tuning or (lambda dim: BlockTuning())
+        self.tunings = nn.ModuleList(make_tuning(preset.embed_dim) for _ in range(preset.depth))
+        if tuning is not None:
+            self.sam.requires_grad_(False)
+            for block in self.sam.blocks:
+                block.norm1.requires_grad_(True)
+                block.norm2.requires_grad_(True)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, C, D, H, W), sides multiples of stride -> levels (B, C', D/stride, H/stride, W/stride), shallow first."""
+        return self.levels(self.embed(image))
+
+    def embed(self, image: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> tokens (B, d, h, w, dim) with their positions."""
+        slices = F.avg_pool3d(image, (self.stride, 1, 1)).transpose(1, 2)
+        batch_and_depth = slices.shape[:2]
+        scale = SAM_PATCH / self.stride
+        slices = F.interpolate(slices.flatten(0, 1), scale_factor=scale, mode="bilinear", align_corners=False)
+        tokens = self.sam.patch_embed(torch.einsum("rc,nchw->nrhw", self.channel_mix, slices))
+        positions = F.interpolate(
+            self.sam.pos_embed.permute(0, 3, 1, 2), size=tokens.shape[1:3], mode="bilinear", align_corners=False
+        )
+        return (tokens + positions.permute(0, 2, 3, 1)).unflatten(0, batch_and_depth)
+
+    def levels(self, tokens: Tensor) -> list[Tensor]:
+        """(B, d, h, w, dim) -> levels of (B, C', d, h, w)."""
+        levels = []
+        for i in range(len(self.sam.blocks)):
+            tokens = self.block(i, tokens)
+            if i in self.global_blocks:
+                levels.append(self.level(tokens))
+        return levels
+
+    def block(self, i: int, tokens: Tensor) -> Tensor:
+        """One of SAM's blocks with what is tuned in it, (B, d, h, w, dim) -> the same shape."""
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._block, i, tokens, use_reentrant=False)
+        return self._block(i, tokens)
+
+    def level(self, tokens: Tensor) -> Tensor:
+        """SAM's neck, (B, d, h, w, dim) -> (B, C', d, h, w)."""
+        features = self.sam.neck(tokens.flatten(0, 1).permute(0, 3, 1, 2))
+        return features.unflatten(0, tokens.shape[:2]).transpose(1, 2)
+
+    def load_sam(self, path: str | Path) -> None:
+        """Copy SAM's image encoder into this one, in place. MedSAM's vit_b file fits too.
+
+        Raises:
+            SAM3DError: the file can't be read, or holds no SAM of this preset.
+        """
+        tensors = {str(name): t for name, t in read_checkpoint(path).items()}
+        tensors = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
+        if not tensors:
+            raise SAM3DError(f"{path} is no SAM checkpoint: none of its tensors is named {PREFIX}...")
+        try:
+            self.sam.load_state_dict(tensors)
+        except RuntimeError as e:
+            reason = " ".join(line.strip() for line in str(e).splitlines()[1:3])
+            raise SAM3DError(f"The tensors of {path} don't fit the preset's SAM model. {reason[:300]}") from e
+
+    def _block(self, i: int, tokens: Tensor) -> Tensor:
+        block, tuning = self.sam.blocks[i], self.tunings[i]
+        update = self._attention(i, block.norm1(tokens).flatten(0, 1)).view_as(tokens)
+        tokens = tuning.before_mlp(tokens + tuning.on_attention(update))
+        return tuning.after_block(tokens + tuning.on_mlp(block.mlp(block.norm2(tokens))))
+
+    def _attention(self, i: int, slices: Tensor) -> Tensor:
+        """SAM's attention in windows, or global, (slices, h, w, dim) -> the same shape."""
+        block = self.sam.blocks[i]
+        if block.window_size == 0:
+            return block.attn(slices)
+        windows, padded = window_partition(slices, block.window_size)
+        return window_unpartition(block.attn(windows), block.window_size, padded, slices.shape[1:3])

@@ -1,0 +1,168 @@
+"""Training the paper's ways of tuning SAM within nnU-Net."""
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as upstream
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference import predict_from_raw_data
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.run.run_training import maybe_load_checkpoint
+
+from sam3d_nnunet.baselines.adapter_auto import SAM3DAdapterAutoTrainer
+from sam3d_nnunet.baselines.full_fine_tuning import SAM3DFullFineTuneTrainer
+from sam3d_nnunet.baselines.houlsby_adapter import SAM3DHoulsbyAdapterTrainer
+from sam3d_nnunet.baselines.med_tuning import SAM3DMedTuningTrainer
+from sam3d_nnunet.baselines.pro_tuning import SAM3DProTuningTrainer
+from sam3d_nnunet.baselines.slice_encoder import SliceEncoder
+from sam3d_nnunet.baselines.st_adapter import SAM3DSTAdapterTrainer
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.network.sam3d import PRESETS
+from sam3d_nnunet.nnunet_names import class_lookup
+
+_spec = importlib.util.spec_from_file_location("overfit", Path(__file__).parents[2] / "benchmarks/overfit.py")
+overfit = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(overfit)
+
+ALL = (
+    SAM3DFullFineTuneTrainer,
+    SAM3DHoulsbyAdapterTrainer,
+    SAM3DProTuningTrainer,
+    SAM3DSTAdapterTrainer,
+    SAM3DMedTuningTrainer,
+    SAM3DAdapterAutoTrainer,
+)
+each_trainer = pytest.mark.parametrize("trainer_class", ALL)
+
+
+@each_trainer
+def test_nnunet_finds_it(trainer_class):
+    assert class_lookup(__name__)(trainer_class.__name__) is trainer_class
+
+
+@pytest.mark.parametrize("trainer_class, kind", [*((t, "classes") for t in ALL), (SAM3DMedTuningTrainer, "regions")])
+def test_steps_change_what_is_tuned_and_nothing_else(make_automatic, trainer_class, kind):
+    trainer = make_automatic(trainer_class, kind=kind)
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    before = {name: p.detach().clone() for name, p in trainer.network.named_parameters()}
+    tuned = {name for name, p in trainer.network.named_parameters() if p.requires_grad}
+    assert sum(len(group["params"]) for group in trainer.optimizer.param_groups) == len(tuned)
+    for _ in range(2):  # what follows a layer that starts at zero changes in the second
+        assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
+    changed = {name for name, p in trainer.network.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == tuned
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        assert np.isfinite(trainer.validation_step(next(trainer.dataloader_val))["loss"])
+
+
+@each_trainer
+def test_learns_a_case_by_heart(make_automatic, trainer_class):
+    """As benchmarks/overfit.py does with larger ones."""
+    optimizer = {"lr": 3e-3, "weight_decay": 1e-5, "final_lr_share": 0.1, "gradient_clip": 1.0}
+    trainer = make_automatic(trainer_class, kind="one class", settings={"stride": 4, "optimizer": optimizer})
+    trainer.initialize()
+    steps, dice = overfit.learn(trainer, overfit.case_batch(trainer, "case_3"), steps=200, wanted=0.9)
+    assert dice > 0.9, steps
+
+
+def test_training_validation_and_prediction(make_automatic, monkeypatch):
+    """By nnU-Net's own code, which finds the model in its folder."""
+    monkeypatch.setattr(upstream, "default_num_processes", 1)
+    trainer = make_automatic(SAM3DMedTuningTrainer, settings={"num_epochs": 2})
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    folder = Path(trainer.output_folder)
+    summary = json.loads((folder / "validation/summary.json").read_text())
+    assert len(summary["metric_per_case"]) == 2
+    log = next(folder.glob("training_log_*.txt")).read_text()
+    assert "Tuned in the image encoder: 0.01 M parameters; the paper counts 11.10 M for ViT-B" in log
+
+    known = {type(trainer).__name__: type(trainer)}
+    monkeypatch.setattr(predict_from_raw_data, "recursive_find_trainer_class_by_name", known.get)
+    predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,), "checkpoint_final.pth")
+    image = torch.randn(1, 20, 18, 22)
+    logits = predictor.predict_sliding_window_return_logits(image)
+    assert logits.shape == (3, 20, 18, 22)
+    predictor.network = trainer.network.eval()
+    torch.testing.assert_close(predictor.predict_sliding_window_return_logits(image), logits)
+
+
+@pytest.fixture
+def sam_file(tmp_path, monkeypatch) -> Path:
+    """A file of SAM's weights for the tiny preset, which then wants them."""
+    tiny = PRESETS["tiny"]
+    monkeypatch.setitem(PRESETS, "tiny", replace(tiny, sam_model="vit_b"))
+    sam = SliceEncoder(tiny, 1, 4, activation_checkpointing=False, tuning=None).sam
+    torch.save({f"image_encoder.{name}": t for name, t in sam.state_dict().items()}, tmp_path / "sam.pth")
+    return tmp_path / "sam.pth"
+
+
+@each_trainer
+def test_starts_from_sams_weights_once(make_automatic, sam_file, trainer_class):
+    settings = {"sam_checkpoint": str(sam_file)}
+    trainer = make_automatic(trainer_class, settings=settings)
+    trainer.on_train_start()
+    encoder = trainer.network.image_encoder
+    sam = encoder if trainer_class is SAM3DAdapterAutoTrainer else encoder.sam
+    given = torch.load(sam_file, weights_only=True)["image_encoder.blocks.0.attn.qkv.weight"]
+    assert torch.equal(sam.blocks[0].attn.qkv.weight, given)
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
+
+    sam_file.unlink()  # neither --c nor --val needs it any more
+    again = make_automatic(trainer_class, settings=settings)
+    maybe_load_checkpoint(again, True, False, None)
+    again.on_train_start()
+    assert again.network.initialized == 1
+
+
+def test_without_sams_weights_training_does_not_begin(make_automatic, sam_file):
+    sam_file.unlink()
+    trainer = make_automatic(SAM3DHoulsbyAdapterTrainer, settings={"sam_checkpoint": str(sam_file)})
+    with pytest.raises(SAM3DError, match="sam.pth, which is no file"):
+        trainer.on_train_start()
+
+
+def test_widths_stand_in_the_plan(make_automatic):
+    trainer = make_automatic(SAM3DHoulsbyAdapterTrainer, {"width": 5})
+    trainer.initialize()
+    assert trainer.network.image_encoder.tunings[0].mlp_adapter.down.out_features == 5
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"ratoi": 3}, "gives 'ratoi' under networks.SAM3DMedTuningTrainer, .* no such argument; it has ratio"),
+        ({"preset": "vit_b"}, "gives 'preset' under networks.SAM3DMedTuningTrainer, .* no such argument"),
+        ({"ratio": "6"}, "under networks.SAM3DMedTuningTrainer, which make no network"),
+        ({"ratio": 0}, "under networks.SAM3DMedTuningTrainer, which make no network"),
+    ],
+)
+def test_unusable_arguments(make_automatic, arguments, message):
+    with pytest.raises(SAM3DError, match=message):
+        make_automatic(SAM3DMedTuningTrainer, arguments).initialize()
+
+
+def test_rate_and_decay_are_those_of_the_plan(make_automatic):
+    optimizer = {"lr": 2e-4, "weight_decay": 3e-5, "final_lr_share": 0.1, "gradient_clip": 1.0}
+    trainer = make_automatic(SAM3DProTuningTrainer, settings={"optimizer": optimizer})
+    trainer.initialize()
+    group = trainer.optimizer.param_groups[0]
+    assert (type(trainer.optimizer), group["lr"], group["weight_decay"]) == (torch.optim.AdamW, 2e-4, 3e-5)
+    trainer.lr_scheduler.step(trainer.num_epochs - 1)
+    assert 2e-5 <= trainer.optimizer.param_groups[0]["lr"] < 1e-4
+
+
+def test_gradients_are_clipped(make_automatic):
+    optimizer = {"lr": 1e-4, "weight_decay": 1e-5, "final_lr_share": 0.1, "gradient_clip": 1e-3}
+    trainer = make_automatic(SAM3DSTAdapterTrainer, settings={"optimizer": optimizer})
+    trainer.on_train_start()
+    trainer.train_step(next(trainer.dataloader_train))
+    norm = torch.stack([p.grad.norm() for p in trainer.network.parameters() if p.grad is not None]).norm()
+    assert norm <= 1e-3 * (1 + 1e-4)
