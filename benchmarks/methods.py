@@ -63,7 +63,15 @@ METHODS = (
     "PromptedUNetTrainer",
     "PromptedResEncUNetTrainer",
     "SAM3DAdapterTrainer",
+    "SAM3DAdapterTrainer_vitl",
+    "SAM3DAdapterTrainer_vith",
     "SAM3DAdapterTrainer_paper",
+    "SAM3DAdapterTrainer_posenc",
+    "SAM3DAdapterTrainer_nomla",
+    "SAM3DAdapterTrainer_deepprompt_14",
+    "SAM3DAdapterTrainer_deepprompt_24",
+    "SAM3DAdapterTrainer_deepprompt_34",
+    "SAM3DAdapterTrainer_deepprompt_1234",
 )
 GIB = 2**30
 

@@ -8,7 +8,6 @@ from sam3d_nnunet.training.planned_trainer import PlannedTrainer
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
 
 SMOKE = {"num_epochs": 2, "steps_per_epoch": 10, "validation_steps": 5}
-TINY_LENGTHS = {"num_epochs": 20, "steps_per_epoch": 50, "validation_steps": 10}
 
 
 class SAM3DAdapterTrainer_5epochs(SAM3DAdapterTrainer):
@@ -31,7 +30,9 @@ class SAM3DAdapterTrainer_tiny(SAM3DAdapterTrainer):
         "stride": 4,
         "labelled_prompts": None,
         "optimizer": {"lr": 1e-3},
-        **TINY_LENGTHS,
+        "num_epochs": 20,
+        "steps_per_epoch": 50,
+        "validation_steps": 10,
     }
 
 

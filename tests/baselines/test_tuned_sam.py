@@ -1,6 +1,5 @@
 """Training the paper's ways of tuning SAM within nnU-Net."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +22,6 @@ from sam3d_nnunet.baselines.st_adapter import SAM3DSTAdapterTrainer
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.sam3d import PRESETS
 from sam3d_nnunet.nnunet_names import class_lookup
-
-_spec = importlib.util.spec_from_file_location("overfit", Path(__file__).parents[2] / "benchmarks/overfit.py")
-overfit = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(overfit)
 
 ALL = (
     SAM3DFullFineTuneTrainer,
@@ -59,16 +54,6 @@ def test_steps_change_what_is_tuned_and_nothing_else(make_automatic, trainer_cla
     trainer.on_validation_epoch_start()
     with torch.no_grad():
         assert np.isfinite(trainer.validation_step(next(trainer.dataloader_val))["loss"])
-
-
-@each_trainer
-def test_learns_a_case_by_heart(make_automatic, trainer_class):
-    """As benchmarks/overfit.py does with larger ones."""
-    optimizer = {"lr": 3e-3, "weight_decay": 1e-5, "final_lr_share": 0.1, "gradient_clip": 1.0}
-    trainer = make_automatic(trainer_class, kind="one class", settings={"stride": 4, "optimizer": optimizer})
-    trainer.initialize()
-    steps, dice = overfit.learn(trainer, overfit.case_batch(trainer, "case_3"), steps=200, wanted=0.9)
-    assert dice > 0.9, steps
 
 
 def test_training_validation_and_prediction(make_automatic, monkeypatch):
