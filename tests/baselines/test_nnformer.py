@@ -5,19 +5,6 @@ from monai.networks.nets.swin_unetr import WindowAttention
 from sam3d_nnunet.baselines.nnformer import NNFormer, NNFormerTrainer, SkipAttention, SkipBlock
 
 SMALL = {"embed_dim": 8, "depths": [2, 1, 2, 1], "heads": [1, 2, 2, 4], "windows": [4, 2, 2, 2]}
-PUBLISHED = (64, 160, 160)
-
-
-def count(network: torch.nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def test_as_many_parameters_as_published():
-    with torch.device("meta"):
-        assert count(NNFormer(1, 2, PUBLISHED)) == 149_486_426
-        # the published count leaves out the heads of two lower resolutions, which are trained with it
-        heads = (384 + 768) * 2 * 2 * 4 * 4 + 2 * 2
-        assert count(NNFormerTrainer.make_network(1, 2, PUBLISHED)) == 149_486_426 + heads
 
 
 @pytest.mark.parametrize("size", [(32, 32, 32), (40, 56, 40), (8, 30, 100)])
