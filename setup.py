@@ -32,7 +32,11 @@ setup(
         "sam3d_nnunet.plans",
     ],
     package_dir={"sam3d_nnunet.plans": "plans"},
-    package_data={"sam3d_nnunet": ["py.typed"], "sam3d_nnunet.plans": ["*.json"]},
+    package_data={
+        "sam3d_nnunet": ["py.typed"],
+        "sam3d_nnunet.evaluation": ["*.jinja"],
+        "sam3d_nnunet.plans": ["*.json"],
+    },
     include_package_data=False,
     install_requires=[
         # The minor version whose interfaces are used; doctor.NNUNET_MINOR says the same.

@@ -400,6 +400,47 @@ def figures(
     typer.echo(f"{len(files)} files in {folder}")
 
 
+class PaperDataset(str, Enum):
+    kits21 = "kits21"
+    msd_pancreas = "msd_pancreas"
+    lits17 = "lits17"
+    msd_colon = "msd_colon"
+
+
+@app.command(epilog="Example: sam3d table RESULTS --baseline nnU-Net --with-paper kits21")
+def table(
+    results: Annotated[Path, typer.Argument(help="Folder that sam3d evaluate wrote.")],
+    output: Annotated[Path | None, typer.Option("-o", help="Folder for the tables. Default: RESULTS/table.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Method to show: its folder's or display name; repeat for several. Default: all."),
+    ] = None,
+    protocol: Annotated[
+        list[str] | None, typer.Option(help="Protocol to show, such as volume_1; repeat for several. Default: all.")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Method that the others are tested against. Default: nnU-Net's trainer, if it is shown."),
+    ] = None,
+    with_paper: Annotated[
+        PaperDataset | None, typer.Option(help="Add what the paper reports on this data set, marked as such.")
+    ] = None,
+    lesions: Annotated[bool, typer.Option("--lesions", help="Add the detection of lesions.")] = False,
+    without_figures: Annotated[
+        bool, typer.Option("--without-figures", help="Leave the figures out of the HTML: faster, and smaller.")
+    ] = False,
+) -> None:
+    """Write what was measured as Markdown, CSV, LaTeX and HTML with the figures inside."""
+    from sam3d_nnunet.evaluation.results import Results
+    from sam3d_nnunet.evaluation.table import write_tables
+
+    paper = with_paper and with_paper.value
+    options = {"lesions": lesions, "figures": not without_figures}
+    folder = output or results / "table"
+    for file in write_tables(Results(results), folder, method, protocol, baseline, paper, **options):
+        typer.echo(f"written: {file}")
+
+
 splits_app = typer.Typer(
     help="nnU-Net's folds of a data set.",
     epilog="Example: sam3d splits show -d 220",

@@ -11,17 +11,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
-from scipy.stats import bootstrap
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.figure_selection import Selection
 from sam3d_nnunet.evaluation.figure_style import method_style, wrap
 from sam3d_nnunet.evaluation.results import AUTOMATIC
+from sam3d_nnunet.evaluation.statistics import mean_interval
+from sam3d_nnunet.evaluation.table_metrics import metric_name
 
 DICE = "dice"
 POSITIONS = ("center", "surrounding", "margin")
 MOST_PANELS = 4  # of targets; more are averaged
-RESAMPLES = 2000
 METHODS_IN_ROW = 4
 PANEL = 2.6  # inches
 LINE = 0.165  # inches of a line of text
@@ -31,14 +31,6 @@ def case_means(rows: pd.DataFrame, metric: str) -> pd.Series:
     """Of each case: mean over trials, then over targets; cases where the metric is undefined are left out."""
     of_target = rows.groupby(["case", "target"])[metric].mean()
     return of_target.groupby("case").mean().dropna()
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and its bootstrap interval (95 %, percentiles); the interval is NaN for fewer than two values."""
-    if len(values) < 2:
-        return float(np.mean(values)), np.nan, np.nan
-    drawn = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0))
-    return float(np.mean(values)), *map(float, drawn.confidence_interval)
 
 
 def plot_against_clicks(selection: Selection) -> Figure:
@@ -177,12 +169,6 @@ def plot_against_volume(selection: Selection) -> Figure:
         for axis in axes[len(methods) :]:
             axis.axis("off")
     return figure
-
-
-def metric_name(column: str) -> str:
-    """As people write it: "dice" -> "Dice", "nsd_5mm" -> "NSD at 5 mm"."""
-    tolerance = re.fullmatch(r"nsd_(.+)mm", column)
-    return f"NSD at {tolerance[1]} mm" if tolerance else column.capitalize()
 
 
 def _curves(selection: Selection, method: str) -> dict[bool, dict[int, pd.DataFrame]]:

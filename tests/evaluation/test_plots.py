@@ -10,7 +10,6 @@ from sam3d_nnunet.evaluation.figure_selection import Selection
 from sam3d_nnunet.evaluation.figure_style import method_style
 from sam3d_nnunet.evaluation.plots import (
     case_means,
-    mean_interval,
     plot_against_clicks,
     plot_against_volume,
     plot_bars,
@@ -64,15 +63,6 @@ def test_case_counts_once_whatever_its_trials_and_empty_truth_not_at_all():
         columns=["case", "target", "dice"],
     )
     assert case_means(rows, "dice").to_dict() == pytest.approx({"a": 0.5, "b": 1.0})
-
-
-def test_interval_is_near_the_normal_one_for_many_values():
-    values = np.random.default_rng(1).normal(0.7, 0.1, 400)
-    mean, low, high = mean_interval(values)
-    half = 1.96 * values.std() / 20
-    assert mean == values.mean()
-    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.2 * half)
-    assert np.isnan(mean_interval(np.array([0.5]))[1:]).all()
 
 
 def test_curves_pass_through_the_means(results):
