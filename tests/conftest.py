@@ -11,13 +11,34 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from hypothesis import HealthCheck, settings
+
+# beside these, tests import helpers and benchmarks by name: pyproject.toml says where they lie
+pytest_plugins = ["training_fixtures", "model_fixtures"]
 
 # how long an example takes tells of the machine, not of the code
 settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any_machine")
 
 HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "Dataset004_Hippocampus"
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Random weights and images differ from test to test, not from run to run."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(request):
+    """On small tensors more threads mostly wait for each other, long so on a busy machine."""
+    threads = torch.get_num_threads()
+    if not request.node.get_closest_marker("slow"):
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
-"""Trainers of baselines on the small data sets of tests/training."""
+"""Trainers of baselines on small data sets."""
 
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +8,6 @@ import pytest
 import torch
 
 from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
-
-_spec = importlib.util.spec_from_file_location("training_conftest", Path(__file__).parents[1] / "training/conftest.py")
-_training = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_training)
-prepared, make_trainer = _training.prepared, _training.make_trainer
-results, one_thread = _training.results, _training.one_thread
 
 
 @pytest.fixture

@@ -1,16 +1,11 @@
 """Every trainer learns one case by heart; benchmarks/overfit.py shows the same on real ones."""
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
+import overfit
 import pytest
 
 from sam3d_nnunet.nnunet_names import class_lookup
-
-_spec = importlib.util.spec_from_file_location("overfit", Path(__file__).parents[2] / "benchmarks/overfit.py")
-overfit = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(overfit)
 
 SMALL: dict[str, dict[str, Any]] = {
     "SwinUNETRTrainer": {"feature_size": 12, "depths": [1, 1, 1, 1]},

@@ -1,9 +1,7 @@
 """With the same weights, features are those of segment_anything's own encoder, slice by slice."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+import sam_files
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import ImageEncoderViT
@@ -11,10 +9,6 @@ from segment_anything.modeling.image_encoder import ImageEncoderViT
 from sam3d_nnunet.baselines.slice_encoder import BlockTuning, SliceEncoder
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.sam3d import Preset
-
-_spec = importlib.util.spec_from_file_location("sam_files", Path(__file__).parents[1] / "network/sam_files.py")
-sam_files = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(sam_files)
 
 SMALL = Preset(None, 32, 4, 2, sam_files.GLOBAL_BLOCKS)  # blocks 0 and 2 attend in windows
 

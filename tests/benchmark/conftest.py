@@ -1,6 +1,5 @@
 """Untrained models whose data set nnU-Net finds, as for prediction."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,13 +9,6 @@ import pytest
 import SimpleITK as sitk
 
 import sam3d_nnunet
-
-spec = importlib.util.spec_from_file_location("inference_fixtures", Path(__file__).parents[1] / "inference/conftest.py")
-inference_fixtures = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(inference_fixtures)
-make_model, make_trainer, prepared, one_thread = (
-    getattr(inference_fixtures, name) for name in ("make_model", "make_trainer", "prepared", "one_thread")
-)
 
 CASES = ["Fall_Müller_病例", "case_2"]
 """The validation cases of each fold."""
