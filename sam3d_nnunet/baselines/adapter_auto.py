@@ -1,15 +1,11 @@
 """SAM3DAdapterAutoTrainer: our image encoder, trained without prompts."""
 
-from pathlib import Path
-
-from torch import nn
-
 from sam3d_nnunet.baselines.padding import Size
 from sam3d_nnunet.baselines.tuned_sam import TunedSAM
 from sam3d_nnunet.baselines.tuned_sam_trainer import TunedSAMTrainer
 from sam3d_nnunet.network.image_encoder import ImageEncoder
 from sam3d_nnunet.network.sam3d import Preset
-from sam3d_nnunet.network.weights import lift_sam
+from sam3d_nnunet.training.sam_tuning import SAMTuning
 
 
 class SAM3DAdapterAutoTrainer(TunedSAMTrainer):
@@ -19,15 +15,12 @@ class SAM3DAdapterAutoTrainer(TunedSAMTrainer):
     """
 
     paper_millions = 15.21
+    load_sam = SAMTuning.load_sam
 
     @staticmethod
     def make_network(input_channels: int, num_classes: int, patch_size: Size, **sam) -> TunedSAM:
         """Our encoder and decoder; `sam` are arguments of `TunedSAM`."""
         return TunedSAM(_encoder, input_channels, num_classes, patch_size, **sam)
-
-    def load_sam(self, encoder: nn.Module, path: Path) -> None:
-        """SAM's weights, lifted to 3-D."""
-        lift_sam(encoder, path)
 
 
 def _encoder(preset: Preset, input_channels: int, stride: int, activation_checkpointing: bool) -> ImageEncoder:

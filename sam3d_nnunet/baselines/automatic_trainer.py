@@ -30,6 +30,8 @@ class AutomaticTrainer(PlannedTrainer):
     adam_epsilon = 1e-8
     deep_supervision_scales: list[list[float]] | None = None
     """Along (d, h, w) for each output of the network in training, if the authors train on several; the first is 1."""
+    deep_supervision_weights: tuple[float, ...] | None = None
+    """Of these outputs in the loss. None: nnU-Net's, which halve from one to the next and leave out the last."""
 
     def __init__(
         self,
@@ -121,6 +123,12 @@ class AutomaticTrainer(PlannedTrainer):
 
     def plot_network_architecture(self) -> None:
         """Nothing to see: hiddenlayer can't draw attention."""
+
+    def _build_loss(self) -> nn.Module:
+        loss = super()._build_loss()
+        if self.deep_supervision_weights is not None:
+            loss.weight_factors = self.deep_supervision_weights
+        return loss
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
         if self.deep_supervision_scales is None:

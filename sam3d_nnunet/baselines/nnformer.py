@@ -208,6 +208,7 @@ class NNFormerTrainer(AutomaticTrainer):
     rate = 1e-2
     decay = 3e-5
     deep_supervision_scales = [[1, 1, 1], [1 / 2, 1 / 2, 1 / 2], [1 / 4, 1 / 4, 1 / 4]]
+    deep_supervision_weights = (4 / 7, 2 / 7, 1 / 7)
     configure_optimizers = nnUNetTrainer.configure_optimizers  # which is just that
 
     @staticmethod
@@ -228,8 +229,3 @@ class NNFormerTrainer(AutomaticTrainer):
             input_channels, num_classes, size, embed_dim, depths, heads, windows, drop_path, deep_supervision=True
         )
         return Padded(network, multiple)
-
-    def _build_loss(self) -> nn.Module:
-        loss = super()._build_loss()
-        loss.weight_factors = (4 / 7, 2 / 7, 1 / 7)  # nnU-Net's own leave out the last
-        return loss

@@ -186,6 +186,7 @@ class UNETRPPTrainer(AutomaticTrainer):
     rate = 1e-2
     decay = 3e-5
     deep_supervision_scales = [[1, 1, 1], [1 / 2, 1 / 4, 1 / 4], [1 / 4, 1 / 8, 1 / 8]]
+    deep_supervision_weights = (4 / 7, 2 / 7, 1 / 7)
     configure_optimizers = nnUNetTrainer.configure_optimizers  # which is just that
 
     @staticmethod
@@ -205,8 +206,3 @@ class UNETRPPTrainer(AutomaticTrainer):
             input_channels, num_classes, size, depths, features, heads, projections, deep_supervision=True
         )
         return Padded(network, multiple)
-
-    def _build_loss(self) -> nn.Module:
-        loss = super()._build_loss()
-        loss.weight_factors = (4 / 7, 2 / 7, 1 / 7)  # nnU-Net's own leave out the last
-        return loss

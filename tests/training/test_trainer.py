@@ -17,7 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 import sam3d_nnunet.network.weights as weights
 import sam3d_nnunet.training.prompted_validation as prompted_validation
-import sam3d_nnunet.training.trainer as trainer_module
+import sam3d_nnunet.training.sam_tuning as sam_tuning
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.sam3d import PRESETS
 from sam3d_nnunet.nnunet_names import class_lookup
@@ -380,7 +380,7 @@ def tiny_sam(monkeypatch) -> list[tuple]:
     """The tiny preset wants SAM's weights too; what is loaded instead of them is written down."""
     monkeypatch.setitem(PRESETS, "tiny", replace(PRESETS["tiny"], sam_model="vit_b"))
     calls = []
-    monkeypatch.setattr(trainer_module, "lift_sam", lambda encoder, path: calls.append((encoder, path)))
+    monkeypatch.setattr(sam_tuning, "lift_sam", lambda encoder, path: calls.append((encoder, path)))
     return calls
 
 
