@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import resource
 import statistics
-import sys
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sam3d_nnunet.baselines.prompted_unet_trainer import PLAIN, RESIDUAL, residual
+from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.nnunet_names import class_lookup
 from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings
 
@@ -170,7 +170,8 @@ def plan(method: str, trainer: type, arguments: argparse.Namespace) -> dict:
     """A plan of isotropic CT, with nnU-Net's U-Net for the patch."""
     _, strides, kernel_sizes, size, _ = get_pool_and_conv_props((1.0, 1.0, 1.0), arguments.size, 4, 999999)
     if tuple(size) != tuple(arguments.size):
-        sys.exit(f"nnU-Net would not take patches of {arguments.size}, but of {tuple(map(int, size))}.")
+        # no sys.exit: the process that has asked would wait forever
+        raise SAM3DError(f"nnU-Net would not take patches of {tuple(arguments.size)}, but of {tuple(map(int, size))}.")
     stages = len(strides)
     kwargs = {
         "n_stages": stages,
@@ -193,7 +194,10 @@ def plan(method: str, trainer: type, arguments: argparse.Namespace) -> dict:
         "arch_kwargs": residual(PLAIN, kwargs) if method == RESENC else kwargs,
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
-    block = {"preset": arguments.preset, "num_click_labels": arguments.classes, **getattr(trainer, "changes", {})}
+    block = {"preset": arguments.preset, "num_click_labels": arguments.classes}
+    if arguments.preset == "paper":  # its clicks have no labels
+        block["clicks"] = {"policy": "paper"}
+    block |= getattr(trainer, "changes", {})
     settings = SAM3DSettings.model_validate(block).model_dump()
     configuration = {"patch_size": list(arguments.size), "architecture": architecture, BLOCK: settings}
     return {"plans_name": "benchmark", "configurations": {"3d_fullres": configuration}}

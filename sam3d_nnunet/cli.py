@@ -334,7 +334,7 @@ def evaluate(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the method. Default: that of the model folder.")] = None,
     tolerance: Annotated[
-        list[float] | None, typer.Option(help="Of the surface Dice, in mm; repeat for several. Default: 5.")
+        list[float] | None, typer.Option(min=0, help="Of the surface Dice, in mm; repeat for several. Default: 5.")
     ] = None,
     per_lesion: Annotated[
         bool, typer.Option("--per-lesion", help="Predict each foreground click on its own, then unite.")

@@ -36,7 +36,8 @@ class RawDataset:
         try:
             folder = root / maybe_convert_to_dataset_name(dataset)
         except (RuntimeError, ValueError) as e:
-            raise SAM3DError(f"The data set {dataset} can't be found in nnUNet_raw: {e}") from e
+            reason = str(e).partition(". ")[0]  # nnU-Net goes on about its variables, line by line
+            raise SAM3DError(f"The data set {dataset} can't be found in nnUNet_raw ({root}): {reason}.") from e
         return cls(folder, read_dataset_json(folder / "dataset.json"))
 
     @property

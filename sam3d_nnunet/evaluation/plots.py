@@ -120,14 +120,17 @@ def plot_paired(selection: Selection, method: str) -> Figure:
     protocol = selection.main_protocol(method)
     other = selection.baseline_protocol(protocol)
     rows, reference = selection.rows(method, protocol), selection.rows(selection.baseline, other)
-    targets = _targets(selection.table)
-    figure, grid = _grid(1, len(targets), (1.25 * PANEL, 1.3 * PANEL))
-    for axis, (title, names) in zip(grid[0], targets.items()):
-        pair = pd.concat(
+    pairs = {
+        title: pd.concat(
             [case_means(r[r["target"].isin(names)], DICE) for r in (reference, rows)], axis=1, join="inner"
         ).to_numpy()
-        if not len(pair):
-            raise SAM3DError(f"{selection.name(method)} and the baseline have no cases in common")
+        for title, names in _targets(selection.table).items()
+    }
+    pairs = {title: pair for title, pair in pairs.items() if len(pair)}
+    if not pairs:
+        raise SAM3DError(f"{selection.name(method)} and the baseline have no cases in common whose Dice is defined")
+    figure, grid = _grid(1, len(pairs), (1.25 * PANEL, 1.3 * PANEL))
+    for axis, (title, pair) in zip(grid[0], pairs.items()):
         mean, low, high = mean_interval(pair[:, 1] - pair[:, 0])
         axis.plot([0, 1], [0, 1], color="0.6", linewidth=1, zorder=0)
         _draw_dots(axis, *pair.T, method_style(selection.place(method)))

@@ -19,6 +19,7 @@ SPLITS = "splits_final.json"
 PROMPTS = "prompts"
 AUTOMATIC = "automatic"
 KEYS = ["method", "protocol", "fold", "trial", "clicks"]
+_PLACE = re.compile(r"fold_(?P<fold>[^/]+)/trial_(?P<trial>[0-9]+)(?:/after_(?P<clicks>[0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -63,20 +64,15 @@ class Results:
 
     @cached_property
     def folders(self) -> list[PredictionFolder]:
-        """All folders that have been measured, in the order of their names."""
+        """All folders that have been measured, in the order of their names; not copies of them with other names."""
         found = []
         for file in self.root.glob(f"*/*/fold_*/trial_*/**/{METRICS}"):
-            method, protocol, fold, trial, *after = file.parent.relative_to(self.root).parts
-            if method in self.methods and len(after) <= 1:
+            method, protocol, *place = file.parent.relative_to(self.root).parts
+            match = _PLACE.fullmatch("/".join(place))
+            if method in self.methods and match:
+                clicks = None if match["clicks"] is None else int(match["clicks"])
                 found.append(
-                    PredictionFolder(
-                        file.parent,
-                        method,
-                        protocol,
-                        fold.removeprefix("fold_"),
-                        int(trial.removeprefix("trial_")),
-                        int(after[0].removeprefix("after_")) if after else None,
-                    )
+                    PredictionFolder(file.parent, method, protocol, match["fold"], int(match["trial"]), clicks)
                 )
         return sorted(found, key=lambda f: (f.method, f.protocol, f.fold, f.trial, f.clicks or 0))
 

@@ -124,7 +124,7 @@ def _tests(content: Content) -> list[str]:
         )
     if any(p.prompted and not s.baseline.prompted for p, s in _prompted(content)):
         sentences.append(f"Where {name} was not measured under a protocol with clicks, its automatic rows stand in.")
-    if any(s.comparison.pairs < FEWEST_PAIRS for s in compared):
+    if any(0 < s.comparison.pairs < FEWEST_PAIRS for s in compared):
         sentences.append(f"Fewer than {FEWEST_PAIRS} cases in common are not tested: no difference could be shown.")
     return sentences
 

@@ -108,5 +108,7 @@ def gather(
 
 
 def _usual_baseline(selection: Selection) -> str | None:
+    facts = selection.results.methods
     automatic = [m for m in selection.methods if not selection.is_prompted(m)]
-    return next((m for m in automatic if m.startswith(USUAL_BASELINE)), None)
+    # predictions from elsewhere have no trainer
+    return next((m for m in automatic if (facts[m].get("trainer") or m).startswith(USUAL_BASELINE)), None)

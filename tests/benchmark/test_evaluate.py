@@ -134,6 +134,12 @@ def test_a_bad_case_does_not_cost_the_others(make_evaluated, tmp_path, monkeypat
     assert set(Results(root).metrics["case"]) == {CASES[0]}
 
     (raw / "imagesTr" / "case_2_0000.nii.gz").unlink()
+    (raw / "imagesTr" / f"{CASES[0]}_0000.nii.gz").rename(tmp_path / "kept")
+    failed = evaluate(model.folder, tmp_path / "none", ["0"], ["automatic", "volume_1"], 1, QUICK)
+    assert len(failed) == 4  # a protocol that fails as a whole does not cost the next one, and says why
+    assert capsys.readouterr().err.count("There is no image") == 4
+
+    (tmp_path / "kept").rename(raw / "imagesTr" / f"{CASES[0]}_0000.nii.gz")
     (raw / "labelsTr" / "case_2.nii.gz").unlink()
     failed = evaluate(model.folder, tmp_path / "more", ["0"], ["automatic", "lesion_1"], 1, QUICK)
     assert [place.rpartition(": ")[2] for place in failed] == ["case_2"] * 2

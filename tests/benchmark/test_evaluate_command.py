@@ -57,3 +57,9 @@ def test_mistakes_are_sentences(tmp_path, arguments):
     done = evaluate("-o", tmp_path / "evaluated", *arguments)
     assert done.exit_code in (1, 2) and (done.exit_code == 2 or isinstance(done.exception, SAM3DError))
     assert not (tmp_path / "evaluated").exists()
+
+
+def test_negative_tolerances_are_refused(tmp_path):
+    done = evaluate("-o", tmp_path / "evaluated", "-d", 711, "--tolerance", 5, "--tolerance", -1)
+    assert done.exit_code == 2
+    assert "--tolerance" in done.output

@@ -17,8 +17,9 @@ def test_by_id_or_name(nnunet_folders, dataset):
 
 
 def test_no_such_data_set(nnunet_folders):
-    with pytest.raises(SAM3DError, match="data set 77 can't be found"):
+    with pytest.raises(SAM3DError, match="data set 77 can't be found") as error:
         RawDataset.find("77")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,14 @@ def test_rows_are_apart_for_methods_protocols_and_steps(made_results):
         assert pooled.trials == (3 if pooled.prompted else 1)
 
 
+def test_copies_beside_the_results_count_for_nothing(results_folder):
+    before = Results(results_folder).folders
+    trial = results_folder / ADAPTER / "volume_1/fold_0/trial_0"
+    shutil.copytree(trial, trial.with_name("trial_0_old"))
+    shutil.copytree(trial, trial / "backup")
+    assert Results(results_folder).folders == before
+
+
 @pytest.mark.parametrize("target", ["Anterior", "Posterior"])
 @pytest.mark.parametrize("metric", ["dice", "nsd_5mm", "hd95_mm", "lesion_f1"])
 def test_means_are_those_of_plain_pandas(made_results, target, metric):

@@ -129,6 +129,12 @@ def test_scatter_pairs_the_same_case(results):
     assert f"better in {sum(y > x for x, y in expected)} of 5 cases" in axis.get_title()
 
 
+def test_paired_leaves_out_targets_that_no_case_has(results):
+    results.metrics.loc[results.metrics["target"] == "tumour", "dice"] = np.nan
+    axes = plot_paired(Selection(results, baseline="a"), "b").axes
+    assert [axis.get_title().split("\n")[0] for axis in axes] == ["kidney"]
+
+
 def test_volume_plot_has_a_dot_for_each_case_with_truth(results):
     figure = plot_against_volume(Selection(results))
     assert len(figure.axes) == 4

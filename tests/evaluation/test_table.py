@@ -175,6 +175,23 @@ def test_baseline_is_marked_down_against(made_results):
     assert cells_of(table, "automatic", ADAPTER)["Posterior Dice"].mark == ""
 
 
+def test_usual_baseline_is_known_by_its_trainer(results_folder):
+    """Whatever its folder is called: `sam3d evaluate --name` chooses that."""
+    (results_folder / UNET).rename(results_folder / "nnU-Net")
+    assert gather_quickly(results_folder).baseline == "nnU-Net"
+
+
+def test_targets_without_pairs_are_not_few_pairs(results_folder):
+    """The truth of Posterior is empty everywhere."""
+    for file in results_folder.glob("*/automatic/**/metrics.csv"):
+        rows = pd.read_csv(file)
+        rows.loc[rows["target"] == "Posterior", ["truth_voxels", "truth_ml"]] = 0
+        rows.to_csv(file, index=False)
+    caption = " ".join(lay_out(gather_quickly(results_folder)).caption)
+    assert "Holm's" in caption
+    assert "cases in common are not tested" not in caption
+
+
 def test_best_is_bold_only_among_methods_with_the_same_cases(results_folder, table):
     def bold(table: Table) -> dict[str, bool]:
         return {m: cells_of(table, "automatic", m)["Posterior Dice"].bold for m in (UNET, ADAPTER)}
