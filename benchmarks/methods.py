@@ -108,12 +108,12 @@ def main() -> None:
     parser.add_argument("--preset", default="vit_b", help="of the SAM methods")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--runs", type=int, default=3, help="medians are printed")
-    parser.add_argument("--methods", nargs="+", default=METHODS, metavar="NAME", help="default: all")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, metavar="NAME", help="default: all")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
     size = " x ".join(map(str, arguments.size))
     print(f"{size} voxels, {arguments.channels} channel(s), {arguments.classes} classes, {device_name(arguments)}")
-    print(f"{'method':<28} {'parameters':>12} {'tuned':>12} {'(encoder)':>11} {'paper':>8}", end="")
+    print(f"{'method':<36} {'parameters':>12} {'tuned':>12} {'(encoder)':>11} {'paper':>8}", end="")
     print("" if arguments.count else f" {'s a step':>9} {'s a patch':>9} {'GiB':>6}")
     costs = {}
     for method in tqdm(arguments.methods, disable=arguments.count, leave=False):
@@ -128,10 +128,10 @@ def main() -> None:
 
 def line(method: str, cost: Cost | str) -> str:
     if isinstance(cost, str):
-        return f"{method:<28} {cost}"
+        return f"{method:<36} {cost}"
     encoder = f"{cost.tuned_in_encoder:,}" if cost.tuned_in_encoder else "-"
     paper = f"{PAPER[method]:.2f} M" if method in PAPER else "-"
-    text = f"{method:<28} {cost.parameters:>12,} {cost.tuned:>12,} {encoder:>11} {paper:>8}"
+    text = f"{method:<36} {cost.parameters:>12,} {cost.tuned:>12,} {encoder:>11} {paper:>8}"
     if cost.step_seconds is not None:
         text += f" {cost.step_seconds:9.2f} {cost.patch_seconds:9.2f} {cost.memory_gib:6.2f}"
     return text

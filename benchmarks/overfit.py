@@ -78,7 +78,7 @@ def make_trainer(name: str, arguments: argparse.Namespace) -> Any:
 
     folder = Path(nnUNet_preprocessed) / maybe_convert_to_dataset_name(arguments.dataset)
     plans = load_json(str(folder / f"{arguments.plans}.json")) | {"continue_training": False}
-    plans["configurations"]["3d_fullres"]["sam3d"]["sam_checkpoint"] = "none"
+    plans["configurations"]["3d_fullres"].setdefault("sam3d", {})["sam_checkpoint"] = "none"
     torch.manual_seed(0)
     np.random.seed(0)
     trainer = class_lookup(__name__)(name)(

@@ -13,7 +13,7 @@ from surface_distance import (
 RULE = (
     "Cases whose truth is empty are left out of the means of Dice, NSD, HD95, volume error and lesion detection; what "
     "is predicted in them is reported as false-positive volume. An empty prediction of a truth that is not empty "
-    "counts as Dice 0 and NSD 0; its HD95 is undefined."
+    "counts as Dice 0 and NSD 0; its HD95 and the precision of its lesions are undefined."
 )
 """What happens to empty masks, for the caption of a table."""
 

@@ -100,8 +100,8 @@ def _settings(
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if settings.batch_size < ranks:
         raise SAM3DError(
-            f"{where} has batch size {settings.batch_size} in its block '{BLOCK}', fewer than the {ranks} GPUs. "
-            "Raise it there, or train on fewer GPUs."
+            f"{trainer} takes batches of {settings.batch_size} by the block '{BLOCK}' of {where}, fewer than the "
+            f"{ranks} GPUs. {'Train' if 'batch_size' in changes else 'Raise batch_size there, or train'} on fewer GPUs."
         )
     plans["configurations"][configuration][BLOCK] = settings.model_dump()
     return settings
