@@ -87,7 +87,9 @@ def test_unknown_configuration(make_trainer, results, prepared):
 def test_fewer_patches_than_gpus(make_trainer, results, monkeypatch):
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    with pytest.raises(SAM3DError, match="has batch size 1 in its block 'sam3d', fewer than the 2 GPUs"):
+    with pytest.raises(
+        SAM3DError, match="takes batches of 1 by the block 'sam3d' of .*, fewer than the 2 GPUs. Raise batch_size there"
+    ):
         make_trainer(settings={"batch_size": 1})
     assert not results.exists()
 
