@@ -107,6 +107,8 @@ def pool(selection: Selection) -> tuple[list[Pooled], list[str]]:
         if pooled.source == FOLDS and splits is not None:
             notes += _check_folds(pooled, splits)
         notes += _missing_in_trials(pooled)
+    if splits is not None:
+        notes += _missing_folds([pooled for pooled in pools if pooled.source == FOLDS], splits)
     return _with_areas(pools), list(dict.fromkeys(notes + _missing_cases(pools)))
 
 
@@ -174,7 +176,7 @@ def _refuse_twice(pooled: Pooled) -> None:
 
 
 def _check_folds(pooled: Pooled, splits: Splits) -> list[str]:
-    """Sentences about folds and cases that are missing.
+    """Sentences about cases that are missing.
 
     Raises:
         SAM3DError: a case is not among the validation cases of its fold.
@@ -192,10 +194,21 @@ def _check_folds(pooled: Pooled, splits: Splits) -> list[str]:
         missing = sorted(validation - set(rows["case"]))
         if missing:
             notes.append(f"{pooled.name}, {pooled.label}: fold {fold} lacks {_names(missing)}.")
-    left = [str(fold) for fold in range(len(splits)) if str(fold) not in pooled.folds]
-    if left:
-        notes.append(f"{pooled.name}, {pooled.protocol}: without fold {', '.join(left)} of {len(splits)}.")
     return notes
+
+
+def _missing_folds(pools: list[Pooled], splits: Splits) -> list[str]:
+    """One sentence for each set of folds that is missing, and who lacks it."""
+    lacking: dict[str, list[str]] = {}
+    for pooled in pools:
+        left = ", ".join(str(fold) for fold in range(len(splits)) if str(fold) not in pooled.folds)
+        names = lacking.setdefault(left, [])
+        names += [name for name in [f"{pooled.name}, {pooled.protocol}"] if name not in names]
+    if len(lacking) == 1:
+        lacking = {left: ["All methods"] for left in lacking}
+    return [
+        f"{'; '.join(names)}: without fold {left} of {len(splits)}." for left, names in lacking.items() if left
+    ]
 
 
 def _missing_in_trials(pooled: Pooled) -> list[str]:

@@ -178,6 +178,12 @@ def test_what_is_missing_is_noted(results_folder):
     assert len(notes) == 6
 
 
+def test_folds_that_all_lack_are_noted_once(results_folder):
+    for folder in list(results_folder.glob("*/*/fold_1")):
+        shutil.rmtree(folder)
+    assert notes_of(results_folder) == ["All methods: without fold 1 of 2."]
+
+
 def test_results_without_any_splits_are_pooled(results_folder):
     for method in (UNET, ADAPTER):
         (results_folder / method / "splits_final.json").unlink()
