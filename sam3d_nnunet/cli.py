@@ -269,11 +269,15 @@ def predict_sam2d(
     skip_finished: Annotated[bool, typer.Option("--continue", help="Skip cases that are finished.")] = False,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cuda,
 ) -> None:
-    """Segment axial slices with the original 2-D SAM, each from the clicks on it. Exit code 1 if a case failed."""
+    """Segment axial slices with the original 2-D SAM, each from the clicks on it. Exit code 1 if a case failed.
+
+    Images without a prompt file are left out. prediction.csv notes the seconds of each case, for sam3d evaluate.
+    """
     from tqdm import tqdm
 
     from sam3d_nnunet.baselines.sam2d import SliceSAM, load_sam
     from sam3d_nnunet.baselines.sam2d_cases import SliceCases
+    from sam3d_nnunet.benchmark.layout import add_cost
     from sam3d_nnunet.data.raw_dataset import RawDataset, read_dataset_json
     from sam3d_nnunet.inference.device import usable_device
     from sam3d_nnunet.network.weights import sam_checkpoint
@@ -285,17 +289,57 @@ def predict_sam2d(
     where = usable_device(device.value)
     described = RawDataset.find(dataset).dataset_json if dataset_json is None else read_dataset_json(dataset_json)
     cases = SliceCases(images, output, described)
-    names = [name for name in cases.names if not (skip_finished and cases.is_finished(name))]
+    clicked = cases.with_clicks(prompts)
+    names = [name for name in clicked if not (skip_finished and cases.is_finished(name))]
     sam = SliceSAM(load_sam(model.value, checkpoint or sam_checkpoint(model.value)), where)
     failed = []
     with tqdm(total=len(names), unit="case") as bar:
         for report in cases.predict(sam, names, prompts, clip):
             bar.update()
             bar.write(str(report), file=sys.stderr if report.error else sys.stdout)
-            failed += [report.name] if report.error else []
+            if report.error is None:
+                add_cost(output, report.name, report.clicks, None, report.seconds)
+            else:
+                failed.append(report.name)
+    if len(clicked) < len(cases.names):
+        left_out = len(cases.names) - len(clicked)
+        typer.echo(f"{left_out} of {len(cases.names)} case(s) have no clicks in {prompts} and were left out.")
     if failed:
         typer.echo(f"Error: {len(failed)} of {len(names)} case(s) failed: {', '.join(failed)}", err=True)
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: sam3d prompts -d 4 --protocol slice_1 --trials 3 -f 0 -o RESULTS")
+def prompts(
+    results: Annotated[Path, typer.Option("-o", help="Folder of results of the data set, as for sam3d evaluate.")],
+    dataset: Annotated[str, typer.Option("-d", help="Id or name of the data set.")],
+    protocol: Annotated[
+        list[str], typer.Option(help="As for sam3d evaluate: volume_N, slice_N and so on; repeat for several.")
+    ],
+    trials: Annotated[int, typer.Option(min=1, help="How many times clicks are drawn.")] = 1,
+    fold: Annotated[
+        list[str] | None,
+        typer.Option("-f", help="Fold to draw for its validation cases; repeat for several. Default: all cases."),
+    ] = None,
+    test: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Images and label maps (two folders) of a test set, instead of training cases."),
+    ] = None,
+) -> None:
+    """Draw the clicks of protocols from the truth into prompt files, as sam3d evaluate does.
+
+    They are RESULTS/prompts/PROTOCOL/trial_T/CASE.json, for any tool that predicts from clicks. Clicks that are there
+    stay. Exit code 1 if a case failed.
+    """
+    from sam3d_nnunet.benchmark.drawn_prompts import draw_prompts
+
+    if fold and test:
+        raise typer.BadParameter("give folds (-f) or a test set (--test), not both.")
+    failed = draw_prompts(dataset, results, protocol, trials, fold or (), test)
+    if failed:
+        typer.echo(f"Error: {len(failed)} case(s) failed: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"prompts: {results / 'prompts'}")
 
 
 @app.command(epilog="Example: sam3d evaluate -d 4 -f 0 --protocol automatic --protocol volume_1 --trials 3 -o RESULTS")
@@ -330,8 +374,14 @@ def evaluate(
         typer.Option(help="Images and label maps (two folders) of a test set, instead of validation cases."),
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Measure this folder of predictions from elsewhere; needs -d and --name.")
+        Path | None,
+        typer.Option(
+            help="Measure this folder of predictions from elsewhere; needs -d, --name, and the cases: -f or --test."
+        ),
     ] = None,
+    trial: Annotated[
+        int, typer.Option(min=0, help="With --predictions: whose clicks, or which random seed, they were made with.")
+    ] = 0,
     name: Annotated[str | None, typer.Option(help="Name of the method. Default: that of the model folder.")] = None,
     tolerance: Annotated[
         list[float] | None, typer.Option(min=0, help="Of the surface Dice, in mm; repeat for several. Default: 5.")
@@ -354,11 +404,20 @@ def evaluate(
         raise typer.BadParameter("--paper has its own protocols: leave out --protocol.")
     tolerances = sorted(tolerance or [5.0])
     if predictions is not None:
-        if dataset is None or name is None or len(fold or []) > 1 or len(protocol or []) > 1 or model or paper:
-            raise typer.BadParameter("--predictions needs -d and --name, and at most one -f and one --protocol.")
-        chosen = (fold or ["test"])[0], (protocol or ["automatic"])[0]
-        failed = evaluate_predictions(predictions, results, dataset, name, *chosen, test, tolerances)
+        if dataset is None or name is None or len(protocol or []) > 1 or model or paper:
+            raise typer.BadParameter("--predictions needs -d and --name, and takes at most one --protocol.")
+        if len(fold or []) + (test is not None) != 1:
+            raise typer.BadParameter("--predictions needs one fold (-f), whose validation cases they are, or --test.")
+        if trials != 1 or per_lesion:
+            raise typer.BadParameter(
+                "--trials and --per-lesion are about predicting, which --predictions doesn't do. Say by --trial which "
+                "trial the predictions are."
+            )
+        chosen = fold[0] if fold else test, (protocol or ["automatic"])[0]
+        failed = evaluate_predictions(predictions, results, dataset, name, *chosen, trial, tolerances)
     else:
+        if trial:
+            raise typer.BadParameter("--trial is for --predictions; --trials says how many are drawn and predicted.")
         if model is None and dataset is None:
             raise typer.BadParameter("name the model either by its folder (-m) or by its data set (-d).")
         folder = model or trained_model_folder(dataset, configuration, trainer, plans)

@@ -17,7 +17,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from sam3d_nnunet.baselines.sam2d import SliceSAM, slice_numbers, to_grey
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.prompts.check import check_prompt
-from sam3d_nnunet.prompts.files import find_prompts, read_prompt
+from sam3d_nnunet.prompts.files import ENDINGS, JSON, find_prompts, read_prompt
 from sam3d_nnunet.prompts.geometry import ImageGeometry
 
 
@@ -76,6 +76,26 @@ class SliceCases:
     def is_finished(self, name: str) -> bool:
         """Whether a case has a segmentation."""
         return (self.output / f"{name}{self.ending}").is_file()
+
+    def with_clicks(self, prompts: str | Path) -> list[str]:
+        """Names of the cases that have a prompt file.
+
+        Args:
+            prompts: folder of prompt files named like the cases, or one file for all cases, as `find_prompts` takes it.
+
+        Raises:
+            SAM3DError: no case has one, or the one file is not for these cases.
+        """
+        folder = Path(prompts)
+        if not folder.is_dir():
+            return list(find_prompts(folder, self.names))
+        clicked = [name for name in self.names if any((folder / f"{name}{ending}").is_file() for ending in ENDINGS)]
+        if not clicked:
+            raise SAM3DError(
+                f"{folder} holds no prompt file of the {len(self.names)} case(s) in {self.folder}, such as "
+                f"{self.names[0]}{JSON}. Give a folder of files named like the cases."
+            )
+        return clicked
 
     def predict(
         self, sam: SliceSAM, names: list[str], prompts: str | Path, window: tuple[float, float] | None = None

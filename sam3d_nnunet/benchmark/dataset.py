@@ -12,6 +12,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from sam3d_nnunet.data.nnunet_folders import preprocessed_root
 from sam3d_nnunet.data.raw_dataset import RawDataset
 from sam3d_nnunet.data.splits import read_splits, splits_file
 from sam3d_nnunet.errors import SAM3DError
@@ -27,19 +28,24 @@ class EvaluationData:
 
     Attributes:
         name: of the data set, such as Dataset004_Hippocampus.
-        images: folder of CASE_0000 and so on.
+        images: folder of CASE_0000 and so on, where dataset.json doesn't list them.
         truth: folder of the label maps CASE.
-        dataset_json: nnU-Net's description of both.
+        dataset_json: nnU-Net's description of both; the files that it lists are named by absolute paths.
+        raw: knows the images of training cases; None for others.
     """
 
     name: str
     images: Path
     truth: Path
     dataset_json: dict[str, Any]
+    raw: RawDataset | None = None
 
     @classmethod
     def from_nnunet(cls, dataset: str) -> "EvaluationData":
         """The training cases of a data set in nnUNet_raw.
+
+        Where dataset.json lists their files, the truth is what nnU-Net's own validation takes: the copies that its
+        preprocessing has made.
 
         Args:
             dataset: id or name.
@@ -48,7 +54,11 @@ class EvaluationData:
             SAM3DError: there is no such data set, or its dataset.json can't be used.
         """
         raw = RawDataset.find(dataset)
-        return cls(raw.name, raw.folder / "imagesTr", raw.folder / "labelsTr", raw.dataset_json)
+        images, truth, content = raw.folder / "imagesTr", raw.folder / "labelsTr", raw.dataset_json
+        if raw.listed is not None:
+            truth = preprocessed_root() / raw.name / "gt_segmentations"
+            content = content | {"dataset": raw.listed}
+        return cls(raw.name, images, truth, content, raw)
 
     def with_folders(self, images: str | Path, truth: str | Path) -> "EvaluationData":
         """Other images of the same kind, such as a test set.
@@ -59,7 +69,7 @@ class EvaluationData:
         for folder in (images, truth):
             if not Path(folder).is_dir():
                 raise SAM3DError(f"There is no folder {folder} for the test set. Give those of images and label maps.")
-        return replace(self, images=Path(images).absolute(), truth=Path(truth).absolute())
+        return replace(self, images=Path(images).absolute(), truth=Path(truth).absolute(), raw=None)
 
     @property
     def file_ending(self) -> str:
@@ -105,7 +115,13 @@ class EvaluationData:
         return cases
 
     def image_files(self, case: str) -> list[Path]:
-        """One for each channel."""
+        """One for each channel.
+
+        Raises:
+            SAM3DError: dataset.json lists other cases only.
+        """
+        if self.raw is not None:
+            return self.raw.image_files(case)
         channels = range(len(self.dataset_json["channel_names"]))
         return [self.images / f"{case}_{channel:04}{self.file_ending}" for channel in channels]
 

@@ -1,5 +1,6 @@
 """`sam3d evaluate`: predict with drawn clicks, then measure."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from sam3d_nnunet.benchmark.measuring import measure, print_failed
 from sam3d_nnunet.benchmark.model import EvaluatedModel, choose_folds, dataset_of
 from sam3d_nnunet.benchmark.options import PredictionOptions
 from sam3d_nnunet.benchmark.prompted import predict_prompted_cases
+from sam3d_nnunet.data.listing import some
 from sam3d_nnunet.data.splits import splits_file
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.inference.batch import CaseReport
@@ -57,7 +59,8 @@ def evaluate(
         place and name of each case that failed; what is wrong with it has been printed.
 
     Raises:
-        SAM3DError: the model, the data set or a protocol can't be used, or the results are about something else.
+        SAM3DError: the model, the data set or a protocol can't be used, the results are about something else, or a
+            fold was trained on other splits.
     """
     folder, options = Path(model_folder), options or PredictionOptions()
     wanted = [Protocol.parse(protocol) for protocol in dict.fromkeys(protocols)]
@@ -71,6 +74,8 @@ def evaluate(
         _refuse_same_names(data, test_data, runs[0][2])
     else:
         runs = [(fold, [fold], data.cases_of_fold(fold)) for fold in folds]
+        for fold, _, cases in runs:
+            _refuse_other_splits(folder, fold, data, cases)
     failures = []
     for fold, ensemble, cases in runs:
         model = EvaluatedModel(folder, ensemble, options)
@@ -109,6 +114,29 @@ def _refuse_same_names(data: EvaluationData, test: EvaluationData, cases: Sequen
     if same:
         raise SAM3DError(
             f"{test.truth} and {data.truth} both hold {', '.join(same)}. Rename the cases of the test set."
+        )
+
+
+def _refuse_other_splits(model: Path, fold: str, data: EvaluationData, cases: Sequence[str]) -> None:
+    """Cases that weren't validated after the training may have been trained on."""
+    file = model / f"fold_{fold}" / "validation" / "summary.json"
+    if not file.is_file():  # without final validation nothing but splits_final.json tells
+        return
+    try:
+        validated = json.loads(file.read_text(encoding="utf-8"))["metric_per_case"]
+        names = {Path(case["prediction_file"]).name.removesuffix(data.file_ending) for case in validated}
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise SAM3DError(
+            f"{file} can't be read, so that it is not known what fold {fold} was trained on: {type(e).__name__}: {e}. "
+            "Have nnU-Net write it again with the splits of the training: nnUNetv2_train with --val."
+        ) from e
+    if names != set(cases):
+        sides = ((set(cases) - names, splits_file(data.name)), (names - set(cases), file))
+        only = " and ".join(f"{some(which)} only in {where}" for which, where in sides if which)
+        raise SAM3DError(
+            f"Fold {fold} of {model} was validated on other cases than it would be evaluated on now: {only}. It may "
+            "have been trained on cases of this fold. Put the splits_final.json of the training back (and name no "
+            "other data set), or train the fold again into an empty folder; other images are evaluated with --test."
         )
 
 

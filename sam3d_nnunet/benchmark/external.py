@@ -2,14 +2,22 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from sam3d_nnunet.benchmark.dataset import TEST, EvaluationData
+from sam3d_nnunet.benchmark.drawn_prompts import refuse_same_names
 from sam3d_nnunet.benchmark.layout import ResultsFolder
 from sam3d_nnunet.benchmark.measuring import measure, print_failed
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.results import PREDICTION
 from sam3d_nnunet.prompts.protocols import AUTOMATIC, ITERATED, Protocol
+from sam3d_nnunet.prompts.text_files import write_whole
+
+COSTS = ["case", "clicks", "windows", "seconds"]
+"""Columns of prediction.csv."""
 
 
 def evaluate_predictions(
@@ -17,21 +25,21 @@ def evaluate_predictions(
     results: str | Path,
     dataset: str,
     name: str,
-    fold: str = TEST,
+    fold_or_test: str | tuple[str | Path, str | Path],
     protocol: str = AUTOMATIC,
-    test: tuple[str | Path, str | Path] | None = None,
+    trial: int = 0,
     tolerances: Sequence[float] = (5.0,),
 ) -> list[str]:
-    """Copy predictions into the results and measure them.
+    """Copy predictions into the results, with what they cost where prediction.csv says so, and measure them.
 
     Args:
         predictions: folder of label maps CASE on the original grid, with the data set's file ending.
         results: folder of results of the data set.
         dataset: id or name.
         name: of the method.
-        fold: whose validation cases these are; or "test": all predictions that there are.
+        fold_or_test: number of the fold whose validation cases these are; or images and label maps of a test set.
         protocol: under which they were made.
-        test: images and label maps of a separate test set.
+        trial: whose clicks, or which of several random seeds, they were made with.
         tolerances: of the surface Dice, in mm.
 
     Returns:
@@ -44,20 +52,26 @@ def evaluate_predictions(
     if wanted.kind == ITERATED:
         raise SAM3DError("Predictions from elsewhere can't be those of an iterated protocol: they hold one step only.")
     data = EvaluationData.from_nnunet(dataset)
-    test_data = test and data.with_folders(*test)
-    there = sorted(file.name.removesuffix(data.file_ending) for file in source.glob(f"*{data.file_ending}"))
-    cases = there if fold == TEST else data.cases_of_fold(fold)
-    there = [case for case in there if case in cases]
+    if isinstance(fold_or_test, str):
+        fold, test_data, cases = fold_or_test, None, data.cases_of_fold(fold_or_test)
+    else:
+        fold, test_data = TEST, data.with_folders(*fold_or_test)
+        cases = test_data.cases_with_truth()
+        refuse_same_names(data, test_data, cases)
+    there = [case for case in cases if (source / f"{case}{data.file_ending}").is_file()]
     if not there:
         raise SAM3DError(f"{source} holds no prediction CASE{data.file_ending} of fold {fold}.")
+    costs = _read_costs(source / PREDICTION, there)
     root.claim(data, test_data)
     kind = "automatic" if wanted.kind == AUTOMATIC else "prompted"
     unknown = ("trainer", "plans", "configuration", "parameters", "tuned_parameters", "training_hours")
     root.write_method(name, {"name": name, "kind": kind, **dict.fromkeys(unknown), "device": None})
-    folder = root.predictions(name, wanted.name, fold, 0)
+    folder = root.predictions(name, wanted.name, fold, trial)
     folder.mkdir(parents=True, exist_ok=True)
     for case in there:
         _copy(source / f"{case}{data.file_ending}", folder)
+    if costs is not None:
+        write_whole(folder / PREDICTION, costs.to_csv(index=False))
     failed = measure(folder, test_data or data, cases, tolerances)
     return print_failed(str(folder.relative_to(root.root)), failed)
 
@@ -67,3 +81,15 @@ def _copy(file: Path, folder: Path) -> None:
     part = folder / f".part_{file.name}"
     shutil.copyfile(file, part)
     os.replace(part, folder / file.name)
+
+
+def _read_costs(file: Path, cases: Collection[str]) -> pd.DataFrame | None:
+    """What the cases cost, as `sam3d predict-sam2d` notes it beside them; None if nothing is noted."""
+    if not file.is_file():
+        return None
+    try:
+        table = pd.read_csv(file, dtype={"case": str, "seconds": float})
+        costs = table.loc[table["case"].isin(cases), COSTS]
+    except (OSError, ValueError, KeyError) as e:
+        raise SAM3DError(f"{file} is no table with the columns {', '.join(COSTS)}: {e}. Mend or remove it.") from e
+    return costs if len(costs) else None

@@ -1,15 +1,16 @@
 """A data set in nnUNet_raw: its description, and the files of its training cases."""
 
+import copy
 import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from sam3d_nnunet.data.nnunet_folders import raw_root
+from sam3d_nnunet.dataset_name import dataset_name
 from sam3d_nnunet.errors import SAM3DError
 
 
@@ -32,12 +33,7 @@ class RawDataset:
         Raises:
             SAM3DError: there is none in nnUNet_raw, or its dataset.json can't be used.
         """
-        root = raw_root()
-        try:
-            folder = root / maybe_convert_to_dataset_name(dataset)
-        except (RuntimeError, ValueError) as e:
-            reason = str(e).partition(". ")[0]  # nnU-Net goes on about its variables, line by line
-            raise SAM3DError(f"The data set {dataset} can't be found in nnUNet_raw ({root}): {reason}.") from e
+        folder = raw_root() / dataset_name(dataset)
         return cls(folder, read_dataset_json(folder / "dataset.json"))
 
     @property
@@ -57,8 +53,8 @@ class RawDataset:
         Raises:
             SAM3DError: there is none.
         """
-        if self._listed is not None:
-            return sorted(self._listed)
+        if self.listed is not None:
+            return sorted(self.listed)
         labels = (self.folder / "labelsTr").glob(f"*{self.file_ending}")
         cases = sorted(f.name.removesuffix(self.file_ending) for f in labels if not f.name.startswith("."))
         if not cases:
@@ -66,24 +62,50 @@ class RawDataset:
         return cases
 
     def image_files(self, case: str) -> list[Path]:
-        """One for each channel."""
-        if self._listed is not None:
-            return [Path(file) for file in self._listed[case]["images"]]
+        """One for each channel.
+
+        Raises:
+            SAM3DError: dataset.json lists other cases only.
+        """
+        if self.listed is not None:
+            return [Path(file) for file in self._listed_case(case)["images"]]
         channels = range(len(self.dataset_json["channel_names"]))
         return [self.folder / "imagesTr" / f"{case}_{channel:04}{self.file_ending}" for channel in channels]
 
     def label_file(self, case: str) -> Path:
-        """The label map of a case."""
-        if self._listed is not None:
-            return Path(self._listed[case]["label"])
+        """The label map of a case.
+
+        Raises:
+            SAM3DError: dataset.json lists other cases only.
+        """
+        if self.listed is not None:
+            return Path(self._listed_case(case)["label"])
         return self.folder / "labelsTr" / f"{case}{self.file_ending}"
 
     @cached_property
-    def _listed(self) -> dict[str, dict[str, Any]] | None:
-        """Files that dataset.json lists, which may lie anywhere; None where they lie in imagesTr and labelsTr."""
+    def listed(self) -> dict[str, dict[str, Any]] | None:
+        """Files that dataset.json lists, by case: "images" and "label", which may lie anywhere, by absolute paths.
+
+        None where they lie in imagesTr and labelsTr.
+
+        Raises:
+            SAM3DError: the list isn't nnU-Net's.
+        """
         if "dataset" not in self.dataset_json:
             return None
-        return get_filenames_of_train_images_and_targets(str(self.folder), self.dataset_json)
+        content = copy.deepcopy(self.dataset_json)  # nnU-Net writes the absolute paths into it
+        try:
+            return get_filenames_of_train_images_and_targets(str(self.folder), content)
+        except (AttributeError, KeyError, TypeError) as e:
+            raise SAM3DError(
+                f'The "dataset" in {self.folder / "dataset.json"} can\'t be used: it must name "images" and "label" of '
+                "each case."
+            ) from e
+
+    def _listed_case(self, case: str) -> dict[str, Any]:
+        if case not in self.listed:
+            raise SAM3DError(f"{self.folder / 'dataset.json'} lists no files of the case {case}. Add them there.")
+        return self.listed[case]
 
 
 def read_dataset_json(file: Path) -> dict[str, Any]:
@@ -94,6 +116,8 @@ def read_dataset_json(file: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise SAM3DError(f"There is no description {file} of a data set. Give the id or name of one that is.") from e
     except (OSError, ValueError) as e:
         raise SAM3DError(f"The description {file} of the data set can't be read: {e}.") from e
     needed = {"channel_names", "labels", "file_ending"}

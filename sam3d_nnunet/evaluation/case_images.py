@@ -61,17 +61,13 @@ class CaseReader:
         Raises:
             SAM3DError: image or truth can't be read, or don't have the same voxels.
         """
-        data, ending = self._results.data, self._results.file_ending
-        file, truth_file = Path(data["images"]) / f"{case}_0000{ending}", Path(data["truth"]) / f"{case}{ending}"
-        if not file.is_file() and "test_images" in data:
-            file = Path(data["test_images"]) / file.name
-            truth_file = Path(data["test_truth"]) / truth_file.name
+        file, truth_file = self._files(case)
         channels, properties = self._read(file, is_truth=False)
         view = PatientView(ImageGeometry.from_file(file, properties), channels.shape[1:])
         image = view.turn(channels[0])
         truth = self._labels(truth_file, view, image.shape)
         # nnU-Net, too, knows CT by this name
-        is_ct = next(iter(data["dataset_json"].get("channel_names", {}).values()), "").upper() == "CT"
+        is_ct = next(iter(self._results.data["dataset_json"].get("channel_names", {}).values()), "").upper() == "CT"
         return CaseImage(case, image, truth, view, is_ct)
 
     def prediction(self, case: CaseImage, folder: PredictionFolder) -> np.ndarray:
@@ -95,6 +91,16 @@ class CaseReader:
                 prompt = read_prompt(file)
                 return case.view.geometry.to_voxels(prompt.points), prompt.labels
         return np.empty((0, 3)), np.empty(0, dtype=int)
+
+    def _files(self, case: str) -> tuple[Path, Path]:
+        """First channel and truth of a training case, or else of a case of the test set."""
+        data, ending = self._results.data, self._results.file_ending
+        image, truth = f"{case}_0000{ending}", f"{case}{ending}"
+        listed = data["dataset_json"].get("dataset", {})
+        file = Path(listed[case]["images"][0]) if case in listed else Path(data["images"]) / image
+        if not file.is_file() and "test_images" in data:
+            return Path(data["test_images"]) / image, Path(data["test_truth"]) / truth
+        return file, Path(data["truth"]) / truth
 
     def _labels(self, file: Path, view: PatientView, shape: tuple[int, ...]) -> np.ndarray:
         labels = view.turn(self._read(file, is_truth=True)[0][0])

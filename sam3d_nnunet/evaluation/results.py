@@ -19,7 +19,9 @@ SPLITS = "splits_final.json"
 PROMPTS = "prompts"
 AUTOMATIC = "automatic"
 KEYS = ["method", "protocol", "fold", "trial", "clicks"]
-_PLACE = re.compile(r"fold_(?P<fold>[^/]+)/trial_(?P<trial>[0-9]+)(?:/after_(?P<clicks>[0-9]+))?")
+NEEDED = ["case", "target", "dice", "truth_voxels"]
+"""Columns without which a metrics.csv tells nothing."""
+_PLACE = re.compile(r"fold_(?P<fold>[0-9]+|test)/trial_(?P<trial>[0-9]+)(?:/after_(?P<clicks>[0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class PredictionFolder:
         path: of the folder.
         method: name of its folder.
         protocol: such as "volume_1".
-        fold: as nnU-Net writes it: "0", "all"; or "test".
+        fold: as nnU-Net writes it, such as "0"; or "test".
         trial: counted from 0.
         clicks: after how many corrective clicks; None where the protocol is not iterated.
     """
@@ -55,9 +57,9 @@ class Results:
             SAM3DError: it is no folder of results, or a file in it can't be read.
         """
         self.root = Path(root)
-        self.data = _read_json(self.root / DATA)
+        self.data = _read_object(self.root / DATA)
         self.methods: dict[str, dict[str, Any]] = {
-            file.parent.name: _read_json(file) for file in sorted(self.root.glob(f"*/{METHOD}"))
+            file.parent.name: _read_object(file) for file in sorted(self.root.glob(f"*/{METHOD}"))
         }
         if not self.methods:
             raise SAM3DError(f"{self.root} holds no method. Run sam3d evaluate with -o {self.root} first.")
@@ -81,7 +83,7 @@ class Results:
         """All rows of all metrics.csv, with the columns method, protocol, fold, trial and clicks in front.
 
         Raises:
-            SAM3DError: nothing has been measured.
+            SAM3DError: nothing has been measured, or a table can't be read or lacks a column.
         """
         return self._collect(METRICS)
 
@@ -111,6 +113,9 @@ class Results:
             if not file.is_file():
                 continue
             table = _read_csv(file)
+            missing = [column for column in NEEDED if name == METRICS and column not in table]
+            if missing:
+                raise SAM3DError(f"{file} has no column {', '.join(missing)}. Remove it, and run sam3d evaluate again.")
             if "clicks" in table:
                 table = table.rename(columns={"clicks": "clicks_given"})
             for position, key in enumerate(KEYS):
@@ -134,6 +139,13 @@ def _read_json(file: Path) -> Any:
         raise SAM3DError(f"There is no {file}; sam3d evaluate writes it.") from e
     except (OSError, ValueError) as e:
         raise SAM3DError(f"{file} can't be read: {e}.") from e
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    content = _read_json(file)
+    if not isinstance(content, dict):
+        raise SAM3DError(f"{file} holds no JSON object {{...}}, so that it isn't what sam3d evaluate writes.")
+    return content
 
 
 def _read_csv(file: Path) -> pd.DataFrame:

@@ -51,10 +51,8 @@ def _sources(content: Content) -> list[str]:
         if source == FOLDS:
             many = f"folds {', '.join(folds)} pooled" if len(folds) > 1 else f"fold {folds[0]} alone"
             sentences.append(f"Validation cases of cross-validation: {count}, each counted once; {many}.")
-        elif source == "all":
-            sentences.append(f"Fold all: {count} cases, which the models were trained on.")
         else:
-            sentences.append(f"Separate {source} set: {count} cases.")
+            sentences.append(f"Separate test set: {count} {'case' if count == 1 else 'cases'}.")
     return sentences
 
 

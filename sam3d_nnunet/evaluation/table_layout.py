@@ -17,7 +17,7 @@ UNKNOWN = "–"
 TEXT_COLUMNS = 2
 """Method and protocol come first; all other columns hold numbers."""
 MARKS = {1: "*↑", 0: "", -1: "*↓"}
-SOURCES = {FOLDS: "", "test": ", test set", "all": ", fold all"}
+SOURCES = {FOLDS: "", "test": ", test set"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def lay_out(content: Content) -> Table:
     best = _best(content)
     rows: dict[str, list[list[Cell]]] = {}
     for place, pooled in enumerate(content.pools):
-        title = ("Prompted" if pooled.prompted else "Automatic") + SOURCES.get(pooled.source, f", {pooled.source}")
+        title = ("Prompted" if pooled.prompted else "Automatic") + SOURCES[pooled.source]
         rows.setdefault(title, []).append(_row(content, place, pooled, best))
     for row in content.paper_rows:
         title = "automatic" if row.protocol == AUTOMATIC else "prompted"

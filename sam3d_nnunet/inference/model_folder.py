@@ -13,6 +13,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from sam3d_nnunet.dataset_name import dataset_name
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.promptable import PromptableNetwork
 from sam3d_nnunet.nnunet_names import TRAINERS, class_lookup
@@ -124,9 +125,10 @@ def trained_model_folder(dataset: str, configuration: str, trainer: str, plans_n
     Raises:
         SAM3DError: nnUNet_results is not set, or no data set has this id or name.
     """
+    name = dataset_name(dataset)
     try:
-        return Path(get_output_folder(dataset, trainer, plans_name, configuration))
-    except (RuntimeError, ValueError) as e:
+        return Path(get_output_folder(name, trainer, plans_name, configuration))
+    except RuntimeError as e:
         raise SAM3DError(f"The model folder of data set {dataset} can't be found: {e}") from e
 
 

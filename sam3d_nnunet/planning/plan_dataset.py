@@ -8,10 +8,10 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
+from sam3d_nnunet.dataset_name import dataset_name
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.sam3d import PRESETS
 from sam3d_nnunet.planning.planner import SAM3DPlanner
@@ -41,7 +41,7 @@ def plan_dataset(
     Raises:
         SAM3DError: nnU-Net's folders aren't set, there is no such data set, or it can't be used.
     """
-    name = _dataset_name(dataset)
+    name = _name_in_raw(dataset)
     chosen = load_recipe(recipe) if recipe else {}
     fingerprint = Path(nnUNet_preprocessed) / name / "dataset_fingerprint.json"
     if not fingerprint.is_file():
@@ -67,14 +67,11 @@ def _preset_settings(preset: str | None) -> dict:
     return {"preset": preset} | ({"clicks": {"policy": "paper"}} if unlabelled else {})
 
 
-def _dataset_name(dataset: str) -> str:
+def _name_in_raw(dataset: str) -> str:
     for variable, folder in (("nnUNet_raw", nnUNet_raw), ("nnUNet_preprocessed", nnUNet_preprocessed)):
         if not folder.is_set():
             raise SAM3DError(f"The variable {variable} is not set; nnU-Net's documentation says how to set it.")
-    try:
-        name = maybe_convert_to_dataset_name(dataset)
-    except (RuntimeError, ValueError) as e:
-        raise SAM3DError(f"There is no data set {dataset!r} in {nnUNet_raw}: {e}") from e
+    name = dataset_name(dataset)
     if not (Path(nnUNet_raw) / name / "dataset.json").is_file():
         raise SAM3DError(f"There is no file {Path(nnUNet_raw) / name / 'dataset.json'}.")
     return name

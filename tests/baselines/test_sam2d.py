@@ -2,6 +2,7 @@ import json
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
@@ -252,6 +253,33 @@ def test_command(folder, checkpoint):
     assert done.exit_code == 0, done.output
     assert "b: 2 click(s), 1 slice(s)" in done.output
     assert (folder / "out" / "a.nii.gz").stat().st_mtime_ns == before
+    costs = pd.read_csv(folder / "out" / "prediction.csv")
+    assert costs[["case", "clicks"]].values.tolist() == [["a", 2], ["b", 2], ["no", 0]]
+    assert (costs["seconds"] > 0).all()
+
+
+def test_command_leaves_out_cases_without_clicks(folder, checkpoint):
+    arguments = ["--dataset-json", folder / "dataset.json", "--checkpoint", checkpoint]
+    for case in ("b", "outside"):
+        (folder / "prompts" / f"{case}.json").unlink()
+    for more in ([], ["--continue"]):
+        done = invoke(folder, *arguments, *more)
+        assert done.exit_code == 0, done.output
+        assert f"2 of 4 case(s) have no clicks in {folder / 'prompts'} and were left out." in done.output
+        assert {file.name for file in (folder / "out").glob("*.nii.gz")} == {"a.nii.gz", "no.nii.gz"}
+
+    for case in ("a", "no"):
+        (folder / "prompts" / f"{case}.json").unlink()
+    done = invoke(folder, *arguments)
+    assert isinstance(done.exception, SAM3DError)
+    assert "holds no prompt file of the 4 case(s)" in str(done.exception)
+
+
+def test_command_refuses_one_prompt_file_for_several_images(folder):
+    asked = ["--dataset-json", folder / "dataset.json", "--prompts", folder / "prompts" / "a.json"]
+    done = invoke(folder, *asked)
+    assert isinstance(done.exception, SAM3DError)
+    assert "one prompt file for 4 images" in str(done.exception)
 
 
 def test_command_finds_weights_by_the_variable(folder, checkpoint, monkeypatch):

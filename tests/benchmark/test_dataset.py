@@ -37,6 +37,21 @@ def test_cases(data, tmp_path):
         data.cases_of_fold("0")
 
 
+def test_files_that_dataset_json_lists(data, nnunet_folders, tmp_path):
+    """Images lie anywhere; the truth is nnU-Net's copy, as in its own validation."""
+    folder = nnunet_folders.raw / "Dataset720_Some"
+    listing = {"case_1": {"images": ["../any.nii.gz"], "label": "/l.nii.gz"}}
+    (folder / "dataset.json").write_text(json.dumps(data.dataset_json | {"dataset": listing}))
+    listed = EvaluationData.from_nnunet("720")
+    assert listed.image_files("case_1") == [nnunet_folders.raw / "any.nii.gz"]
+    assert listed.truth_file("case_1") == nnunet_folders.preprocessed / folder.name / "gt_segmentations/case_1.nii.gz"
+    assert listed.dataset_json["dataset"]["case_1"]["images"] == [str(nnunet_folders.raw / "any.nii.gz")]
+    with pytest.raises(SAM3DError, match="lists no files of the case case_2"):
+        listed.image_files("case_2")
+    test = listed.with_folders(data.images, data.truth)
+    assert test.image_files("case_2") == data.image_files("case_2")
+
+
 def test_truth_is_read_as_its_file_lies(data):
     image = sitk.DICOMOrient(sitk.ReadImage(str(data.truth_file("case_1"))), "SAR")
     sitk.WriteImage(image, str(data.truth_file("case_1")))

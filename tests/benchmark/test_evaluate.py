@@ -11,6 +11,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from sam3d_nnunet.benchmark.evaluate import evaluate, evaluate_as_in_paper
 from sam3d_nnunet.benchmark.options import PredictionOptions
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.case_images import CaseReader
 from sam3d_nnunet.evaluation.results import Results
 from sam3d_nnunet.inference.image_case import read_case
 from sam3d_nnunet.inference.predictor import SAM3DPredictor
@@ -269,6 +270,55 @@ def test_test_set_by_the_ensemble(make_evaluated, read, tmp_path):
     found = read(root / model.folder.name / "volume_1/fold_test/trial_0/patient.nii.gz")
     expected = prediction.segmentation(), predictor.model.plans, prediction.case.properties
     assert (found == in_file(*expected, tmp_path)).all()
+
+
+def test_listed_files(make_evaluated, read, tmp_path, monkeypatch):
+    """Images of any name in any place; figures find them, too."""
+    model, root = make_evaluated(), tmp_path / "evaluated"
+    raw = tmp_path / "raw" / model.dataset
+    raw.mkdir(parents=True)
+    listing = {}
+    for number, case in enumerate(CASES):
+        image = shutil.copy(model.images / f"{case}_0000.nii.gz", raw / f"image {number}.nii.gz")
+        listing[case] = {"images": [image.name], "label": str(model.labels / f"{case}.nii.gz")}
+    content = json.loads((model.images.parent / "dataset.json").read_text())
+    (raw / "dataset.json").write_text(json.dumps(content | {"dataset": listing}))
+    usual = tmp_path / "usual"
+    assert evaluate(model.folder, usual, ["0"], ["automatic", "iterated_1"], 1, QUICK) == []
+    monkeypatch.setenv("nnUNet_raw", str(raw.parent))
+    assert evaluate(model.folder, root, ["0"], ["automatic", "iterated_1"], 1, QUICK) == []
+    assert Results(root).metrics.equals(Results(usual).metrics)
+    for case in CASES:
+        image, same = (CaseReader(Results(folder)).image(case) for folder in (root, usual))
+        assert (image.image == same.image).all() and (image.truth == same.truth).all()
+
+
+def test_folds_of_other_splits_are_refused(make_evaluated, tmp_path):
+    """What nnU-Net's final validation predicted tells on what a fold was trained."""
+    model, root = make_evaluated(folds=(0, 1)), tmp_path / "evaluated"
+    summary = model.folder / "fold_1" / "validation" / "summary.json"
+    summary.parent.mkdir()
+
+    def validated(*cases: str) -> None:
+        rows = [{"prediction_file": f"/then/{c}.nii.gz", "reference_file": f"/t/{c}.nii.gz"} for c in cases]
+        summary.write_text(json.dumps({"metric_per_case": rows}))
+
+    said = "Fold 1 of .*: case_2 only in .*splits_final.json and case_1, case_3 only in .*summary.json.*Put the splits"
+    validated(CASES[0], "case_1", "case_3")
+    with pytest.raises(SAM3DError, match=said):
+        evaluate(model.folder, root, options=QUICK)
+    summary.write_text('{"metric_per_case": [1]}')
+    with pytest.raises(SAM3DError, match="summary.json can't be read"):
+        evaluate(model.folder, root, options=QUICK)
+    assert not root.exists()
+    validated(*CASES[::-1])
+    assert evaluate(model.folder, root, ["1"], options=QUICK) == []
+    validated("case_1")  # says nothing about a test set
+    images, labels = tmp_path / "imagesTs", tmp_path / "labelsTs"
+    for source, name, folder in ((model.images, "_0000", images), (model.labels, "", labels)):
+        folder.mkdir()
+        shutil.copy(source / f"case_1{name}.nii.gz", folder / f"patient{name}.nii.gz")
+    assert evaluate(model.folder, root, ["1"], options=QUICK, test=(images, labels)) == []
 
 
 def test_per_lesion_is_another_method(make_evaluated, tmp_path):

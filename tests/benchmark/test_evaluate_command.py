@@ -49,8 +49,34 @@ def test_predictions_and_a_failure(make_evaluated, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "needs one fold (-f)"),
+        (["-f", 0, "-f", 1], "needs one fold (-f)"),
+        (["-f", 0, "--test", "images", "labels"], "needs one fold (-f)"),
+        (["-f", 0, "--trials", 2], "--trials and --per-lesion are about predicting"),
+        (["-f", 0, "--per-lesion"], "--trials and --per-lesion are about predicting"),
+        (["-f", 0, "--trial", -1], "--trial"),
+    ],
+)
+def test_predictions_refuse_what_they_would_ignore(tmp_path, arguments, message):
+    done = evaluate("-o", tmp_path / "evaluated", "--predictions", "x", "-d", 711, "--name", "y", *arguments)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+
+
+def test_a_trial_of_predictions(make_evaluated, tmp_path):
+    root = tmp_path / "evaluated"
+    given = ["--predictions", make_evaluated().labels, "-d", 711, "--name", "Others", "-f", 0, "-o", root]
+    done = evaluate(*given, "--protocol", "slice_1", "--trial", 3)
+    assert done.exit_code == 0, done.output
+    assert [(f.protocol, f.fold, f.trial) for f in Results(root).folders] == [("slice_1", "0", 3)]
+
+
+@pytest.mark.parametrize(
     "arguments",
     [[], ["--predictions", "x", "-d", "4"], ["--predictions", "x", "--name", "y"], ["-d", 711, "--trials", 0]]
+    + [["-d", 711, "--trial", 1]]
     + [["-d", "711", "--paper", "--protocol", "automatic"], ["-d", "711", "--protocol", "nothing"]],
 )
 def test_mistakes_are_sentences(tmp_path, arguments):

@@ -16,6 +16,7 @@ def dataset(prepared, monkeypatch):
     prepared = prepared("classes")
     monkeypatch.setenv("nnUNet_raw", str(prepared.root / "raw"))
     monkeypatch.setenv("nnUNet_preprocessed", str(prepared.root / "preprocessed"))
+    monkeypatch.setenv("nnUNet_def_n_proc", "1")  # starting processes takes longer than all else here
     prepared.labels = prepared.root / "raw" / prepared.name / "labelsTr"
     return prepared
 
@@ -31,38 +32,66 @@ def predictions(dataset, tmp_path):
 
 def test_validation_cases_of_a_fold(dataset, predictions, tmp_path):
     root = tmp_path / "evaluated"
-    assert evaluate_predictions(predictions, root, "711", "Others", "0", "volume_1", tolerances=[2]) == []
+    for trial in (0, 2):
+        assert evaluate_predictions(predictions, root, "711", "Others", "0", "volume_1", trial, [2]) == []
     results = Results(root)
-    assert [(f.method, f.protocol, f.fold, f.trial) for f in results.folders] == [("Others", "volume_1", "0", 0)]
+    assert [(f.method, f.protocol, f.fold, f.trial) for f in results.folders] == [
+        ("Others", "volume_1", "0", 0),
+        ("Others", "volume_1", "0", 2),
+    ]
     assert results.methods["Others"]["kind"] == "prompted" and results.methods["Others"]["trainer"] is None
     assert set(results.metrics["case"]) == set(CASES)
     assert (results.metrics["dice"] == 1).all() and (results.metrics["nsd_2mm"] == 1).all()
 
 
-def test_all_predictions_of_a_folder_are_measured_again(dataset, predictions, tmp_path):
+def test_changed_predictions_are_measured_again(dataset, predictions, tmp_path):
     root = tmp_path / "evaluated"
-    assert evaluate_predictions(predictions, root, dataset.name, "Others") == []
-    assert {f.fold for f in Results(root).folders} == {"test"}
-    assert len(set(Results(root).metrics["case"])) == 5
+    assert evaluate_predictions(predictions, root, dataset.name, "Others", "0") == []
+    assert (Results(root).metrics["dice"] == 1).all()
     # replaced by an older file
     changed = predictions / "case_2.nii.gz"
     image = sitk.ReadImage(str(changed))
     sitk.WriteImage(sitk.Cast(image == 2, image.GetPixelID()), str(changed))
     os.utime(changed, (0, 0))
-    assert evaluate_predictions(predictions, root, dataset.name, "Others") == []
+    assert evaluate_predictions(predictions, root, dataset.name, "Others", "0") == []
     table = Results(root).metrics.set_index(["case", "target"])
-    assert table.loc[("case_2", "rim"), "dice"] == 0 and table.loc[("case_1", "rim"), "dice"] == 1
+    assert table.loc[("case_2", "rim"), "dice"] == 0 and table.loc[(CASES[0], "rim"), "dice"] == 1
 
 
 def test_a_test_set(dataset, predictions, tmp_path):
-    labels = tmp_path / "labelsTs"
+    labels, root = tmp_path / "labelsTs", tmp_path / "evaluated"
     labels.mkdir()
-    shutil.copy(dataset.labels / "case_1.nii.gz", labels / "patient.nii.gz")
+    for name in ("patient", "forgotten"):
+        shutil.copy(dataset.labels / "case_1.nii.gz", labels / f"{name}.nii.gz")
     shutil.copy(dataset.labels / "case_1.nii.gz", predictions / "patient.nii.gz")
-    for case in (*CASES, "case_1", "case_3", "case_4"):
-        (predictions / f"{case}.nii.gz").unlink()
-    assert evaluate_predictions(predictions, tmp_path / "evaluated", "711", "Others", test=(labels, labels)) == []
-    assert set(Results(tmp_path / "evaluated").metrics["case"]) == {"patient"}
+    failed = evaluate_predictions(predictions, root, "711", "Others", (labels, labels))
+    assert failed == ["Others/automatic/fold_test/trial_0: forgotten"]
+    assert set(Results(root).metrics["case"]) == {"patient"}
+
+    (labels / "patient.nii.gz").rename(labels / "case_1.nii.gz")
+    with pytest.raises(SAM3DError, match="both hold case_1. Rename"):
+        evaluate_predictions(predictions, tmp_path / "more", "711", "Others", (labels, labels))
+    assert not (tmp_path / "more").exists()
+
+
+def test_costs_beside_the_predictions(dataset, predictions, tmp_path):
+    """Those of the fold's cases are taken along."""
+    root, file = tmp_path / "evaluated", predictions / "prediction.csv"
+    file.write_text("case,clicks,windows,seconds\ncase_1,9,,100\ncase_2,3,,0.5\n")
+    assert evaluate_predictions(predictions, root, "711", "Others", "0", "volume_3") == []
+    assert Results(root).costs[["case", "clicks_given", "seconds"]].values.tolist() == [["case_2", 3, 0.5]]
+
+    file.write_text("case,clicks,windows,seconds\ncase_1,9,,100\n")
+    assert evaluate_predictions(predictions, tmp_path / "none", "711", "Others", "0") == []
+    assert not any((tmp_path / "none").rglob("prediction.csv"))
+
+
+@pytest.mark.parametrize("text", ["case,time\ncase_2,3\n", "case,clicks,windows,seconds\ncase_2,3,,long\n", ""])
+def test_unusable_costs(dataset, predictions, tmp_path, text):
+    (predictions / "prediction.csv").write_text(text)
+    with pytest.raises(SAM3DError, match="is no table with the columns case, clicks, windows, seconds"):
+        evaluate_predictions(predictions, tmp_path / "evaluated", "711", "Others", "0")
+    assert not (tmp_path / "evaluated").exists()
 
 
 def test_bad_predictions_do_not_cost_the_others(dataset, predictions, tmp_path, capsys):
@@ -74,7 +103,9 @@ def test_bad_predictions_do_not_cost_the_others(dataset, predictions, tmp_path, 
     image = sitk.ReadImage(str(predictions / "case_1.nii.gz"))
     image.SetSpacing((1, 1, 2))
     sitk.WriteImage(image, str(predictions / "case_1.nii.gz"))
-    failed = evaluate_predictions(predictions, tmp_path / "evaluated", "711", "Others")
+    shutil.copy(dataset.labels / "case_2.nii.gz", predictions)
+    training = dataset.labels.with_name("imagesTr"), dataset.labels
+    failed = evaluate_predictions(predictions, tmp_path / "evaluated", "711", "Others", training)
     assert failed == ["Others/automatic/fold_test/trial_0: case_1"]
     assert "case_1 failed. " in capsys.readouterr().err
     assert set(Results(tmp_path / "evaluated").metrics["case"]) >= {"case_3", "case_4"}
@@ -82,9 +113,10 @@ def test_bad_predictions_do_not_cost_the_others(dataset, predictions, tmp_path, 
 
 def test_mistakes(dataset, predictions, tmp_path):
     for arguments, message in (
-        ((tmp_path / "no", "711", "Others"), "holds no prediction CASE.nii.gz"),
+        ((tmp_path / "no", "711", "Others", "0"), "holds no prediction CASE.nii.gz"),
         ((predictions, "711", "Others", "9"), "no fold 9"),
-        ((predictions, "711", "a/b"), "can't be the name"),
+        ((predictions, "711", "Others", "test"), "no validation cases of its own"),
+        ((predictions, "711", "a/b", "0"), "can't be the name"),
         ((predictions, "711", "Others", "0", "iterated_5"), "one step only"),
         ((predictions, "711", "Others", "0", "clicks"), "There is no protocol"),
     ):

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -22,8 +23,30 @@ def test_no_such_data_set(nnunet_folders):
     assert "\n" not in str(error.value)
 
 
+def test_listed_files(nnunet_folders, monkeypatch):
+    folder = nnunet_folders.raw / "Dataset077_Some"
+    folder.mkdir()
+    monkeypatch.setenv("WHERE", "/elsewhere")
+    listing = {"b": {"images": ["../b.nii.gz"], "label": "$WHERE/b.nii.gz"}, "a": {"images": ["/x"], "label": "/y"}}
+    (folder / "dataset.json").write_text(json.dumps(DATASET | {"dataset": listing}))
+    raw = RawDataset.find("77")
+    assert raw.cases == ["a", "b"]
+    assert raw.image_files("b") == [nnunet_folders.raw / "b.nii.gz"]
+    assert raw.label_file("b") == Path("/elsewhere/b.nii.gz")
+    assert raw.dataset_json["dataset"] == listing
+    for files in (raw.image_files, raw.label_file):
+        with pytest.raises(SAM3DError, match="lists no files of the case c"):
+            files("c")
+
+
+@pytest.mark.parametrize("listing", [["a"], {"a": "b"}, {"a": {"images": ["b"]}}])
+def test_unusable_lists_of_files(tmp_path, listing):
+    with pytest.raises(SAM3DError, match='"dataset" in .* can.t be used'):
+        RawDataset(tmp_path, DATASET | {"dataset": listing}).image_files("a")
+
+
 @pytest.mark.parametrize(
-    ("text", "said"), [(None, "can't be read"), ("{", "can't be read"), ("{}", "is no dataset.json"), ("[]", "is no")]
+    ("text", "said"), [(None, "There is no"), ("{", "can't be read"), ("{}", "is no dataset.json"), ("[]", "is no")]
 )
 def test_unusable_descriptions(tmp_path, text, said):
     file = tmp_path / "dataset.json"

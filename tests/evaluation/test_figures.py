@@ -70,8 +70,8 @@ def _write_method(root: Path, method: str, name: str, kind: str, truth: np.ndarr
             rows = []
             for number, case in enumerate(GAIN):
                 _write(np.roll(truth, trial + 1, axis=2), folder / f"{case}.nii.gz", ("LPS", "RAI")[number % 2])
-                rows.append((case, "tumour", 1.0, 0.5 + (kind == "prompted") * GAIN[case], 0.6))
-            table = pd.DataFrame(rows, columns=["case", "target", "truth_ml", "dice", "nsd_5mm"])
+                rows.append((case, "tumour", 172, 1.0, 0.5 + (kind == "prompted") * GAIN[case], 0.6))
+            table = pd.DataFrame(rows, columns=["case", "target", "truth_voxels", "truth_ml", "dice", "nsd_5mm"])
             table.to_csv(folder / "metrics.csv", index=False)
     (root / method / "method.json").write_text(json.dumps({"name": name, "kind": kind}))
 
@@ -109,6 +109,16 @@ def test_cases_of_a_test_set_are_found(results_root):
     data |= {"test_images": data["images"], "test_truth": data["truth"], "images": "/nowhere", "truth": "/nowhere"}
     (results_root / "data.json").write_text(json.dumps(data))
     assert CaseReader(Results(results_root)).image("c0").truth.sum() == 172
+
+
+def test_images_that_the_data_set_lists_are_found(results_root, tmp_path):
+    data = json.loads((results_root / "data.json").read_text())
+    listed = tmp_path / "elsewhere.nii.gz"
+    (tmp_path / "images/c0_0000.nii.gz").rename(listed)
+    data["dataset_json"]["dataset"] = {"c0": {"images": [str(listed)], "label": "/nowhere"}}
+    (results_root / "data.json").write_text(json.dumps(data))
+    image = CaseReader(Results(results_root)).image("c0")
+    assert image.truth.sum() == 172 and image.image.std() > 0.5
 
 
 def test_all_figures_are_written_with_the_same_bytes_again(results_root, tmp_path):

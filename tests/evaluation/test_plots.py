@@ -45,8 +45,11 @@ def _write_metrics(file, rng) -> None:
         for target in ("kidney", "tumour"):
             empty = case == "c5" and target == "tumour"
             dice, nsd = (np.nan, np.nan) if empty else rng.uniform(0, 1, 2)
-            rows.append((case, target, 0.0 if empty else 2.0**i, dice, nsd))
-    pd.DataFrame(rows, columns=["case", "target", "truth_ml", "dice", "nsd_2mm"]).to_csv(file, index=False)
+            volume = 0.0 if empty else 2.0**i
+            rows.append((case, target, 1000 * volume, volume, dice, nsd))
+    pd.DataFrame(rows, columns=["case", "target", "truth_voxels", "truth_ml", "dice", "nsd_2mm"]).to_csv(
+        file, index=False
+    )
 
 
 def _mean(results, target, metric="dice", **where) -> float:

@@ -192,6 +192,18 @@ def test_targets_without_pairs_are_not_few_pairs(results_folder):
     assert "cases in common are not tested" not in caption
 
 
+def test_a_test_set_is_apart(results_folder):
+    fold = results_folder / UNET / "automatic/fold_0"
+    for cases in (2, 1):
+        test = shutil.copytree(fold, fold.with_name("fold_test"), dirs_exist_ok=True)
+        file = test / "trial_0/metrics.csv"
+        rows = pd.read_csv(file)
+        rows[rows["case"] < f"case_{cases:02}"].to_csv(file, index=False)
+        table = lay_out(gather_quickly(results_folder))
+        assert f"Separate test set: {'1 case' if cases == 1 else '2 cases'}." in table.caption
+    assert [section.title for section in table.sections] == ["Automatic", "Automatic, test set"]
+
+
 def test_best_is_bold_only_among_methods_with_the_same_cases(results_folder, table):
     def bold(table: Table) -> dict[str, bool]:
         return {m: cells_of(table, "automatic", m)["Posterior Dice"].bold for m in (UNET, ADAPTER)}
@@ -224,7 +236,7 @@ def test_without_baseline_and_with_few_cases_nothing_is_tested(results_folder):
     assert "Fewer than 6 cases in common are not tested" in caption
     assert "Holm's" not in caption
     assert "fold 0 alone" in caption
-    assert f"{UNET}, automatic: without fold 1 of 2." in table.caption
+    assert "All methods: without fold 1 of 2." in table.caption
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,9 @@ def test_folder_by_names(nnunet_folders, monkeypatch):
     (nnunet_folders.raw / "Dataset007_Any").mkdir()
     found = trained_model_folder("7", "3d_fullres", "SAM3DAdapterTrainer", "SAM3DPlans")
     assert found == nnunet_folders.results / "Dataset007_Any" / "SAM3DAdapterTrainer__SAM3DPlans__3d_fullres"
-    with pytest.raises(SAM3DError, match="data set 8 can't be found"):
+    with pytest.raises(SAM3DError, match="data set 8 can't be found") as error:
         trained_model_folder("8", "3d_fullres", "SAM3DAdapterTrainer", "SAM3DPlans")
+    assert "\n" not in str(error.value)
     monkeypatch.delenv("nnUNet_results")
     with pytest.raises(SAM3DError, match="nnUNet_results is not defined"):
         trained_model_folder("7", "3d_fullres", "SAM3DAdapterTrainer", "SAM3DPlans")

@@ -220,11 +220,12 @@ def test_no_class_beside_the_background(nnunet_folders, write_dataset, write_fin
 
 
 def test_what_is_missing_is_named(nnunet_folders, write_dataset, monkeypatch):
-    with pytest.raises(SAM3DError, match="no data set '777'"):
+    with pytest.raises(SAM3DError, match="data set 777 can't be found") as error:
         plan_dataset("777")
+    assert "\n" not in str(error.value)
     with pytest.raises(SAM3DError, match="Dataset777_Missing.*dataset.json"):
         plan_dataset("Dataset777_Missing")
-    with pytest.raises(SAM3DError, match="no data set 'hippocampus'"):
+    with pytest.raises(SAM3DError, match="'hippocampus' is neither an id"):
         plan_dataset("hippocampus")
     folder = write_dataset(nnunet_folders.raw, "Dataset706_Moved", cases((6, 6, 6), 1), LABELS)
     (folder / "imagesTr").rename(folder / "images")
