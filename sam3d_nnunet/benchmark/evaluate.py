@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from sam3d_nnunet.benchmark.automatic import predict_automatic
 from sam3d_nnunet.benchmark.dataset import TEST, EvaluationData
-from sam3d_nnunet.benchmark.drawn_prompts import drawn_prompts
+from sam3d_nnunet.benchmark.drawn_prompts import drawn_prompts, refuse_same_names
 from sam3d_nnunet.benchmark.iterated import IteratedPrediction, step_folder
 from sam3d_nnunet.benchmark.layout import ResultsFolder, add_cost, check_settings
 from sam3d_nnunet.benchmark.measuring import measure, print_failed
@@ -71,7 +71,7 @@ def evaluate(
     folds = choose_folds(folder, folds, options.checkpoint)
     if test_data:
         runs = [(TEST, folds, test_data.cases_with_truth())]
-        _refuse_same_names(data, test_data, runs[0][2])
+        refuse_same_names(data, test_data, runs[0][2])
     else:
         runs = [(fold, [fold], data.cases_of_fold(fold)) for fold in folds]
         for fold, _, cases in runs:
@@ -106,15 +106,6 @@ def evaluate_as_in_paper(
     takes_clicks = EvaluatedModel(Path(model_folder), folds, options).takes_clicks
     protocols = [protocol.name for protocol in PAPER if takes_clicks or protocol.kind == AUTOMATIC]
     return evaluate(model_folder, results, folds, protocols, trials, options, **more)
-
-
-def _refuse_same_names(data: EvaluationData, test: EvaluationData, cases: Sequence[str]) -> None:
-    """Clicks are kept by the names of cases."""
-    same = [case for case in cases if data.truth_file(case).is_file()] if test.truth != data.truth.absolute() else []
-    if same:
-        raise SAM3DError(
-            f"{test.truth} and {data.truth} both hold {', '.join(same)}. Rename the cases of the test set."
-        )
 
 
 def _refuse_other_splits(model: Path, fold: str, data: EvaluationData, cases: Sequence[str]) -> None:

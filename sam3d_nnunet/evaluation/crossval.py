@@ -206,9 +206,7 @@ def _missing_folds(pools: list[Pooled], splits: Splits) -> list[str]:
         names += [name for name in [f"{pooled.name}, {pooled.protocol}"] if name not in names]
     if len(lacking) == 1:
         lacking = {left: ["All methods"] for left in lacking}
-    return [
-        f"{'; '.join(names)}: without fold {left} of {len(splits)}." for left, names in lacking.items() if left
-    ]
+    return [f"{'; '.join(names)}: without fold {left} of {len(splits)}." for left, names in lacking.items() if left]
 
 
 def _missing_in_trials(pooled: Pooled) -> list[str]:
