@@ -30,7 +30,8 @@ def wheel(tmp_path_factory):
 
 def test_wheel_holds_the_package_and_its_data(wheel):
     packaged = set(wheel.namelist())
-    modules = {str(file.relative_to(ROOT)) for file in (ROOT / "sam3d_nnunet").rglob("*.py")}
+    files = (file for ending in ("py", "jinja") for file in (ROOT / "sam3d_nnunet").rglob(f"*.{ending}"))
+    modules = {str(file.relative_to(ROOT)) for file in files}
     recipes = {f"sam3d_nnunet/plans/{file.name}" for file in (ROOT / "plans").glob("*.json")}
     assert recipes and modules | recipes | {"sam3d_nnunet/py.typed"} <= packaged
     assert {name.split("/")[0] for name in packaged} == {"sam3d_nnunet", f"sam3d_nnunet-{__version__}.dist-info"}

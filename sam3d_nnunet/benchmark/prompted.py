@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sam3d_nnunet.benchmark.dataset import EvaluationData
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.inference.batch import CaseReport, plan_cases, predict_cases
+from sam3d_nnunet.inference.batch import CaseReport, PlannedCase, predict_cases
 from sam3d_nnunet.inference.case_writer import CaseWriter
 from sam3d_nnunet.inference.clicks import ClickSource
 from sam3d_nnunet.inference.image_case import read_case
@@ -34,15 +34,21 @@ def predict_prompted_cases(
     """
     writer = CaseWriter(folder, predictor.model)
     writer.prepare()
-    clicked = {case for case, prompt in prompts.items() if len(prompt.points)}
+    clicked = sorted(case for case, prompt in prompts.items() if len(prompt.points))
     clicks = ClickSource(predictor.model.class_names, prompt_folder)
-    if clicked:
-        planned = plan_cases(predictor, data.images, clicks, is_finished=lambda case: case not in clicked)
-        for case in sorted(clicked - {plan.name for plan in planned}):
-            yield CaseReport(case, f"There is no image {data.image_files(case)[0]}.")
-        yield from predict_cases(predictor, planned, writer, per_lesion)
-    for case in sorted(prompts.keys() - clicked):
+    yield from predict_cases(predictor, [_plan(data, case, clicks) for case in clicked], writer, per_lesion)
+    for case in sorted(prompts.keys() - set(clicked)):
         yield _nothing(predictor, data, prompts[case], writer)
+
+
+def _plan(data: EvaluationData, case: str, clicks: ClickSource) -> PlannedCase:
+    """Not `plan_cases`, which looks for images in a folder: dataset.json may list them."""
+    try:
+        files = data.image_files(case)
+    except SAM3DError as e:
+        return PlannedCase(case, [], clicks, error=str(e))
+    missing = [file for file in files if not file.is_file()]
+    return PlannedCase(case, files, clicks, error=f"There is no image file {missing[0]}." if missing else None)
 
 
 def _nothing(predictor: SAM3DPredictor, data: EvaluationData, prompt: Prompt, writer: CaseWriter) -> CaseReport:

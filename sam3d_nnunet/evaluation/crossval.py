@@ -13,7 +13,7 @@ from sam3d_nnunet.evaluation.results import AUTOMATIC, PREDICTION
 from sam3d_nnunet.evaluation.table_metrics import FALSE_POSITIVES, is_score, metrics_of
 
 FOLDS = "folds"
-"""Source of numbered folds; "test" and "all" are never pooled with them."""
+"""Source of numbered folds; the "test" set is never pooled with them."""
 GROUP = ["source", "protocol", "clicks", "method"]
 MOST_NAMES = 5  # in a sentence
 Splits = list[tuple[frozenset[str], frozenset[str]]]
@@ -28,7 +28,7 @@ class Pooled:
         method: name of its folder.
         name: of the method, as people read it.
         protocol: such as "volume_1".
-        source: FOLDS, "test" or "all".
+        source: FOLDS or "test".
         clicks: after which corrective click; None where the protocol is not iterated.
         area: the values are areas under the curves up to `clicks`, not what was measured after it.
         rows: of metrics.csv, with the columns fold and trial.

@@ -284,9 +284,10 @@ def test_listed_files(make_evaluated, read, tmp_path, monkeypatch):
     content = json.loads((model.images.parent / "dataset.json").read_text())
     (raw / "dataset.json").write_text(json.dumps(content | {"dataset": listing}))
     usual = tmp_path / "usual"
-    assert evaluate(model.folder, usual, ["0"], ["automatic", "iterated_1"], 1, QUICK) == []
+    protocols = ["automatic", "volume_1", "iterated_1"]
+    assert evaluate(model.folder, usual, ["0"], protocols, 1, QUICK) == []
     monkeypatch.setenv("nnUNet_raw", str(raw.parent))
-    assert evaluate(model.folder, root, ["0"], ["automatic", "iterated_1"], 1, QUICK) == []
+    assert evaluate(model.folder, root, ["0"], protocols, 1, QUICK) == []
     assert Results(root).metrics.equals(Results(usual).metrics)
     for case in CASES:
         image, same = (CaseReader(Results(folder)).image(case) for folder in (root, usual))
