@@ -2,8 +2,11 @@
 
 import os
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
 
 # Okabe and Ito, Color Universal Design (2008); their yellow is too faint on white paper
@@ -14,6 +17,15 @@ TARGET_COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E0
 # names of cases and methods may hold a dollar sign; equal bytes need ids in SVG that don't change
 STYLE = {"text.parse_math": False, "svg.hashsalt": "sam3d_nnunet", "font.size": 9, "axes.titlesize": 9}
 METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Figures inside look alike whatever style was set before; nnU-Net sets one to plot a training's progress."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
 
 
 def method_style(index: int) -> dict[str, str]:
@@ -40,7 +52,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """Write a figure as PNG and SVG; each file appears complete or not at all, with the same bytes each time.
 
     Args:
-        figure: drawn in STYLE.
+        figure: drawn in `style`.
         stem: path without ending.
 
     Returns:

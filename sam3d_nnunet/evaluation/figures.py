@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.case_images import CaseImage, CaseReader
 from sam3d_nnunet.evaluation.figure_selection import Selection
-from sam3d_nnunet.evaluation.figure_style import STYLE, save, wrap
+from sam3d_nnunet.evaluation.figure_style import save, style, wrap
 from sam3d_nnunet.evaluation.overlay import Panel, draw_panels, largest_slice, most_clicked_slice, targets_of
 from sam3d_nnunet.evaluation.plots import (
     DICE,
@@ -72,7 +71,7 @@ def write_figures(
     except OSError as e:
         raise SAM3DError(f"{folder} can't be made: {e}.") from e
     files = []
-    with matplotlib.rc_context(STYLE):
+    with style():
         for name, draw in tqdm(_figures(selection, cases, bool(protocols)).items(), unit="figure"):
             try:
                 files += save(draw(), folder / name)

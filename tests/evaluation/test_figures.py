@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -164,3 +165,13 @@ def test_command_writes_into_the_results(results_root):
     assert result.exit_code == 0
     names = {f.stem for f in (results_root / "figures").iterdir()}
     assert names == {"overlay_c1", "bars_volume_3", "dice_against_volume"}
+
+
+def test_a_style_that_was_set_before_changes_nothing(results_root, tmp_path):
+    """nnU-Net sets seaborn's for all that follows."""
+    results = Results(results_root)
+    plain = write_figures(results, tmp_path / "plain", cases=["c0"])
+    with matplotlib.rc_context({"font.size": 30, "axes.grid": True, "lines.linewidth": 7}):
+        styled = write_figures(results, tmp_path / "styled", cases=["c0"])
+        assert matplotlib.rcParams["font.size"] == 30
+    assert [file.read_bytes() for file in styled] == [file.read_bytes() for file in plain]
