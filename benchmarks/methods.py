@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=2, help="background included")
     parser.add_argument("--count", action="store_true", help="only count parameters")
     parser.add_argument("--preset", default="vit_b", help="of the SAM methods")
+    parser.add_argument("--stride", type=int, help="voxels a token of the SAM methods covers; default: by the patch")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--runs", type=int, default=3, help="medians are printed")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, metavar="NAME", help="default: all")
@@ -194,7 +195,7 @@ def plan(method: str, trainer: type, arguments: argparse.Namespace) -> dict:
         "arch_kwargs": residual(PLAIN, kwargs) if method == RESENC else kwargs,
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
-    block = {"preset": arguments.preset, "num_click_labels": arguments.classes}
+    block = {"preset": arguments.preset, "stride": arguments.stride, "num_click_labels": arguments.classes}
     if arguments.preset == "paper":  # its clicks have no labels
         block["clicks"] = {"policy": "paper"}
     block |= getattr(trainer, "changes", {})
