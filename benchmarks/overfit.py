@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 DEFAULT = (
     "nnUNetTrainer_planned",
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("-p", dest="plans", default="SAM3DPlans", help="default: SAM3DPlans")
     parser.add_argument("--case", required=True)
     parser.add_argument("--trainers", nargs="+", default=DEFAULT, metavar="NAME", help="default: all")
-    parser.add_argument("--steps", type=int, default=400, help="at most; default: 400")
+    parser.add_argument("--steps", type=int, default=2000, help="at most; default: 2000")
     parser.add_argument("--dice", type=float, default=0.9, help="to be exceeded; default: 0.9")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
@@ -123,13 +124,15 @@ def make_batch(trainer: Any, image: np.ndarray, label_map: np.ndarray) -> dict[s
 def learn(trainer: Any, batch: dict[str, Any], steps: int, wanted: float) -> tuple[int, float]:
     """Training steps on one batch until its Dice is as wanted: how many, and the Dice."""
     dice = 0.0
-    for step in range(1, steps + 1):
-        trainer.network.train()
-        trainer.train_step(batch)
-        if step % EVERY == 0:
-            dice = mean_dice(trainer, batch)
-            if dice > wanted:
-                break
+    with tqdm(range(1, steps + 1), desc=type(trainer).__name__, leave=False) as bar:
+        for step in bar:
+            trainer.network.train()
+            trainer.train_step(batch)
+            if step % EVERY == 0:
+                dice = mean_dice(trainer, batch)
+                bar.set_postfix(Dice=f"{dice:.3f}")
+                if dice > wanted:
+                    break
     return step, dice
 
 
