@@ -10,9 +10,9 @@ README = ROOT / "README.md"
 VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "sam3d_nnunet" / "__init__.py").read_text(), re.MULTILINE)[1]
 
 BASELINES = ["segment-anything", "monai"]
-BENCHMARK = ["snakemake"]
+BENCHMARK = ["snakemake>=9", "filelock"]
 # segment-anything needs torchvision without saying so; setuptools builds the wheel that the packaging test looks into.
-TEST = [*BASELINES, "pytest>=7.4", "hypothesis", "torchvision", "setuptools>=64"]
+TEST = [*BASELINES, *BENCHMARK, "pytest>=7.4", "hypothesis", "torchvision", "setuptools>=64"]
 DEV = [*TEST, "ruff"]
 
 setup(
@@ -34,6 +34,7 @@ setup(
     package_dir={"sam3d_nnunet.plans": "plans"},
     package_data={
         "sam3d_nnunet": ["py.typed"],
+        "sam3d_nnunet.benchmark": ["Snakefile"],
         "sam3d_nnunet.evaluation": ["*.jinja"],
         "sam3d_nnunet.plans": ["*.json"],
     },

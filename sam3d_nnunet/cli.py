@@ -500,6 +500,47 @@ def table(
         typer.echo(f"written: {file}")
 
 
+@app.command(epilog="Example: sam3d benchmark hippocampus -d 4 -o RESULTS -f 0 --device cpu")
+def benchmark(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, such as kits21_tumor, or a JSON file.")],
+    dataset: Annotated[str, typer.Option("-d", help="Id or name of the data set in nnUNet_raw.")],
+    results: Annotated[Path, typer.Option("-o", help="Folder of results of the data set, as for sam3d evaluate.")],
+    method: Annotated[
+        list[str] | None, typer.Option(help="Method of the recipe to compare; repeat for several. Default: all.")
+    ] = None,
+    fold: Annotated[
+        list[int] | None, typer.Option("-f", help="Fold; repeat for several. Default: those of the recipe.")
+    ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a Snakemake profile, for SLURM and other clusters. Default: this machine alone."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the commands that are left to run.")] = False,
+    device: Annotated[Device, typer.Option(help="Where to train and predict.")] = Device.cuda,
+) -> None:
+    """Plan, preprocess, train, evaluate and tabulate all methods of a recipe. Exit code 1 if a step failed.
+
+    What is finished is not done again: after a failure or a power cut, the same command goes on.
+    """
+    from sam3d_nnunet.benchmark.workflow import Benchmark
+
+    job = Benchmark(recipe, dataset, results, method or (), fold or (), device.value)
+    if dry_run:
+        steps = job.left()
+        for step in steps:
+            typer.echo(f"{step.name}\n  {step.shell}")
+        typer.echo(f"{len(steps)} step(s) left to run")
+        return
+    unfinished = job.run(profile)
+    for step in unfinished:
+        typer.echo(f"not finished: {step.name}. {job.explain(step)}", err=True)
+    for file in job.report():
+        typer.echo(f"written: {file}")
+    if unfinished:
+        typer.echo(f"Error: {len(unfinished)} step(s) are not finished.", err=True)
+        raise typer.Exit(1)
+
+
 splits_app = typer.Typer(
     help="nnU-Net's folds of a data set.",
     epilog="Example: sam3d splits show -d 220",

@@ -7,7 +7,7 @@ from typing import Any
 
 from sam3d_nnunet.errors import SAM3DError
 
-KEYS = ("description", "target_spacing", "patch_size", "sam3d")
+KEYS = ("description", "target_spacing", "patch_size", "sam3d", "benchmark")
 
 
 def known_recipes() -> dict[str, Path]:
@@ -50,8 +50,9 @@ def _check(recipe: Any, file: Path) -> None:
         raise SAM3DError(f"Recipe {file} has unknown keys: {', '.join(unknown)}. Known are {', '.join(KEYS)}.")
     if not isinstance(recipe.get("description", ""), str):
         raise SAM3DError(f"Recipe {file}: description must be a text.")
-    if not isinstance(recipe.get("sam3d", {}), dict):
-        raise SAM3DError(f"Recipe {file}: sam3d must be an object with settings of the sam3d block.")
+    for block in ("sam3d", "benchmark"):
+        if not isinstance(recipe.get(block, {}), dict):
+            raise SAM3DError(f"Recipe {file}: {block} must be an object with settings of the {block} block.")
     _check_triple(recipe, "target_spacing", (int, float), file)
     _check_triple(recipe, "patch_size", (int,), file)
 

@@ -109,6 +109,22 @@ def write_dataset() -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def write_names(nnunet_folders) -> Callable[..., Path]:
+    """Writes a data set of label maps that are nothing but names; returns its folder in nnUNet_preprocessed."""
+
+    def write(cases: list[str], name: str = "Dataset220_Some") -> Path:
+        folder = nnunet_folders.raw / name
+        (folder / "labelsTr").mkdir(parents=True)
+        for case in [*cases, "._" + cases[0]]:
+            (folder / "labelsTr" / f"{case}.nii.gz").touch()
+        description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+        (folder / "dataset.json").write_text(json.dumps(description))
+        return nnunet_folders.preprocessed / name
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def write_fingerprint() -> Callable[..., None]:
     """Writes what nnU-Net would find out about a data set; doing so takes it seconds, to start processes."""

@@ -1,1 +1,1 @@
-"""Predicts under protocols, then measures."""
+"""Predicts under protocols, then measures; and runs whole comparisons."""

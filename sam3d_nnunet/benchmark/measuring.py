@@ -23,7 +23,7 @@ def measure(folder: Path, data: EvaluationData, cases: Sequence[str], tolerances
     Returns:
         what is wrong with the cases that could not be measured, in sentences.
     """
-    if _up_to_date(folder, data, cases, tolerances):
+    if up_to_date(folder, data, cases, tolerances):
         return {}
     return measure_folder(folder, data.truth, data.dataset_json, tolerances, cases).failed
 
@@ -39,8 +39,8 @@ def print_failed(place: str, failed: Mapping[str, str]) -> list[str]:
     return [f"{place}: {case}" for case in failed]
 
 
-def _up_to_date(folder: Path, data: EvaluationData, cases: Sequence[str], tolerances: Sequence[float]) -> bool:
-    """Failed cases are measured again: what was wrong may be mended."""
+def up_to_date(folder: Path, data: EvaluationData, cases: Sequence[str], tolerances: Sequence[float]) -> bool:
+    """Whether there is nothing new to measure. Failed cases are measured again: what was wrong may be mended."""
     file = folder / METRICS_JSON
     if not file.is_file() or not (folder / METRICS).is_file():
         return False

@@ -44,6 +44,19 @@ def dataset_of(folder: Path) -> str:
     return _plans(folder)["dataset_name"]
 
 
+def takes_clicks(trainer: str) -> bool:
+    """Whether a trainer trains with clicks.
+
+    Raises:
+        SAM3DError: there is no such trainer, or a package that it needs is missing.
+    """
+    try:
+        found = (class_lookup(__name__) if trainer in TRAINERS else recursive_find_trainer_class_by_name)(trainer)
+    except (ImportError, RuntimeError) as e:
+        raise SAM3DError(f"The trainer {trainer} can't be loaded: {e}") from e
+    return issubclass(found, PromptedTrainer)
+
+
 class EvaluatedModel:
     """Loads a model as far as it is needed."""
 
@@ -71,12 +84,7 @@ class EvaluatedModel:
         Raises:
             SAM3DError: its trainer is not installed.
         """
-        try:
-            ours = self.trainer in TRAINERS
-            found = (class_lookup(__name__) if ours else recursive_find_trainer_class_by_name)(self.trainer)
-        except (ImportError, RuntimeError) as e:
-            raise SAM3DError(f"{self.folder} was trained with {self.trainer}, which can't be loaded: {e}") from e
-        return issubclass(found, PromptedTrainer)
+        return takes_clicks(self.trainer)
 
     @cached_property
     def prompted(self) -> SAM3DPredictor:

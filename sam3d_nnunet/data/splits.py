@@ -1,8 +1,11 @@
 """nnU-Net's folds: splits_final.json in the data set's folder of nnUNet_preprocessed."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from sam3d_nnunet.data.nnunet_folders import preprocessed_root
 from sam3d_nnunet.errors import SAM3DError
@@ -11,6 +14,7 @@ from sam3d_nnunet.prompts.text_files import write_whole
 Splits = list[dict[str, list[str]]]
 """For each fold the names of its cases in `train` and in `val`."""
 FILE = "splits_final.json"
+FOLDS = 5
 
 
 def splits_file(dataset_name: str) -> Path:
@@ -40,6 +44,21 @@ def read_splits(file: Path) -> Splits:
         if not isinstance(fold, dict) or not all(_is_names(fold.get(part)) for part in ("train", "val")):
             raise SAM3DError(f'Fold {number} of {file} needs lists of names "train" and "val".')
     return content
+
+
+def draw_splits(cases: Sequence[str], file: Path) -> None:
+    """Write the five folds that nnU-Net would draw when a first training starts.
+
+    Args:
+        cases: names of all training cases.
+        file: splits_final.json of the data set.
+
+    Raises:
+        SAM3DError: there are fewer cases than folds.
+    """
+    if len(cases) < FOLDS:
+        raise SAM3DError(f"{len(cases)} training case(s) can't be split into {FOLDS} folds. Write {file} yourself.")
+    write_splits(generate_crossval_split(sorted(cases), n_splits=FOLDS), file)
 
 
 def write_splits(splits: Splits, file: Path) -> None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sam3d_nnunet.dataset_name import dataset_name
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.sam3d import PRESETS
-from sam3d_nnunet.planning.planner import SAM3DPlanner
+from sam3d_nnunet.planning.planner import PLANS, SAM3DPlanner
 from sam3d_nnunet.planning.settings import merge
 from sam3d_nnunet.recipes import load_recipe
 
@@ -50,7 +50,7 @@ def plan_dataset(
     spacing = target_spacing or chosen.get("target_spacing")
     planner = SAM3DPlanner(
         name,
-        plans_name=overwrite_plans_name or "SAM3DPlans",
+        plans_name=overwrite_plans_name or PLANS,
         overwrite_target_spacing=spacing and tuple(map(float, spacing)),  # nnU-Net takes nothing but floats
     )
     planner.patch_size = chosen.get("patch_size")

@@ -16,6 +16,8 @@ from sam3d_nnunet.prompts.geometry import ImageGeometry
 
 show_as_sentence()
 
+PLANS = "SAM3DPlans"
+"""Name of the plans, unless another is asked for."""
 MAX_PATCH = 128  # voxels a side, as in the released checkpoints
 TOKEN_MULTIPLE = 32  # whole windows at stride 4
 
@@ -31,7 +33,7 @@ class SAM3DPlanner(ExperimentPlanner):
         dataset_name_or_id: str | int,
         gpu_memory_target_in_gb: float = 8,
         preprocessor_name: str = "DefaultPreprocessor",
-        plans_name: str = "SAM3DPlans",
+        plans_name: str = PLANS,
         overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
         suppress_transpose: bool = False,
     ) -> None:

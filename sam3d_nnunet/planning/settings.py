@@ -100,8 +100,7 @@ def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
     try:
         settings = SAM3DSettings.model_validate(block)
     except ValidationError as e:
-        problems = "; ".join(f"'{'.'.join(map(str, p['loc']))}': {_reason(p)}" for p in e.errors())
-        raise SAM3DError(f"The block '{BLOCK}' of {where} is not usable. {problems}.") from e
+        raise SAM3DError(f"The block '{BLOCK}' of {where} is not usable. {problems_of(e)}.") from e
     if settings.preset not in PRESETS:
         raise SAM3DError(
             f"The block '{BLOCK}' of {where} asks for the preset {settings.preset!r}, which does not exist; "
@@ -128,6 +127,11 @@ def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
             "Set clicks.policy to 'default' (with labelled prompts), or target_policy to 'semantic'."
         )
     return settings
+
+
+def problems_of(error: ValidationError) -> str:
+    """What is wrong with each value of a block, by the value's name."""
+    return "; ".join(f"'{'.'.join(map(str, p['loc']))}': {_reason(p)}" for p in error.errors())
 
 
 def _reason(problem: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 import json
 import pickle
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -16,19 +15,9 @@ CASES = {
 
 
 @pytest.fixture
-def make_raw(nnunet_folders):
-    """Makes a data set of label maps that are nothing but names."""
-
-    def make(cases: list[str], name: str = "Dataset220_Some") -> Path:
-        folder = nnunet_folders.raw / name
-        (folder / "labelsTr").mkdir(parents=True)
-        for case in [*cases, "._" + cases[0]]:
-            (folder / "labelsTr" / f"{case}.nii.gz").touch()
-        description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
-        (folder / "dataset.json").write_text(json.dumps(description))
-        return nnunet_folders.preprocessed / name / "splits_final.json"
-
-    return make
+def make_raw(write_names):
+    """Makes a data set of label maps that are nothing but names; returns the file of its folds."""
+    return lambda cases: write_names(cases) / "splits_final.json"
 
 
 @pytest.mark.parametrize("task, cases", [("kits", 300), ("pancreas", 281), ("lits", 118), ("colon", 126)])

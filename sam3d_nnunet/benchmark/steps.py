@@ -1,0 +1,228 @@
+"""The commands that a comparison takes, as a user would type them, and which of them are left to run."""
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam3d_nnunet.benchmark.comparison import ComparedMethod, Comparison
+from sam3d_nnunet.benchmark.dataset import EvaluationData
+from sam3d_nnunet.benchmark.iterated import step_folder
+from sam3d_nnunet.benchmark.layout import ResultsFolder
+from sam3d_nnunet.benchmark.measuring import up_to_date
+from sam3d_nnunet.benchmark.model import takes_clicks
+from sam3d_nnunet.data.nnunet_folders import preprocessed_root
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.inference.model_folder import FINAL, trained_model_folder
+from sam3d_nnunet.planning.settings import BLOCK, merge, planned_block
+from sam3d_nnunet.prompts.protocols import AUTOMATIC, ITERATED, Protocol
+from sam3d_nnunet.recipes import load_recipe
+
+NNUNET_PLANNERS = {
+    "nnUNetPlans": "ExperimentPlanner",
+    "nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM",
+    "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL",
+    "nnUNetResEncUNetXLPlans": "nnUNetPlannerResEncXL",
+}
+"""Plans that nnU-Net's planners write; all others are those of the recipe."""
+PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"
+WORK = "workflow"
+"""Folder in the results for what is neither clicks nor predictions."""
+
+Command = list[str]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Commands to run one after the other.
+
+    Attributes:
+        name: KIND/WHAT/..., where KIND is one of PREPARE, TRAIN and EVALUATE.
+        commands: with their arguments.
+        needs: names of the steps that have to be finished before.
+    """
+
+    name: str
+    commands: list[Command]
+    needs: list[str]
+
+    @property
+    def shell(self) -> str:
+        """As one line for a shell."""
+        return " && ".join(map(shlex.join, self.commands))
+
+
+class Steps:
+    """What a comparison takes on a data set, from its raw images to measured predictions."""
+
+    def __init__(self, comparison: Comparison, recipe: str, dataset: str, results: str | Path, device: str) -> None:
+        """
+        Args:
+            comparison: of which methods.
+            recipe: its name, or a JSON file.
+            dataset: id or name of a data set that has folds.
+            results: folder of results of the data set.
+            device: where to train and predict.
+
+        Raises:
+            SAM3DError: the data set has no such fold, a trainer can't be found, or plans are there already and not
+                those of the recipe.
+        """
+        self.comparison, self.recipe, self.device = comparison, recipe, device
+        self.data = EvaluationData.from_nnunet(dataset)
+        self.results = ResultsFolder(Path(results).absolute())
+        self.cases = {fold: self.data.cases_of_fold(str(fold)) for fold in comparison.folds}
+        self.trained = [method for method in comparison.methods if method.trainer is not None]
+        self.protocols = {
+            method.name: comparison.protocols if takes_clicks(method.trainer) else [AUTOMATIC]
+            for method in self.trained
+        }
+        self._preprocessed = preprocessed_root() / self.data.name
+        for plans in self._plans_names:
+            self._refuse_other_plans(plans)
+
+    def left(self) -> list[Step]:
+        """What isn't finished, in an order in which it can be run."""
+        steps = [*self._prepare(), *self._train(), *self._evaluate(), *self._evaluate_sam2d()]
+        names = {step.name for step in steps}
+        return [Step(s.name, s.commands, [name for name in s.needs if name in names]) for s in steps]
+
+    def _prepare(self) -> Iterable[Step]:
+        fingerprint, dataset = f"{PREPARE}/fingerprint", self.data.name
+        if self.trained and not (self._preprocessed / "dataset_fingerprint.json").is_file():
+            check = ["nnUNetv2_extract_fingerprint", "-d", dataset, "--verify_dataset_integrity"]
+            yield Step(fingerprint, [check], [])
+        for plans in self._plans_names:
+            if not self._plans_file(plans).is_file():
+                yield Step(_planned(plans), [self._plan_command(plans)], [fingerprint])
+        # methods may share what is preprocessed, which must not be written by two at once
+        folders: dict[Path, ComparedMethod] = {}
+        for method in self.trained:
+            folders.setdefault(self._preprocessed_folder(method), method)
+        for folder, method in folders.items():
+            if not all((folder / f"{case}.pkl").is_file() for case in self.data.raw.cases):
+                command = ["nnUNetv2_preprocess", "-d", dataset, "-plans_name", method.plans]
+                command += ["-c", method.configuration]
+                yield Step(f"{PREPARE}/{folder.name}", [command], [_planned(method.plans)])
+
+    def _train(self) -> Iterable[Step]:
+        for model, method in {method.model: method for method in self.trained}.items():
+            folder = trained_model_folder(self.data.name, method.configuration, method.trainer, method.plans)
+            for fold in self.comparison.folds:
+                trained = folder / f"fold_{fold}"
+                if (trained / FINAL).is_file() and (trained / "validation" / "summary.json").is_file():
+                    continue
+                # --c begins anew where there is nothing to continue
+                command = ["nnUNetv2_train", self.data.name, method.configuration, str(fold), "-p", method.plans]
+                command += ["-tr", method.trainer, "-device", self.device, "--c"]
+                needs = [_planned(method.plans), f"{PREPARE}/{self._preprocessed_folder(method).name}"]
+                yield Step(_trained(model, fold), [command], needs)
+
+    def _evaluate(self) -> Iterable[Step]:
+        for method in self.trained:
+            protocols = self.protocols[method.name]
+            for fold in self.comparison.folds:
+                if self._measured(method, protocols, fold, range(self.comparison.trials)):
+                    continue
+                command = self._evaluate_command(method, fold)
+                command += ["-c", method.configuration, "-tr", method.trainer, "-p", method.plans]
+                command += ["--trials", str(self.comparison.trials), "--device", self.device]
+                command += _repeated("--protocol", protocols)
+                yield Step(f"{EVALUATE}/{method.name}/fold_{fold}", [command], [_trained(method.model, fold)])
+
+    def _evaluate_sam2d(self) -> Iterable[Step]:
+        """SAM predicts whatever has clicks: all folds in one step, for each set of clicks."""
+        folds = self.comparison.folds
+        for method in (method for method in self.comparison.methods if method.sam2d is not None):
+            for protocol in self.comparison.slice_protocols:
+                for trial in range(self.comparison.trials):
+                    left = [fold for fold in folds if not self._measured(method, [protocol], fold, [trial])]
+                    if left:
+                        name = f"{EVALUATE}/{method.name}/{protocol}_trial_{trial}"
+                        yield Step(name, self._sam2d_commands(method, protocol, trial, left), [])
+
+    def _sam2d_commands(self, method: ComparedMethod, protocol: str, trial: int, folds: Sequence[int]) -> list[Command]:
+        clicks, root = self.results.prompts(protocol, trial), self.results.root
+        predictions = root / WORK / method.name / protocol / f"trial_{trial}"
+        draw = ["sam3d", "prompts", "-d", self.data.name, "-o", str(root), "--protocol", protocol]
+        draw += ["--trials", str(trial + 1), *_repeated("-f", folds)]
+        predict = ["sam3d", "predict-sam2d", "-d", self.data.name, "-i", str(self.data.images), "--continue"]
+        predict += ["--prompts", str(clicks), "-o", str(predictions), "--model", method.sam2d, "--device", self.device]
+        measure = [
+            self._evaluate_command(method, fold)
+            + ["--predictions", str(predictions), "--protocol", protocol, "--trial", str(trial)]
+            for fold in folds
+        ]
+        return [draw, predict, *measure]
+
+    def _evaluate_command(self, method: ComparedMethod, fold: int) -> Command:
+        command = ["sam3d", "evaluate", "-d", self.data.name, "-f", str(fold), "-o", str(self.results.root)]
+        return [*command, "--name", method.name, *_repeated("--tolerance", self.comparison.tolerances)]
+
+    def _measured(self, method: ComparedMethod, protocols: Sequence[str], fold: int, trials: Iterable[int]) -> bool:
+        tolerances = sorted(self.comparison.tolerances)
+        return all(
+            up_to_date(folder, self.data, self.cases[fold], tolerances)
+            for protocol in map(Protocol.parse, protocols)
+            for trial in (trials if protocol.kind != AUTOMATIC else [0])
+            for folder in _folders(self.results.predictions(method.name, protocol.name, str(fold), trial), protocol)
+        )
+
+    @property
+    def _plans_names(self) -> list[str]:
+        return list(dict.fromkeys(method.plans for method in self.trained))
+
+    def _plans_file(self, plans: str) -> Path:
+        return self._preprocessed / f"{plans}.json"
+
+    def _plan_command(self, plans: str) -> Command:
+        if plans in NNUNET_PLANNERS:
+            return ["nnUNetv2_plan_experiment", "-d", self.data.name, "-pl", NNUNET_PLANNERS[plans]]
+        return ["sam3d", "plan", "-d", self.data.name, "--recipe", self.recipe, "--overwrite-plans-name", plans]
+
+    def _preprocessed_folder(self, method: ComparedMethod) -> Path:
+        """nnU-Net's ResEnc planners share what its default planner preprocesses at full resolution."""
+        shared = method.plans in NNUNET_PLANNERS and method.configuration in ("2d", "3d_fullres")
+        plans = "nnUNetPlans" if shared else method.plans
+        return self._preprocessed / f"{plans}_{method.configuration}"
+
+    def _refuse_other_plans(self, name: str) -> None:
+        """Plans that are there are used, so they have to be those that the recipe would write."""
+        file = self._plans_file(name)
+        if name in NNUNET_PLANNERS or not file.is_file():
+            return
+        wanted, planned = load_recipe(self.recipe).get(BLOCK, {}), _read_block(file)
+        differs = [key for key in wanted if merge(planned, {key: wanted[key]}) != planned]
+        if differs:
+            raise SAM3DError(
+                f"{file} was planned with other values of {', '.join(differs)} than the recipe {self.recipe} has. Plan "
+                f"and train again (sam3d plan -d {self.data.name} --recipe {self.recipe} --overwrite-plans-name "
+                f"{name}), or give the methods of the recipe plans of another name."
+            )
+
+
+def _read_block(plans: Path) -> dict[str, Any]:
+    try:
+        return planned_block(json.loads(plans.read_text(encoding="utf-8")), "3d_fullres")
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise SAM3DError(f"{plans} holds no plans with a configuration 3d_fullres: {type(e).__name__}: {e}.") from e
+
+
+def _folders(folder: Path, protocol: Protocol) -> list[Path]:
+    if protocol.kind != ITERATED:
+        return [folder]
+    return [step_folder(folder, step) for step in range(1, protocol.clicks + 1)]
+
+
+def _planned(plans: str) -> str:
+    return f"{PREPARE}/{plans}"
+
+
+def _trained(model: str, fold: int) -> str:
+    return f"{TRAIN}/{model}/fold_{fold}"
+
+
+def _repeated(option: str, values: Iterable[Any]) -> Command:
+    return [word for value in values for word in (option, str(value))]

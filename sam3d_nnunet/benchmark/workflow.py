@@ -1,0 +1,144 @@
+"""`sam3d benchmark`: everything from raw images to one table, by Snakemake."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sam3d_nnunet.benchmark.comparison import Comparison
+from sam3d_nnunet.benchmark.steps import WORK, Step, Steps
+from sam3d_nnunet.data.raw_dataset import RawDataset
+from sam3d_nnunet.data.splits import draw_splits, splits_file
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.evaluation.table import write_tables
+from sam3d_nnunet.inference.device import usable_device
+from sam3d_nnunet.registration import EXT_FOLDER
+
+SNAKEFILE = Path(__file__).parent / "Snakefile"
+ONE_MACHINE = ("--cores", "all", "--resources", "machine=1")
+"""One step at a time, with all cores."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A comparison on a data set, with a folder for its results.
+
+    Attributes:
+        recipe: its name, or a JSON file.
+        dataset: id or name in nnUNet_raw.
+        results: folder of results.
+        methods: names of those to compare; all of the recipe if there are none.
+        folds: to train and evaluate; those of the recipe if there are none.
+        device: where to train and predict.
+    """
+
+    recipe: str
+    dataset: str
+    results: Path
+    methods: Sequence[str] = ()
+    folds: Sequence[int] = ()
+    device: str = "cuda"
+
+    def left(self) -> list[Step]:
+        """The steps that aren't finished. Draws the folds of a data set that has none.
+
+        Raises:
+            SAM3DError: the recipe or the data set can't be used, or plans are there already that don't fit.
+        """
+        raw = RawDataset.find(self.dataset)
+        if not splits_file(raw.name).is_file():
+            draw_splits(raw.cases, splits_file(raw.name))
+        return Steps(self._comparison, self._recipe, raw.name, self.results, self.device).left()
+
+    def run(self, profile: str | None = None) -> list[Step]:
+        """Run what isn't finished; a step that fails costs those that need it, and no others.
+
+        Args:
+            profile: of Snakemake, which says how to use a cluster; without one, this machine does one step at a time.
+
+        Returns:
+            the steps that are still not finished.
+
+        Raises:
+            SAM3DError: as in `left`; or there is no Snakemake or no such device, or the same is running already.
+        """
+        if find_spec("snakemake") is None:
+            raise SAM3DError('sam3d benchmark needs Snakemake: run  pip install "sam3d_nnunet[benchmark]"')
+        if profile is None:
+            usable_device(self.device)
+        self._work.mkdir(parents=True, exist_ok=True)
+        with _only_one(self._work):
+            steps = self.left()
+            if steps:
+                self._run(steps, profile)
+            return self.left()
+
+    def report(self) -> list[Path]:
+        """Write the tables of all that has been measured, and return their files.
+
+        Raises:
+            SAM3DError: nothing has been, or what was can't be compared.
+        """
+        results, comparison = Results(self.results), self._comparison
+        measured = {folder.method for folder in results.folders}
+        baseline = comparison.baseline if comparison.baseline in measured else None
+        return write_tables(results, self.results / "table", baseline=baseline, paper=comparison.paper)
+
+    def explain(self, step: Step) -> str:
+        """Why a step is not finished, in a sentence."""
+        file = self._work / "logs" / f"{step.name}.txt"
+        return f"See {file}." if file.is_file() else "It was not started: a step before it failed."
+
+    def _run(self, steps: list[Step], profile: str | None) -> None:
+        for folder in ("done", "logs"):  # what is done is seen from the files themselves
+            shutil.rmtree(self._work / folder, ignore_errors=True)
+        listed = [asdict(step) | {"shell": step.shell} for step in steps]
+        (self._work / "steps.json").write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(self._work)]
+        command += ["--config", f"device={self.device}", "--keep-going", "--nolock", "--rerun-incomplete"]
+        command += ["--rerun-triggers", "mtime", "--quiet", "host"]
+        command += ["--profile", str(Path(profile).absolute())] if profile else ONE_MACHINE
+        with subprocess.Popen(command, env=_environment()) as snakemake:
+            try:
+                snakemake.wait()
+            except KeyboardInterrupt:  # which Snakemake gets too, and ends its steps
+                snakemake.wait()
+                raise
+
+    @property
+    def _comparison(self) -> Comparison:
+        return Comparison.from_recipe(self._recipe).restricted(list(self.methods), list(self.folds))
+
+    @property
+    def _recipe(self) -> str:
+        """A file is named from wherever a step runs."""
+        return str(Path(self.recipe).absolute()) if Path(self.recipe).suffix == ".json" else self.recipe
+
+    @property
+    def _work(self) -> Path:
+        return self.results.absolute() / WORK
+
+
+def _environment() -> dict[str, str]:
+    """Steps find nnU-Net's commands and ours, and nnU-Net our trainers, whether registered or not."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    return {"nnUNet_extTrainer": str(EXT_FOLDER)} | os.environ | {"PATH": path}
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Snakemake's own lock would stay behind when it is killed."""
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            yield
+    except Timeout as e:
+        raise SAM3DError(f"Another sam3d benchmark is running for {folder.parent}. Wait for it, or end it.") from e

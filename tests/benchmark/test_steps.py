@@ -1,0 +1,155 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from sam3d_nnunet.benchmark.comparison import Comparison
+from sam3d_nnunet.benchmark.steps import Step, Steps
+from sam3d_nnunet.data.splits import draw_splits
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.measure import measure_folder
+
+NAME = "Dataset220_Some"
+CASES = [f"case_{n}" for n in range(5)]
+OURS = {"name": "ours", "trainer": "SAM3DAdapterTrainer"}
+NNUNET = {"name": "nnU-Net", "trainer": "nnUNetTrainer", "plans": "nnUNetPlans"}
+RESENC = {"name": "ResEnc", "trainer": "nnUNetTrainer", "plans": "nnUNetResEncUNetLPlans"}
+SAM = {"name": "SAM", "sam2d": "vit_b"}
+
+
+@pytest.fixture
+def dataset(write_names, nnunet_folders, tmp_path) -> SimpleNamespace:
+    """A data set of names alone, with a fold for each case."""
+    base = write_names(CASES)
+    draw_splits(CASES, base / "splits_final.json")
+    return SimpleNamespace(base=base, trained=nnunet_folders.results / NAME, results=tmp_path / "measured")
+
+
+def left(dataset: SimpleNamespace, methods: list[dict], recipe: str = "kits21_tumor", **more: object) -> list[Step]:
+    comparison = Comparison.parse({"methods": methods, "folds": [0, 1]} | more, "a test")
+    return Steps(comparison, recipe, "220", dataset.results, "cpu").left()
+
+
+def touch(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+
+
+def write_label_map(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(np.eye(4, dtype=np.uint8)[None].repeat(3, 0)), str(file))
+
+
+def test_all_steps_of_a_model(dataset):
+    steps = {step.name: step for step in left(dataset, [OURS], trials=2)}
+    model = "SAM3DAdapterTrainer__SAM3DPlans__3d_fullres"
+    assert list(steps) == [
+        "prepare/fingerprint",
+        "prepare/SAM3DPlans",
+        "prepare/SAM3DPlans_3d_fullres",
+        f"train/{model}/fold_0",
+        f"train/{model}/fold_1",
+        "evaluate/ours/fold_0",
+        "evaluate/ours/fold_1",
+    ]
+    finished = set()
+    for step in steps.values():
+        assert set(step.needs) <= finished  # in this order they can be run
+        finished.add(step.name)
+    train = steps[f"train/{model}/fold_1"]
+    assert train.shell == f"nnUNetv2_train {NAME} 3d_fullres 1 -p SAM3DPlans -tr SAM3DAdapterTrainer -device cpu --c"
+    assert train.needs == ["prepare/SAM3DPlans", "prepare/SAM3DPlans_3d_fullres"]
+    evaluate = steps["evaluate/ours/fold_1"]
+    assert evaluate.needs == [train.name]
+    assert "--protocol automatic --protocol volume_1 --protocol volume_3 --protocol volume_10" in evaluate.shell
+    assert "--trials 2" in evaluate.shell
+
+
+def test_nnunets_plans_share_what_is_preprocessed(dataset):
+    steps = {step.name: step for step in left(dataset, [NNUNET, RESENC])}
+    assert [name for name in steps if name.startswith("prepare")] == [
+        "prepare/fingerprint",
+        "prepare/nnUNetPlans",
+        "prepare/nnUNetResEncUNetLPlans",
+        "prepare/nnUNetPlans_3d_fullres",
+    ]
+    command = f"nnUNetv2_plan_experiment -d {NAME} -pl nnUNetPlannerResEncL"
+    assert steps["prepare/nnUNetResEncUNetLPlans"].shell == command
+    train = steps["train/nnUNetTrainer__nnUNetResEncUNetLPlans__3d_fullres/fold_0"]
+    assert train.needs == ["prepare/nnUNetResEncUNetLPlans", "prepare/nnUNetPlans_3d_fullres"]
+    assert "--protocol automatic" in steps["evaluate/ResEnc/fold_0"].shell
+    assert "volume" not in steps["evaluate/ResEnc/fold_0"].shell
+
+
+def test_sam_slice_by_slice(dataset):
+    (step,) = left(dataset, [SAM], slice_protocols=["slice_3"], trials=1)
+    draw, predict, *measure = step.commands
+    clicks = str(dataset.results / "prompts" / "slice_3" / "trial_0")
+    assert draw[:2] == ["sam3d", "prompts"] and draw[-4:] == ["-f", "0", "-f", "1"]
+    assert predict[:2] == ["sam3d", "predict-sam2d"] and clicks in predict
+    predictions = predict[predict.index("-o") + 1]
+    assert [command[command.index("--predictions") + 1] for command in measure] == [predictions] * 2
+    assert [command[command.index("-f") + 1] for command in measure] == ["0", "1"]
+
+
+def test_what_is_finished_is_not_left(dataset, monkeypatch):
+    folds = [0]
+    (dataset.base / "SAM3DPlans_3d_fullres").mkdir()
+    touch(dataset.base / "dataset_fingerprint.json")
+    block = {"preset": "vit_b", "stride": 4}
+    plans = {"configurations": {"3d_fullres": {"sam3d": block}}}
+    (dataset.base / "SAM3DPlans.json").write_text(json.dumps(plans))
+    names = [step.name for step in left(dataset, [OURS], folds=folds)]
+    assert names[0] == "prepare/SAM3DPlans_3d_fullres"
+
+    for case in CASES:
+        touch(dataset.base / "SAM3DPlans_3d_fullres" / f"{case}.pkl")
+    train, _ = left(dataset, [OURS], folds=folds)
+    assert train.name.startswith("train/") and train.needs == []
+
+    fold = dataset.trained / "SAM3DAdapterTrainer__SAM3DPlans__3d_fullres" / "fold_0"
+    touch(fold / "checkpoint_final.pth")
+    assert len(left(dataset, [OURS], folds=folds)) == 2  # the final validation is missing
+    touch(fold / "validation" / "summary.json")
+    (evaluate,) = left(dataset, [OURS], folds=folds)
+    assert evaluate.name == "evaluate/ours/fold_0" and evaluate.needs == []
+
+    (case,) = json.loads((dataset.base / "splits_final.json").read_text())[0]["val"]
+    truth = dataset.results / "truth"
+    write_label_map(truth / f"{case}.nii.gz")
+    for protocol, trial in (("automatic", 0), ("iterated_2", 0), ("iterated_2", 1)):
+        folder = dataset.results / "ours" / protocol / "fold_0" / f"trial_{trial}"
+        for measured in [folder] if protocol == "automatic" else [folder / "after_1", folder / "after_2"]:
+            write_label_map(measured / f"{case}.nii.gz")
+            content = {"labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+            measure_folder(measured, truth, content, (5.0,), [case])
+    options = {"folds": folds, "protocols": ["automatic", "iterated_2"], "trials": 2}
+    assert left(dataset, [OURS], **options) == []
+    assert len(left(dataset, [OURS], **options | {"trials": 3})) == 1
+    assert len(left(dataset, [OURS], **options, tolerances=[1.0])) == 1
+
+
+def test_other_plans_are_refused(dataset):
+    file = dataset.base / "SAM3DPlans.json"
+    file.write_text(json.dumps({"configurations": {"3d_fullres": {"sam3d": {"preset": "tiny"}}}}))
+    with pytest.raises(SAM3DError, match="SAM3DPlans.json was planned with other values of preset than"):
+        left(dataset, [OURS])
+    assert left(dataset, [OURS | {"plans": "Others"}, NNUNET])
+    file.write_text("{}")
+    with pytest.raises(SAM3DError, match="holds no plans with a configuration 3d_fullres"):
+        left(dataset, [OURS])
+
+
+@pytest.mark.parametrize(
+    "methods, more, message",
+    [
+        ([OURS], {"folds": [5]}, "has no fold 5, only 0 to 4"),
+        ([OURS | {"trainer": "NoTrainer"}], {}, "NoTrainer can't be loaded"),
+    ],
+)
+def test_mistakes_come_before_any_work(dataset, methods, more, message):
+    with pytest.raises(SAM3DError, match=message):
+        left(dataset, methods, **more)
