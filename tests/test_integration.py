@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 
@@ -129,6 +130,25 @@ def test_commands_on_the_hippocampus(hippocampus, nnunet_folders, run_command, t
     assert {model["trainer"] for model in best["considered_models"]} == set(trainers)
     assert len(best["all_results"]) == 3  # each alone, and both together
     assert summaries[0]["foreground_mean"]["Dice"] in best["all_results"].values()
+
+    # both in one table, with no training left to do
+    recipe = tmp_path / "two_methods.json"
+    methods = [{"name": "ours", "trainer": TRAINER}, {"name": "nnU-Net", "trainer": "nnUNetTrainer_smoke"}]
+    block = {"methods": methods, "folds": [0], "protocols": ["automatic", "volume_1"], "trials": 1}
+    recipe.write_text(json.dumps({"sam3d": {"preset": "tiny"}, "benchmark": block | {"baseline": "nnU-Net"}}))
+    benchmark = ("sam3d", "benchmark", recipe, "-d", "4", "-o", tmp_path / "measured", "--device", "cpu")
+    assert run(*benchmark, "--dry-run").endswith("2 step(s) left to run\n")
+    run(*benchmark)
+    assert run(*benchmark, "--dry-run") == "0 step(s) left to run\n"
+    table = (tmp_path / "measured" / "table" / "table.md").read_text()
+    assert all(
+        f"| {row} |" in table for row in ("ours | automatic", "ours | volume_1", "nnU-Net (baseline) | automatic")
+    )
+    ours = pd.read_csv(tmp_path / "measured" / "ours" / "automatic" / "fold_0" / "trial_0" / "metrics.csv")
+    dice = ours[ours["target"] == "Anterior"].set_index("case")["dice"]
+    for case in summaries[0]["metric_per_case"]:
+        name = Path(case["prediction_file"]).name.removesuffix(".nii.gz")
+        assert dice[name] == pytest.approx(case["metrics"]["1"]["Dice"], abs=1e-2)
 
     # a file to give away
     run("nnUNetv2_export_model_to_zip", "-d", "4", "-o", tmp_path / "model.zip", "-p", "SAM3DPlans", *chosen[4:])
