@@ -3,6 +3,7 @@
 Examples:
     python benchmarks/methods.py --count
     python benchmarks/methods.py --device cuda --size 64 160 160
+    python benchmarks/methods.py --device cpu --size 32 32 32 --stride 4 --precision fp32
 """
 
 import argparse
@@ -82,7 +83,7 @@ class Cost:
 
     Attributes:
         parameters, tuned, tuned_in_encoder: how many; the last one of networks with an image encoder of SAM's.
-        step_seconds: of a training step of batch 1.
+        step_seconds: of a training step of batch 1, with AdamW for all and a loss at each resolution that is trained.
         patch_seconds: of a forward pass in inference, with one click where the network takes clicks.
         memory_gib: at the peak of a training step.
     """
@@ -107,6 +108,13 @@ def main() -> None:
     parser.add_argument("--count", action="store_true", help="only count parameters")
     parser.add_argument("--preset", default="vit_b", help="of the SAM methods")
     parser.add_argument("--stride", type=int, help="voxels a token of the SAM methods covers; default: by the patch")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "bf16", "fp32"),
+        help="of the methods that choose it themselves (ours, the tuning methods, the control); the others have fp32 on "
+        "a CPU and nnU-Net's fp16 on a GPU",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--runs", type=int, default=3, help="medians are printed")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, metavar="NAME", help="default: all")
@@ -122,16 +130,17 @@ def main() -> None:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             cost = pool.apply(partial(measure, method, arguments))
         costs[method] = cost if isinstance(cost, str) else asdict(cost)
-        tqdm.write(line(method, cost))
+        published = tuple(arguments.size) == PUBLISHED_SIZE and arguments.channels == 1 and arguments.classes == 2
+        tqdm.write(line(method, cost, PAPER.get(method) if published else None))
     if arguments.json:
         arguments.json.write_text(json.dumps(costs, indent=2) + "\n")
 
 
-def line(method: str, cost: Cost | str) -> str:
+def line(method: str, cost: Cost | str, paper: float | None) -> str:
     if isinstance(cost, str):
         return f"{method:<36} {cost}"
     encoder = f"{cost.tuned_in_encoder:,}" if cost.tuned_in_encoder else "-"
-    paper = f"{PAPER[method]:.2f} M" if method in PAPER else "-"
+    paper = f"{paper:.2f} M" if paper else "-"
     text = f"{method:<36} {cost.parameters:>12,} {cost.tuned:>12,} {encoder:>11} {paper:>8}"
     if cost.step_seconds is not None:
         text += f" {cost.step_seconds:9.2f} {cost.patch_seconds:9.2f} {cost.memory_gib:6.2f}"
@@ -196,6 +205,7 @@ def plan(method: str, trainer: type, arguments: argparse.Namespace) -> dict:
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
     block = {"preset": arguments.preset, "stride": arguments.stride, "num_click_labels": arguments.classes}
+    block["precision"] = arguments.precision
     if arguments.preset == "paper":  # its clicks have no labels
         block["clicks"] = {"policy": "paper"}
     block |= getattr(trainer, "changes", {})
@@ -216,7 +226,7 @@ def time_steps(network: nn.Module, cost: Cost, arguments: argparse.Namespace) ->
     device = torch.device(arguments.device)
     network.to(device).train()
     image = torch.randn(1, arguments.channels, *arguments.size, device=device)
-    target = torch.randint(arguments.classes, (1, *arguments.size), device=device)
+    target = torch.randint(arguments.classes, (1, 1, *arguments.size), device=device)
     prompts = ()
     if hasattr(network, "decode"):
         prompts = (
@@ -229,8 +239,9 @@ def time_steps(network: nn.Module, cost: Cost, arguments: argparse.Namespace) ->
         # nnU-Net's precision; networks that have one of their own don't mind
         with torch.autocast(device.type, enabled=device.type == "cuda"):
             output = network(image, *prompts)
-        finest = output[0] if isinstance(output, (list, tuple)) else output
-        F.cross_entropy(finest.float(), target).backward()
+        levels = output if isinstance(output, (list, tuple)) else [output]
+        targets = (F.interpolate(target.float(), level.shape[2:])[:, 0].long() for level in levels)
+        sum(F.cross_entropy(level.float(), t) for level, t in zip(levels, targets)).backward()
         optimizer.step()
         optimizer.zero_grad()
 

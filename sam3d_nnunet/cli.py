@@ -1,5 +1,6 @@
 """The command `sam3d`: parses, calls, prints. Whatever takes long to import is imported inside the commands."""
 
+import math
 import sys
 import tempfile
 from enum import Enum
@@ -284,8 +285,8 @@ def predict_sam2d(
 
     if (dataset is None) == (dataset_json is None):
         raise typer.BadParameter("name the data set either by -d or by its --dataset-json.")
-    if clip is not None and clip[0] >= clip[1]:
-        raise typer.BadParameter("--clip needs the lower intensity first.")
+    if clip is not None and not -math.inf < clip[0] < clip[1] < math.inf:
+        raise typer.BadParameter("--clip needs two finite intensities, the lower one first.")
     where = usable_device(device.value)
     described = RawDataset.find(dataset).dataset_json if dataset_json is None else read_dataset_json(dataset_json)
     cases = SliceCases(images, output, described)

@@ -21,8 +21,8 @@ class AutomaticTrainer(PlannedTrainer):
     `{"networks": {"UXNet3DTrainer": {"depths": [1, 1, 1, 1]}}}`.
 
     AdamW with rate 4e-4 and weight decay 1e-5, as the released code of 3DSAM-adapter trains its baselines, unless the
-    trainer of a method says what its authors prescribe. The released schedule is not known: for all methods the rate
-    falls as nnU-Net's does, polynomially to 0.
+    trainer of a method says what its authors prescribe. For all methods the rate falls as nnU-Net's does, polynomially
+    to 0; the released code's falls linearly to a hundredth.
     """
 
     rate = 4e-4
@@ -76,10 +76,11 @@ class AutomaticTrainer(PlannedTrainer):
         try:
             return cls.make_network(num_input_channels, num_output_channels, patch_size, **arguments)
         except Exception as e:  # an unusable value can break any line of a network
-            if not arguments:
+            given = settings.networks.get(cls.__name__)
+            if not given or isinstance(e, (MemoryError, torch.OutOfMemoryError)):
                 raise
             raise SAM3DError(
-                f"The plan's block '{BLOCK}' gives {arguments} under networks.{cls.__name__}, which make no network "
+                f"The plan's block '{BLOCK}' gives {given} under networks.{cls.__name__}, which make no network "
                 f"for patches of {patch_size}: {e}"
             ) from e
 
@@ -91,7 +92,8 @@ class AutomaticTrainer(PlannedTrainer):
             SAM3DError: the network has no such argument.
         """
         arguments = settings.networks.get(cls.__name__, {})
-        known = list(inspect.signature(cls.make_network).parameters)[3:]
+        parameters = list(inspect.signature(cls.make_network).parameters.values())[3:]
+        known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
         for name in arguments:
             if name not in known:
                 raise SAM3DError(

@@ -5,6 +5,7 @@ from torch import nn
 
 from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
 from sam3d_nnunet.baselines.padding import Padded
+from sam3d_nnunet.baselines.seg_layers import SegLayers
 
 
 class MedNeXtTrainer(AutomaticTrainer):
@@ -32,4 +33,5 @@ class MedNeXtTrainer(AutomaticTrainer):
     ) -> nn.Module:
         """MedNeXt of variant S, B, M or L behind a padding."""
         network = create_mednext(variant, 3, input_channels, num_classes, kernel_size, deep_supervision=True)
+        network.out_0, network.out_blocks = SegLayers(network.out_0), nn.ModuleList(map(SegLayers, network.out_blocks))
         return Padded(network, (16, 16, 16))

@@ -51,10 +51,15 @@ class NNFormer(nn.Module):
             deep_supervision: whether in training mode there are outputs of the two next lower resolutions too.
         """
         super().__init__()
+        if len(depths) != 4:
+            raise ValueError(f"there must be 4 stages, not {len(depths)}")
         features = [embed_dim * 2**stage for stage in range(len(depths))]
         grids = [[side // t // 2**stage for side, t in zip(size, TOKEN)] for stage in range(len(depths))]
         fitting = [tuple(min(window, side) for side in grid) for window, grid in zip(windows, grids, strict=True)]
         stages = list(zip(features, heads, fitting, strict=True))
+        for width, count, _ in stages:
+            if width % count:
+                raise ValueError(f"{width} channels can't be split into {count} heads")
         self.embed = _embedding(input_channels, embed_dim)
         self.encoder = nn.ModuleList(
             BasicLayer(width, len(rates), count, window, rates, qkv_bias=True)
@@ -68,9 +73,8 @@ class NNFormer(nn.Module):
         self.decoder = nn.ModuleList(
             DecoderStage(*stage, rates) for stage, rates in zip(stages[-2::-1], _rates(depths[-2::-1], drop_path))
         )
-        self.head = nn.ConvTranspose3d(embed_dim, num_classes, TOKEN, TOKEN)
-        lower = features[1:3] if deep_supervision else ()
-        self.lower_heads = nn.ModuleList(nn.ConvTranspose3d(width, num_classes, TOKEN, TOKEN) for width in lower)
+        levels = features[:3] if deep_supervision else features[:1]
+        self.seg_layers = nn.ModuleList(nn.ConvTranspose3d(width, num_classes, TOKEN, TOKEN) for width in levels)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """(B, C, D, H, W) -> (B, K, D, H, W); with deep supervision in training mode a list, finest first."""
@@ -83,10 +87,9 @@ class NNFormer(nn.Module):
         for stage in self.decoder:
             x = stage(x, skips.pop())
             levels.append(x)
-        logits = self.head(levels.pop())
-        if not (self.lower_heads and self.training):
-            return logits
-        return [logits, *(head(level) for head, level in zip(self.lower_heads, reversed(levels)))]
+        if len(self.seg_layers) == 1 or not self.training:
+            return self.seg_layers[0](levels[-1])
+        return [layer(level) for layer, level in zip(self.seg_layers, reversed(levels))]
 
 
 class DecoderStage(nn.Module):

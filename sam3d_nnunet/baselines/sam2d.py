@@ -32,7 +32,7 @@ def load_sam(model: str, checkpoint: str) -> "Sam":
         raise SAM3DError(
             f'SAM needs the package segment-anything ({e}). Install it: pip install "sam3d_nnunet[baselines]"'
         ) from e
-    weights = read_checkpoint(checkpoint)
+    weights = {str(name): tensor for name, tensor in read_checkpoint(checkpoint).items()}
     sam = sam_model_registry[model]()  # without its own torch.load, which unpickles anything
     try:
         sam.load_state_dict(weights)

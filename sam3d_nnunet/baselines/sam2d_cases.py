@@ -64,7 +64,14 @@ class SliceCases:
             self._files = determine_reader_writer_from_dataset_json(dataset_json, verbose=False)()
         except RuntimeError as e:
             raise SAM3DError(f"nnU-Net has no reader for the data set's files, which end in {self.ending}.") from e
-        self._labels = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order")).foreground_labels
+        try:
+            manager = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
+        except (AssertionError, AttributeError, TypeError) as e:
+            raise SAM3DError(
+                "The labels in dataset.json can't be used: they must be numbers or, with regions_class_order, lists of "
+                "numbers, by name."
+            ) from e
+        self._labels = manager.foreground_labels
         self._class_names = {k: v for k, v in dataset_json["labels"].items() if isinstance(v, int) and k != "ignore"}
         if not self.folder.is_dir():
             raise SAM3DError(f"There is no folder {self.folder} with images.")
@@ -108,7 +115,10 @@ class SliceCases:
             prompts: folder of prompt files named like the cases, or one file, as `find_prompts` takes them.
             window: see `to_grey`.
         """
-        self.output.mkdir(parents=True, exist_ok=True)
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise SAM3DError(f"{self.output} can't be the folder for segmentations: {e.strerror}.") from e
         for name in names:
             try:
                 yield self._predict(sam, name, prompts, window)
@@ -141,7 +151,12 @@ class SliceCases:
         except Exception as e:  # whatever the reader of the format raises
             reason = (str(e).strip().splitlines() or [""])[-1]  # ITK's messages are pages long
             raise SAM3DError(f"The image {file} can't be read: {type(e).__name__}: {reason}") from e
-        return channels[0], properties, ImageGeometry.from_file(file, properties)
+        geometry = ImageGeometry.from_file(file, properties)
+        if len(channels) != 1:
+            raise SAM3DError(f"The image {file} holds {len(channels)} volumes instead of one. Give each its own file.")
+        if not np.isfinite(channels[0]).all():
+            raise SAM3DError(f"The image {file} holds values that are no finite numbers. Replace them.")
+        return channels[0], properties, geometry
 
     def _write(self, name: str, segmentation: np.ndarray, properties: dict[str, Any]) -> None:
         """The segmentation, complete or not at all; nnU-Net's writer of TIFF puts the spacing beside it."""

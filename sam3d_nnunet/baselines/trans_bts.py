@@ -75,7 +75,7 @@ class TransBTS(nn.Module):
             nn.Sequential(nn.Conv3d(2 * fewer, fewer, 1), Residual(*_normalized_convs(fewer, fewer)))
             for fewer, _ in pairs
         )
-        self.head = nn.Conv3d(features[0], num_classes, 1)
+        self.seg_layers = nn.Conv3d(features[0], num_classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, K, D, H, W)."""
@@ -89,7 +89,7 @@ class TransBTS(nn.Module):
         x = self.from_tokens(tokens.transpose(1, 2).reshape(x.shape))
         for up, stage in zip(self.ups, self.decoder):
             x = stage(torch.cat((skips.pop(), up(x)), dim=1))
-        return self.head(x)
+        return self.seg_layers(x)
 
 
 class Residual(nn.Sequential):
@@ -117,7 +117,8 @@ def _normalized_convs(before: int, after: int) -> list[nn.Module]:
 
 
 def _transformer_layer(width: int, heads: int, hidden: int) -> nn.Module:
-    attention = SABlock(width, heads, DROPOUT, qkv_bias=False, use_flash_attention=True)
+    # MONAI's flash attention would go on dropping weights when it predicts
+    attention = SABlock(width, heads, DROPOUT, qkv_bias=False)
     return nn.Sequential(
         Residual(nn.LayerNorm(width), attention, nn.Dropout(DROPOUT)),
         Residual(nn.LayerNorm(width), MLPBlock(width, hidden, DROPOUT)),
@@ -129,7 +130,7 @@ class TransBTSTrainer(AutomaticTrainer):
 
     Rate 4e-4, weight decay 1e-5 and the polynomial schedule are also what its authors prescribe (paper, Section 3), but
     with Adam in place of AdamW, which makes the weight decay a part of the gradient; their code (train.py of
-    Rubics-Xuan/TransBTS) adds AMSGrad.
+    Rubics-Xuan/TransBTS) adds AMSGrad, and has the rate 2e-4 where none is given.
     """
 
     @staticmethod

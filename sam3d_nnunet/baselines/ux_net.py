@@ -51,7 +51,7 @@ class UXNet3D(nn.Module):
             for fewer, more in reversed(list(zip(widths[1:], widths[2:])))
         )
         self.last = UnetrBasicBlock(3, features[0], features[0], stride=1, **residual)
-        self.head = UnetOutBlock(3, features[0], num_classes)
+        self.seg_layers = UnetOutBlock(3, features[0], num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, K, D, H, W)."""
@@ -63,7 +63,7 @@ class UXNet3D(nn.Module):
         x = skips.pop()
         for up in self.ups:
             x = up(x, skips.pop())
-        return self.head(self.last(x))
+        return self.seg_layers(self.last(x))
 
 
 class UXBlock(nn.Module):
@@ -109,7 +109,8 @@ class UXNet3DTrainer(AutomaticTrainer):
     """Trains 3D UX-Net. Patches of any size: they are padded to multiples of 16.
 
     AdamW with rate 1e-4 is what its authors prescribe (TRAINING.md of MASILab/3DUX-Net), with the weight decay that
-    is PyTorch's default. The comparison in 3DSAM-adapter's paper used 4e-4 and 1e-5.
+    is PyTorch's default. They keep the rate constant; here it falls, as for all methods. The comparison in
+    3DSAM-adapter's paper used 4e-4 and 1e-5.
     """
 
     rate = 1e-4

@@ -1,5 +1,6 @@
 """nnU-Net's planning for promptable training: isotropic voxels, large patches, our settings."""
 
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
 from sam3d_nnunet.network.sam3d import default_stride
-from sam3d_nnunet.planning.settings import BLOCK, merge, parse_settings
+from sam3d_nnunet.nnunet_names import TRAINERS
+from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, merge, parse_settings
 from sam3d_nnunet.prompts.geometry import ImageGeometry
 
 show_as_sentence()
@@ -112,8 +114,21 @@ class SAM3DPlanner(ExperimentPlanner):
             "n_conv_per_stage_decoder": self.UNet_blocks_per_stage_decoder[: stages - 1],
         }
         block = merge({"stride": default_stride(plan["patch_size"])}, self.settings)
-        plan[BLOCK] = parse_settings(block, f"the plans {self.plans_identifier}").model_dump()
+        settings = parse_settings(block, f"the plans {self.plans_identifier}")
+        _refuse_unknown_trainers(settings, self.plans_identifier)
+        plan[BLOCK] = settings.model_dump()
         return plan
+
+
+def _refuse_unknown_trainers(settings: SAM3DSettings, plans: str) -> None:
+    """Nobody would read what stands under a misspelt name."""
+    unknown = [trainer for trainer in settings.networks if trainer not in TRAINERS]
+    if unknown:
+        alike = ", ".join(name for wrong in unknown for name in get_close_matches(wrong, TRAINERS, n=1))
+        raise SAM3DError(
+            f"The block '{BLOCK}' of the plans {plans} gives arguments of networks for {', '.join(unknown)}, which is "
+            f"no trainer of ours. {f'Did you mean {alike}?' if alike else 'Correct the name.'}"
+        )
 
 
 def _is_upright(image: str) -> bool:

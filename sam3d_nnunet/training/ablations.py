@@ -2,7 +2,8 @@
 
 All else is the plan's. Where it says nothing, the network is ours, whose dense prompts also tell where a click is; to
 compare with the paper's figures, plan {"preset": "paper", "clicks": {"policy": "paper"}}. `{"preset": "tiny"}` makes
-any of them but the larger encoders small enough for a CPU.
+any of them but the larger encoders small enough for a CPU. The larger encoders set the preset themselves, so that they
+keep labelled clicks and dense prompts, which `paper` has not.
 """
 
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer

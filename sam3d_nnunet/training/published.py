@@ -2,6 +2,7 @@
 
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from torch import nn
 
 from sam3d_nnunet.training.published_augmentation import loaded_size, published_augmentation
@@ -56,6 +57,9 @@ class _PublishedTrainer(SAM3DAdapterTrainer):
         augmentation = published_augmentation(
             tuple(patch_size), self.zoom, self.zoom_share, self.cut_from, self.intensity_shift
         )
+        masked = [channel for channel, mask in enumerate(use_mask_for_norm or ()) if mask]
+        if masked:  # voxels outside the images' masks stay 0, whatever the shift
+            augmentation.append(MaskImageTransform(masked, channel_idx_in_seg=0, set_outside_to=0))
         rest = self.get_validation_transforms(deep_supervision_scales, **labels)
         return ComposeTransforms([*augmentation, *rest.transforms])
 

@@ -1,11 +1,17 @@
 """Trainers of baselines on small data sets."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as upstream
 import numpy as np
 import pytest
 import torch
+from nnunetv2.inference import predict_from_raw_data
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 
 from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
 
@@ -62,8 +68,38 @@ def check_steps(make_automatic) -> Callable[..., AutomaticTrainer]:
 
 
 @pytest.fixture
-def check_network() -> Callable[..., None]:
-    """Trains a network of a trainer one step on random images of 2 channels and 3 classes; each tensor counts."""
+def run_whole(make_automatic, monkeypatch) -> Callable[..., Path]:
+    """Trains, validates and predicts by nnU-Net's own code, which finds the model in its folder; returns the fold's."""
+    monkeypatch.setattr(upstream, "default_num_processes", 1)
+
+    def run(trainer_class: type[AutomaticTrainer], arguments: dict[str, Any] | None = None) -> Path:
+        trainer = make_automatic(trainer_class, arguments, settings={"num_epochs": 2})
+        trainer.run_training()
+        trainer.perform_actual_validation()
+        folder = Path(trainer.output_folder)
+        summary = json.loads((folder / "validation" / "summary.json").read_text())
+        assert len(summary["metric_per_case"]) == 2
+
+        known = {trainer_class.__name__: trainer_class}
+        monkeypatch.setattr(predict_from_raw_data, "recursive_find_trainer_class_by_name", known.get)
+        predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False, allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,), "checkpoint_final.pth")
+        image = torch.randn(1, 20, 18, 22)
+        logits = predictor.predict_sliding_window_return_logits(image)
+        assert logits.shape == (3, 20, 18, 22)
+        predictor.network = trainer.network.eval()
+        torch.testing.assert_close(predictor.predict_sliding_window_return_logits(image), logits)
+        return folder
+
+    return run
+
+
+@pytest.fixture
+def check_network(tmp_path) -> Callable[..., None]:
+    """Trains a network of a trainer one step on random images of 2 channels and 3 classes; each tensor counts.
+
+    Afterwards it predicts the same whenever it is asked, and serves as a start for other numbers of classes.
+    """
 
     def check(trainer_class: type[AutomaticTrainer], size: tuple[int, int, int], arguments: dict[str, Any]) -> None:
         network = trainer_class.make_network(2, 3, size, **arguments)
@@ -79,7 +115,15 @@ def check_network() -> Callable[..., None]:
         assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
         with torch.no_grad():
             logits = network.eval()(image)
+            again = network(image)
         assert logits.shape == (2, 3, *size)
         assert logits.isfinite().all()
+        assert torch.equal(again, logits)
+
+        torch.save({"network_weights": network.state_dict()}, tmp_path / "pretrained.pth")
+        other = trainer_class.make_network(2, 4, size, **arguments)
+        load_pretrained_weights(other, str(tmp_path / "pretrained.pth"))
+        shared = [name for name in network.state_dict() if ".seg_layers." not in name]
+        assert all(torch.equal(other.state_dict()[name], network.state_dict()[name]) for name in shared)
 
     return check

@@ -3,6 +3,7 @@ import torch
 from monai.networks.nets.swin_unetr import WindowAttention
 
 from sam3d_nnunet.baselines.nnformer import NNFormer, NNFormerTrainer, SkipAttention, SkipBlock
+from sam3d_nnunet.errors import SAM3DError
 
 SMALL = {"embed_dim": 8, "depths": [2, 1, 2, 1], "heads": [1, 2, 2, 4], "windows": [4, 2, 2, 2]}
 
@@ -18,6 +19,15 @@ def test_any_number_of_channels(channels):
     assert network(torch.randn(1, channels, 16, 32, 64)).shape == (1, 2, 16, 32, 64)
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [({"heads": [3, 3, 3, 3]}, "8 channels can't be split into 3 heads"), ({"depths": [1, 1]}, "4 stages, not 2")],
+)
+def test_unusable_arguments(make_automatic, arguments, message):
+    with pytest.raises(SAM3DError, match=f"networks.NNFormerTrainer, .*: .*{message}"):
+        make_automatic(NNFormerTrainer, SMALL | arguments).initialize()
+
+
 @pytest.mark.parametrize("kind", ["classes", "ignore", "regions"])
 def test_steps(check_steps, kind):
     trainer = check_steps(NNFormerTrainer, SMALL, kind=kind)
@@ -31,7 +41,7 @@ def test_all_three_resolutions_are_trained(make_automatic):
     trainer.on_train_start()
     trainer.network.train()
     trainer.train_step(next(trainer.dataloader_train))
-    assert all(p.grad.any() for p in trainer.network.network.lower_heads.parameters())
+    assert all(p.grad.any() for p in trainer.network.network.seg_layers.parameters())
     torch.testing.assert_close(torch.tensor(trainer.loss.weight_factors), torch.tensor([4, 2, 1]) / 7)
 
 

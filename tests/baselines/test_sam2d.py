@@ -223,6 +223,9 @@ def test_unusable_weights(sam, checkpoint):
     torch.save({"a": torch.zeros(1)}, checkpoint)
     with pytest.raises(SAM3DError, match="doesn't hold SAM's vit_b: Missing key"):
         load_sam("vit_b", checkpoint)
+    torch.save({1: torch.zeros(1)}, checkpoint)
+    with pytest.raises(SAM3DError, match="doesn't hold SAM's vit_b"):
+        load_sam("vit_b", checkpoint)
     torch.save(make_sam, checkpoint)  # code
     with pytest.raises(SAM3DError, match="could run code"):
         load_sam("vit_b", checkpoint)
@@ -282,6 +285,34 @@ def test_command_refuses_one_prompt_file_for_several_images(folder):
     assert "one prompt file for 4 images" in str(done.exception)
 
 
+@pytest.mark.parametrize(
+    "array, message", [(np.full(SHAPE, np.nan), "no finite numbers"), (np.zeros((2, *SHAPE)), "holds 2 volumes")]
+)
+def test_images_that_sam_would_misread(sam, folder, array, message):
+    for name, voxels in (("a", array), ("b", np.zeros(SHAPE))):  # as NRRD, since ITK reads no NaN from NIfTI
+        image = sitk.GetImageFromArray(voxels.astype(np.float32), isVector=False)
+        image.SetSpacing((*SPACING, 1)[: voxels.ndim])
+        image.SetOrigin((*ORIGIN, 0)[: voxels.ndim])
+        sitk.WriteImage(image, str(folder / "images" / f"{name}_0000.nrrd"))
+    cases = SliceCases(folder / "images", folder / "out", DATASET | {"file_ending": ".nrrd"})
+    first, second = cases.predict(SliceSAM(sam), ["a", "b"], folder / "prompts")
+    assert message in first.error and "a_0000.nrrd" in first.error
+    assert second.error is None
+
+
+@pytest.mark.parametrize("labels", [["background", "organ"], {"background": 0, "whole": [1, 2], "lesion": 2}])
+def test_labels_that_cannot_be_used(folder, labels):
+    with pytest.raises(SAM3DError, match="labels in dataset.json can't be used"):
+        SliceCases(folder / "images", folder / "out", DATASET | {"labels": labels})
+
+
+def test_the_output_is_no_folder(sam, folder):
+    (folder / "out").touch()
+    cases = SliceCases(folder / "images", folder / "out", DATASET)
+    with pytest.raises(SAM3DError, match="out can't be the folder for segmentations: File exists"):
+        next(cases.predict(SliceSAM(sam), ["a"], folder / "prompts"))
+
+
 def test_command_finds_weights_by_the_variable(folder, checkpoint, monkeypatch):
     monkeypatch.setenv("SAM3D_CHECKPOINT", str(checkpoint))
     done = invoke(folder, "--dataset-json", folder / "dataset.json")
@@ -292,7 +323,9 @@ def test_command_finds_weights_by_the_variable(folder, checkpoint, monkeypatch):
     "more, message",
     [
         ([], "either by -d or by its --dataset-json"),
-        (["-d", "4", "--clip", "5", "5"], "lower intensity first"),
+        (["-d", "4", "--clip", "5", "5"], "the lower one first"),
+        (["-d", "4", "--clip", "nan", "nan"], "two finite intensities"),
+        (["-d", "4", "--clip", "0", "inf"], "two finite intensities"),
     ],
 )
 def test_command_refuses(folder, more, message):

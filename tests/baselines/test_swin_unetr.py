@@ -44,7 +44,7 @@ def test_steps(check_steps):
     trainer = check_steps(SwinUNETRTrainer, SMALL)
     group = trainer.optimizer.param_groups[0]
     assert type(trainer.optimizer) is torch.optim.AdamW
-    assert (group["lr"], group["weight_decay"]) == (4e-4, 1e-5)
+    assert (group["lr"], group["weight_decay"]) == (1e-4, 1e-5)
 
 
 def test_fresh_training_starts_from_self_supervised_weights(make_automatic, self_supervised):
@@ -91,12 +91,19 @@ def test_weights_for_another_number_of_channels(self_supervised):
 
 @pytest.mark.parametrize(
     "content, message",
-    [({"weight": torch.zeros(1)}, r"missing: .*patch_embed.proj.weight.* more"), ([1], "no checkpoint")],
+    [({"weight": torch.zeros(1)}, r"missing: .*patch_embed.proj.weight.* more"), ([1], "no checkpoint")]
+    + [({"state_dict": [1]}, "hold no tensors by name under 'state_dict'")],
 )
 def test_files_that_hold_something_else(tmp_path, content, message):
     torch.save(content, tmp_path / "file.pt")
     with pytest.raises(SAM3DError, match=message):
         load_self_supervised(small_encoder(), tmp_path / "file.pt")
+
+
+def test_a_path_that_is_none(make_automatic):
+    trainer = make_automatic(SwinUNETRTrainer, SMALL | {"self_supervised_weights": 3})
+    with pytest.raises(SAM3DError, match="self_supervised_weights must be a path, not 3"):
+        trainer.initialize()
 
 
 def test_no_such_file(make_automatic):

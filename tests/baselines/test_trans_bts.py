@@ -29,7 +29,7 @@ def test_steps(check_steps, kind):
 def test_logits_are_no_probabilities():
     network = TransBTS(1, 3, (16, 16, 16), **SMALL).eval()
     with torch.no_grad():
-        network.head.bias += 5
+        network.seg_layers.bias += 5
         logits = network(torch.randn(1, 1, 16, 16, 16))
     assert logits.sum(1).min() > 3
 

@@ -19,6 +19,16 @@ def test_any_number_of_channels(channels):
     assert network(torch.randn(1, channels, 16, 32, 64)).shape == (1, 2, 16, 32, 64)
 
 
+def test_training_validation_and_prediction(run_whole):
+    run_whole(UNETRPPTrainer, SMALL)
+
+
+def test_linear_layers_start_as_the_authors_do():
+    project = UNETRPP(1, 2, (64, 64, 64)).encoder[0][0].attention.project  # 8192 tokens
+    assert project.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert not project.bias.any()
+
+
 @pytest.mark.parametrize("kind", ["classes", "ignore", "regions"])
 def test_steps(check_steps, kind):
     trainer = check_steps(UNETRPPTrainer, SMALL, kind=kind)
@@ -32,7 +42,7 @@ def test_all_three_resolutions_are_trained(make_automatic):
     trainer.on_train_start()
     trainer.network.train()
     trainer.train_step(next(trainer.dataloader_train))
-    assert all(p.grad.any() for p in trainer.network.network.lower_heads.parameters())
+    assert all(p.grad.any() for p in trainer.network.network.seg_layers.parameters())
     factors = torch.tensor(trainer.loss.weight_factors)
     torch.testing.assert_close(factors / factors[0], torch.tensor([1, 1 / 2, 1 / 4]))
     assert factors.sum() == pytest.approx(1)

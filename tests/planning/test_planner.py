@@ -162,6 +162,10 @@ def test_recipe_with_an_unusable_setting_writes_nothing(ct, tmp_path):
     with pytest.raises(SAM3DError, match="'presett': there is no such setting"):
         plan_dataset("701", str(recipe), "Broken")
     assert not (ct.preprocessed / CT / "Broken.json").exists()
+    recipe.write_text(json.dumps({"sam3d": {"networks": {"UXNet3dTrainer": {}}}}))
+    with pytest.raises(SAM3DError, match="UXNet3dTrainer, which is no trainer of ours. Did you mean UXNet3DTrainer?"):
+        plan_dataset("701", str(recipe), "Broken")
+    assert not (ct.preprocessed / CT / "Broken.json").exists()
     recipe.write_text(json.dumps({"sam3d": {"preset": "paper"}}))
     with pytest.raises(SAM3DError, match="Set clicks.policy to 'paper'"):
         plan_dataset("701", str(recipe), "Broken")

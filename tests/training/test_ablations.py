@@ -122,6 +122,21 @@ def test_published_trainings_take_steps(make_trainer, trainer_class, kind):
         assert np.isfinite(trainer.train_step(batch)["loss"])
 
 
+def test_what_lies_outside_of_an_images_mask_stays_0(make_trainer):
+    trainer = make_trainer(trainer_class=TinyPaper)
+    labels = {"is_cascaded": False, "foreground_labels": [1, 2], "regions": None, "ignore_label": None}
+    size = loaded_size((16, 16, 16), trainer.zoom[0], trainer.cut_from)
+    segmentation = torch.zeros(1, *size, dtype=torch.int16)
+    segmentation[:, :, : size[1] // 2] = -1
+    np.random.seed(0)  # of several patches some are shifted
+    for masked in (True, False):
+        transforms = trainer.get_training_transforms((16, 16, 16), None, None, (0, 1, 2), False, [masked], **labels)
+        done = [transforms(image=torch.zeros(1, *size), segmentation=segmentation) for _ in range(20)]
+        assert any(patch["image"].any() for patch in done)
+        # a shift is one number, so that 0 beside another one is a mask
+        assert any(0 in patch["image"] and patch["image"].any() for patch in done) == masked
+
+
 def test_an_epoch_is_a_pass_over_the_cases(make_trainer):
     trainer = make_trainer(trainer_class=TinyPaper)
     steps = []

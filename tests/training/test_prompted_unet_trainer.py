@@ -89,3 +89,6 @@ def test_trained_model_predicts_everywhere(make_trainer, prepared, kind, monkeyp
     session.add_point_interaction((9, 9, 9), include_interaction=True)
     nnunet = nnUNetPredictor(device=torch.device("cpu"))
     nnunet.initialize_from_trained_model_folder(str(folder.parent), [0], "checkpoint_final.pth")
+    pixels = torch.randn(1, 20, 18, 22)
+    logits = nnunet.predict_sliding_window_return_logits(pixels)
+    assert logits.shape == (trainer.label_manager.num_segmentation_heads, 20, 18, 22) and logits.isfinite().all()
