@@ -112,8 +112,8 @@ def main() -> None:
         "--precision",
         default="auto",
         choices=("auto", "bf16", "fp32"),
-        help="of the methods that choose it themselves (ours, the tuning methods, the control); the others have fp32 on "
-        "a CPU and nnU-Net's fp16 on a GPU",
+        help="of the methods that choose it themselves (ours, the tuning methods, the control); the others have fp32 "
+        "on a CPU and nnU-Net's fp16 on a GPU",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--runs", type=int, default=3, help="medians are printed")
