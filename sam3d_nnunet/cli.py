@@ -119,11 +119,12 @@ def plan(
     ] = None,
 ) -> None:
     """Write SAM3DPlans.json: the same as nnU-Net's planning with -pl SAM3DPlanner, without registration."""
+    from sam3d_nnunet.dataset_name import dataset_number
     from sam3d_nnunet.planning.plan_dataset import plan_dataset
 
     for name in dataset:
         plans = plan_dataset(name, recipe, overwrite_plans_name, spacing, preset)
-        number = int(plans.parent.name[len("Dataset") :].split("_")[0])
+        number = dataset_number(plans.parent.name)
         configurations = " ".join(configuration or ["3d_fullres"])
         typer.echo(f"plans: {plans}")
         typer.echo(f"next: nnUNetv2_preprocess -d {number} -plans_name {plans.stem} -c {configurations}")

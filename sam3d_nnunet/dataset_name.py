@@ -5,6 +5,11 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from sam3d_nnunet.errors import SAM3DError
 
 
+def dataset_number(name: str) -> int:
+    """The id of a data set with a name such as Dataset004_Hippocampus."""
+    return int(name.removeprefix("Dataset").partition("_")[0])
+
+
 def dataset_name(dataset: str) -> str:
     """Name of a data set.
 

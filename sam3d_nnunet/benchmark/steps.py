@@ -14,6 +14,7 @@ from sam3d_nnunet.benchmark.layout import ResultsFolder
 from sam3d_nnunet.benchmark.measuring import up_to_date
 from sam3d_nnunet.benchmark.model import takes_clicks
 from sam3d_nnunet.data.nnunet_folders import preprocessed_root
+from sam3d_nnunet.dataset_name import dataset_number
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.inference.model_folder import FINAL, trained_model_folder
 from sam3d_nnunet.planning.settings import BLOCK, merge, planned_block
@@ -72,6 +73,7 @@ class Steps:
         """
         self.comparison, self.recipe, self.device = comparison, recipe, device
         self.data = EvaluationData.from_nnunet(dataset)
+        self.number = str(dataset_number(self.data.name))  # which is all that some of nnU-Net's commands take
         self.results = ResultsFolder(Path(results).absolute())
         self.cases = {fold: self.data.cases_of_fold(str(fold)) for fold in comparison.folds}
         self.trained = [method for method in comparison.methods if method.trainer is not None]
@@ -90,9 +92,9 @@ class Steps:
         return [Step(s.name, s.commands, [name for name in s.needs if name in names]) for s in steps]
 
     def _prepare(self) -> Iterable[Step]:
-        fingerprint, dataset = f"{PREPARE}/fingerprint", self.data.name
+        fingerprint = f"{PREPARE}/fingerprint"
         if self.trained and not (self._preprocessed / "dataset_fingerprint.json").is_file():
-            check = ["nnUNetv2_extract_fingerprint", "-d", dataset, "--verify_dataset_integrity"]
+            check = ["nnUNetv2_extract_fingerprint", "-d", self.number, "--verify_dataset_integrity"]
             yield Step(fingerprint, [check], [])
         for plans in self._plans_names:
             if not self._plans_file(plans).is_file():
@@ -103,7 +105,7 @@ class Steps:
             folders.setdefault(self._preprocessed_folder(method), method)
         for folder, method in folders.items():
             if not all((folder / f"{case}.pkl").is_file() for case in self.data.raw.cases):
-                command = ["nnUNetv2_preprocess", "-d", dataset, "-plans_name", method.plans]
+                command = ["nnUNetv2_preprocess", "-d", self.number, "-plans_name", method.plans]
                 command += ["-c", method.configuration]
                 yield Step(f"{PREPARE}/{folder.name}", [command], [_planned(method.plans)])
 
@@ -115,7 +117,7 @@ class Steps:
                 if (trained / FINAL).is_file() and (trained / "validation" / "summary.json").is_file():
                     continue
                 # --c begins anew where there is nothing to continue
-                command = ["nnUNetv2_train", self.data.name, method.configuration, str(fold), "-p", method.plans]
+                command = ["nnUNetv2_train", self.number, method.configuration, str(fold), "-p", method.plans]
                 command += ["-tr", method.trainer, "-device", self.device, "--c"]
                 needs = [_planned(method.plans), f"{PREPARE}/{self._preprocessed_folder(method).name}"]
                 yield Step(_trained(model, fold), [command], needs)
@@ -146,9 +148,9 @@ class Steps:
     def _sam2d_commands(self, method: ComparedMethod, protocol: str, trial: int, folds: Sequence[int]) -> list[Command]:
         clicks, root = self.results.prompts(protocol, trial), self.results.root
         predictions = root / WORK / method.name / protocol / f"trial_{trial}"
-        draw = ["sam3d", "prompts", "-d", self.data.name, "-o", str(root), "--protocol", protocol]
+        draw = ["sam3d", "prompts", "-d", self.number, "-o", str(root), "--protocol", protocol]
         draw += ["--trials", str(trial + 1), *_repeated("-f", folds)]
-        predict = ["sam3d", "predict-sam2d", "-d", self.data.name, "-i", str(self.data.images), "--continue"]
+        predict = ["sam3d", "predict-sam2d", "-d", self.number, "-i", str(self.data.images), "--continue"]
         predict += ["--prompts", str(clicks), "-o", str(predictions), "--model", method.sam2d, "--device", self.device]
         measure = [
             self._evaluate_command(method, fold)
@@ -158,7 +160,7 @@ class Steps:
         return [draw, predict, *measure]
 
     def _evaluate_command(self, method: ComparedMethod, fold: int) -> Command:
-        command = ["sam3d", "evaluate", "-d", self.data.name, "-f", str(fold), "-o", str(self.results.root)]
+        command = ["sam3d", "evaluate", "-d", self.number, "-f", str(fold), "-o", str(self.results.root)]
         return [*command, "--name", method.name, *_repeated("--tolerance", self.comparison.tolerances)]
 
     def _measured(self, method: ComparedMethod, protocols: Sequence[str], fold: int, trials: Iterable[int]) -> bool:
@@ -179,8 +181,8 @@ class Steps:
 
     def _plan_command(self, plans: str) -> Command:
         if plans in NNUNET_PLANNERS:
-            return ["nnUNetv2_plan_experiment", "-d", self.data.name, "-pl", NNUNET_PLANNERS[plans]]
-        return ["sam3d", "plan", "-d", self.data.name, "--recipe", self.recipe, "--overwrite-plans-name", plans]
+            return ["nnUNetv2_plan_experiment", "-d", self.number, "-pl", NNUNET_PLANNERS[plans]]
+        return ["sam3d", "plan", "-d", self.number, "--recipe", self.recipe, "--overwrite-plans-name", plans]
 
     def _preprocessed_folder(self, method: ComparedMethod) -> Path:
         """nnU-Net's ResEnc planners share what its default planner preprocesses at full resolution."""
@@ -198,7 +200,7 @@ class Steps:
         if differs:
             raise SAM3DError(
                 f"{file} was planned with other values of {', '.join(differs)} than the recipe {self.recipe} has. Plan "
-                f"and train again (sam3d plan -d {self.data.name} --recipe {self.recipe} --overwrite-plans-name "
+                f"and train again (sam3d plan -d {self.number} --recipe {self.recipe} --overwrite-plans-name "
                 f"{name}), or give the methods of the recipe plans of another name."
             )
 

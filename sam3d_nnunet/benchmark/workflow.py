@@ -18,7 +18,7 @@ from sam3d_nnunet.benchmark.steps import WORK, Step, Steps
 from sam3d_nnunet.data.raw_dataset import RawDataset
 from sam3d_nnunet.data.splits import draw_splits, splits_file
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.evaluation.results import METRICS, Results
 from sam3d_nnunet.evaluation.table import write_tables
 from sam3d_nnunet.inference.device import usable_device
 from sam3d_nnunet.registration import EXT_FOLDER
@@ -83,11 +83,13 @@ class Benchmark:
             return self.left()
 
     def report(self) -> list[Path]:
-        """Write the tables of all that has been measured, and return their files.
+        """Write the tables of all that has been measured, and return their files: none where nothing has been.
 
         Raises:
-            SAM3DError: nothing has been, or what was can't be compared.
+            SAM3DError: what was measured can't be compared.
         """
+        if not any(self.results.glob(f"*/*/fold_*/trial_*/**/{METRICS}")):
+            return []
         results, comparison = Results(self.results), self._comparison
         measured = {folder.method for folder in results.folders}
         baseline = comparison.baseline if comparison.baseline in measured else None

@@ -60,7 +60,7 @@ def test_all_steps_of_a_model(dataset):
         assert set(step.needs) <= finished  # in this order they can be run
         finished.add(step.name)
     train = steps[f"train/{model}/fold_1"]
-    assert train.shell == f"nnUNetv2_train {NAME} 3d_fullres 1 -p SAM3DPlans -tr SAM3DAdapterTrainer -device cpu --c"
+    assert train.shell == "nnUNetv2_train 220 3d_fullres 1 -p SAM3DPlans -tr SAM3DAdapterTrainer -device cpu --c"
     assert train.needs == ["prepare/SAM3DPlans", "prepare/SAM3DPlans_3d_fullres"]
     evaluate = steps["evaluate/ours/fold_1"]
     assert evaluate.needs == [train.name]
@@ -76,7 +76,7 @@ def test_nnunets_plans_share_what_is_preprocessed(dataset):
         "prepare/nnUNetResEncUNetLPlans",
         "prepare/nnUNetPlans_3d_fullres",
     ]
-    command = f"nnUNetv2_plan_experiment -d {NAME} -pl nnUNetPlannerResEncL"
+    command = "nnUNetv2_plan_experiment -d 220 -pl nnUNetPlannerResEncL"
     assert steps["prepare/nnUNetResEncUNetLPlans"].shell == command
     train = steps["train/nnUNetTrainer__nnUNetResEncUNetLPlans__3d_fullres/fold_0"]
     assert train.needs == ["prepare/nnUNetResEncUNetLPlans", "prepare/nnUNetPlans_3d_fullres"]
