@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from segment_anything import SamPredictor, sam_model_registry
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling import Sam
+from small_sam import make_sam
 from typer.testing import CliRunner, Result
 
 from sam3d_nnunet import cli
@@ -24,17 +25,6 @@ DATASET = {"labels": {"background": 0, "organ": 1, "lesion": 2}, "channel_names"
 SPACING = (0.8, 0.9, 3.0)  # mm along x, y, z
 ORIGIN = (-20.0, 30.0, 100.0)
 SHAPE = (5, 20, 30)
-
-
-def make_sam(checkpoint=None) -> Sam:
-    """A small SAM with random weights, whose masks fill parts of an image."""
-    torch.manual_seed(3)
-    encoder = ImageEncoderViT(
-        img_size=64, patch_size=16, embed_dim=16, depth=1, num_heads=2, out_chans=32, use_rel_pos=True, window_size=0
-    )
-    prompts = PromptEncoder(embed_dim=32, image_embedding_size=(4, 4), input_image_size=(64, 64), mask_in_chans=4)
-    transformer = TwoWayTransformer(depth=2, embedding_dim=32, num_heads=2, mlp_dim=64)
-    return Sam(encoder, prompts, MaskDecoder(transformer_dim=32, transformer=transformer)).eval()
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
+from segment_anything import sam_model_registry
+from small_sam import make_sam
+from typer.testing import CliRunner
 
+from sam3d_nnunet import cli
 from sam3d_nnunet.benchmark.comparison import Comparison
 from sam3d_nnunet.benchmark.steps import Step, Steps
 from sam3d_nnunet.data.splits import draw_splits
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.measure import measure_folder
+from sam3d_nnunet.evaluation.results import Results
 
 NAME = "Dataset220_Some"
 CASES = [f"case_{n}" for n in range(5)]
@@ -95,7 +101,23 @@ def test_sam_slice_by_slice(dataset):
     assert [command[command.index("-f") + 1] for command in measure] == ["0", "1"]
 
 
-def test_what_is_finished_is_not_left(dataset, monkeypatch):
+def test_sams_commands_do_what_they_say(make_evaluated, tmp_path, monkeypatch):
+    torch.save(make_sam().state_dict(), tmp_path / "sam.pth")
+    monkeypatch.setenv("SAM3D_CHECKPOINT", str(tmp_path / "sam.pth"))
+    monkeypatch.setitem(sam_model_registry, "vit_b", make_sam)
+    results, name = tmp_path / "measured", make_evaluated().dataset
+    comparison = Comparison.parse({"methods": [SAM], "folds": [0], "slice_protocols": ["slice_1"], "trials": 2}, "-")
+    steps = Steps(comparison, "kits21_tumor", name, results, "cpu")
+    for step in steps.left():
+        for program, *arguments in step.commands:
+            done = CliRunner().invoke(cli.app, arguments)
+            assert program == "sam3d" and done.exit_code == 0, done.output
+    assert steps.left() == []
+    measured = Results(results).metrics
+    assert set(measured["method"]) == {"SAM"} and set(measured["trial"]) == {0, 1}
+
+
+def test_what_is_finished_is_not_left(dataset):
     folds = [0]
     (dataset.base / "SAM3DPlans_3d_fullres").mkdir()
     touch(dataset.base / "dataset_fingerprint.json")
