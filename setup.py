@@ -10,7 +10,7 @@ README = ROOT / "README.md"
 VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "sam3d_nnunet" / "__init__.py").read_text(), re.MULTILINE)[1]
 
 BASELINES = ["segment-anything", "monai"]
-BENCHMARK = ["snakemake>=9", "filelock"]
+BENCHMARK = ['snakemake>=9; python_version >= "3.11"', "filelock"]
 # segment-anything needs torchvision without saying so; setuptools builds the wheel that the packaging test looks into.
 TEST = [*BASELINES, *BENCHMARK, "pytest>=7.4", "hypothesis", "torchvision", "setuptools>=64"]
 DEV = [*TEST, "ruff"]

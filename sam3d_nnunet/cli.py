@@ -1,6 +1,7 @@
 """The command `sam3d`: parses, calls, prints. Whatever takes long to import is imported inside the commands."""
 
 import math
+import shlex
 import sys
 import tempfile
 from enum import Enum
@@ -517,7 +518,10 @@ def benchmark(
         Path | None,
         typer.Option(help="Folder of a Snakemake profile, for SLURM and other clusters. Default: this machine alone."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the commands that are left to run.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only print the commands that are left; folds are drawn where there are none."),
+    ] = False,
     device: Annotated[Device, typer.Option(help="Where to train and predict.")] = Device.cuda,
 ) -> None:
     """Plan, preprocess, train, evaluate and tabulate all methods of a recipe. Exit code 1 if a step failed.
@@ -530,7 +534,7 @@ def benchmark(
     if dry_run:
         steps = job.left()
         for step in steps:
-            typer.echo(f"{step.name}\n  {step.shell}")
+            typer.echo("\n  ".join([step.name, *map(shlex.join, step.commands)]))
         typer.echo(f"{len(steps)} step(s) left to run")
         return
     unfinished = job.run(profile)

@@ -111,13 +111,14 @@ def write_dataset() -> Callable[..., Path]:
 
 @pytest.fixture
 def write_names(nnunet_folders) -> Callable[..., Path]:
-    """Writes a data set of label maps that are nothing but names; returns its folder in nnUNet_preprocessed."""
+    """Writes a data set of files that are nothing but names; returns its folder in nnUNet_preprocessed."""
 
     def write(cases: list[str], name: str = "Dataset220_Some") -> Path:
         folder = nnunet_folders.raw / name
-        (folder / "labelsTr").mkdir(parents=True)
-        for case in [*cases, "._" + cases[0]]:
-            (folder / "labelsTr" / f"{case}.nii.gz").touch()
+        for part, channel in (("labelsTr", ""), ("imagesTr", "_0000")):
+            (folder / part).mkdir(parents=True)
+            for case in [*cases, "._" + cases[0]]:
+                (folder / part / f"{case}{channel}.nii.gz").touch()
         description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
         (folder / "dataset.json").write_text(json.dumps(description))
         return nnunet_folders.preprocessed / name

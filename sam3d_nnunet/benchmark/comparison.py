@@ -1,17 +1,23 @@
 """What a recipe compares: its block "benchmark"."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sam3d_nnunet.benchmark.paper_methods import PAPER_METHODS
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.results import PROMPTS
 from sam3d_nnunet.planning.planner import PLANS
 from sam3d_nnunet.planning.settings import problems_of
-from sam3d_nnunet.prompts.protocols import PAPER, Protocol
+from sam3d_nnunet.prompts.protocols import AUTOMATIC, DRAWN, ITERATED, PAPER, Protocol
 from sam3d_nnunet.recipes import load_recipe
 
 BLOCK = "benchmark"
+WORK = "workflow"
+"""Folder in the results for what is neither clicks nor predictions."""
+TABLE = "table"
+"""Folder in the results for the tables."""
+RESERVED = (PROMPTS, WORK, TABLE, "figures")
 
 
 class ComparedMethod(BaseModel):
@@ -26,6 +32,13 @@ class ComparedMethod(BaseModel):
     sam2d: Literal["vit_b", "vit_l", "vit_h"] | None = Field(
         None, description="instead of a trainer: original 2-D SAM of this size, slice by slice"
     )
+
+    @property
+    def facts(self) -> dict[str, str | None]:
+        """What method.json in the results says of it."""
+        if self.trainer is None:
+            return dict.fromkeys(("trainer", "plans", "configuration"))
+        return {"trainer": self.trainer, "plans": self.plans, "configuration": self.configuration}
 
     @property
     def model(self) -> str:
@@ -47,7 +60,9 @@ class Comparison(BaseModel):
     )
     slice_protocols: list[str] = Field(["slice_1", "slice_3", "slice_10"], description="of 2-D SAM")
     trials: int = Field(3, ge=1, description="how many times clicks are drawn")
-    tolerances: list[float] = Field([5.0], min_length=1, description="of the surface Dice, in mm")
+    tolerances: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        [5.0], min_length=1, description="of the surface Dice, in mm"
+    )
     baseline: str | None = Field(None, description="method that the others are tested against")
     paper: Literal["kits21", "msd_pancreas", "lits17", "msd_colon"] | None = Field(
         None, description="data set of the paper whose figures stand beside"
@@ -106,9 +121,15 @@ class Comparison(BaseModel):
                 raise SAM3DError(f"{where} must give the method {method.name!r} either a trainer or sam2d.")
             if names.count(method.name) > 1:
                 raise SAM3DError(f"{where} has two methods {method.name!r}. Give each a name of its own.")
+            if method.name in RESERVED:
+                raise SAM3DError(f"{where} has a method {method.name!r}: so is another folder of the results called.")
         if self.baseline is not None and self.baseline not in names:
             raise SAM3DError(f"{where} names the baseline {self.baseline!r}, which is none of its methods.")
         if min(self.folds) < 0 or len(set(self.folds)) < len(self.folds):
             raise SAM3DError(f"{where} gives the folds {self.folds}; each must be a number from 0 on, and stand once.")
-        for name in (*self.protocols, *self.slice_protocols):
-            Protocol.parse(name)
+        for names, kinds in ((self.protocols, (AUTOMATIC, ITERATED, *DRAWN)), (self.slice_protocols, DRAWN)):
+            for name in names:
+                protocol = Protocol.parse(name)
+                if protocol.kind not in kinds or protocol.name != name:
+                    wanted = protocol.name if protocol.kind in kinds else "one whose clicks are drawn beforehand"
+                    raise SAM3DError(f"{where} names the protocol {name!r}; give {wanted}.")

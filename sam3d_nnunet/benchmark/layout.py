@@ -36,6 +36,12 @@ class ResultsFolder:
         Raises:
             SAM3DError: the results are about other data.
         """
+        content = self.check_data(data, test)
+        self.root.mkdir(parents=True, exist_ok=True)
+        _write_json(self.root / DATA, content | {"dataset_json": data.dataset_json})
+
+    def check_data(self, data: EvaluationData, test: EvaluationData | None = None) -> dict[str, Any]:
+        """What data.json says, and would say; arguments and errors are those of `claim`."""
         content = {
             "format": FORMAT,
             "version": VERSION,
@@ -52,8 +58,7 @@ class ResultsFolder:
                 raise SAM3DError(
                     f"{self.root} holds results with {key} {known[key]}, not {value}. Give another folder for these."
                 )
-        self.root.mkdir(parents=True, exist_ok=True)
-        _write_json(file, known | content | {"dataset_json": data.dataset_json})
+        return known | content
 
     def prompts(self, protocol: str, trial: int) -> Path:
         """Folder of the clicks CASE.json."""
@@ -74,19 +79,24 @@ class ResultsFolder:
         file = self.root / method / METHOD
         return read_json(file) if file.is_file() else {}
 
+    def check_method(self, method: str, facts: dict[str, Any]) -> dict[str, Any]:
+        """What its method.json says; arguments and errors are those of `write_method`."""
+        known = self.known_method(method)
+        for key in ("trainer", "plans", "configuration"):
+            if known and known[key] != facts[key]:
+                raise SAM3DError(
+                    f"{self.root / method} holds results of {key} {known[key]}, not {facts[key]}. "
+                    "Give this method another name."
+                )
+        return known
+
     def write_method(self, method: str, facts: dict[str, Any]) -> None:
         """Write method.json; what is unknown now (None) stays as it is known.
 
         Raises:
             SAM3DError: the folder holds the results of another method.
         """
-        known = self.known_method(method)
-        for key in ("trainer", "plans", "configuration"):
-            if known and known[key] != facts[key]:
-                raise SAM3DError(
-                    f"{self.root / method} holds results of {key} {known[key]}, not {facts[key]}. "
-                    "Give this method another --name."
-                )
+        known = self.check_method(method, facts)
         merged = facts | {key: value for key, value in known.items() if facts.get(key) is None}
         if "prompted" in (known.get("kind"), facts["kind"]):
             merged["kind"] = "prompted"

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam3d_nnunet.benchmark.comparison import ComparedMethod, Comparison
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from sam3d_nnunet.benchmark.comparison import WORK, ComparedMethod, Comparison
 from sam3d_nnunet.benchmark.dataset import EvaluationData
 from sam3d_nnunet.benchmark.iterated import step_folder
 from sam3d_nnunet.benchmark.layout import ResultsFolder
@@ -17,7 +19,7 @@ from sam3d_nnunet.data.nnunet_folders import preprocessed_root
 from sam3d_nnunet.dataset_name import dataset_number
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.inference.model_folder import FINAL, trained_model_folder
-from sam3d_nnunet.planning.settings import BLOCK, merge, planned_block
+from sam3d_nnunet.planning.recipe_check import differences
 from sam3d_nnunet.prompts.protocols import AUTOMATIC, ITERATED, Protocol
 from sam3d_nnunet.recipes import load_recipe
 
@@ -29,8 +31,6 @@ NNUNET_PLANNERS = {
 }
 """Plans that nnU-Net's planners write; all others are those of the recipe."""
 PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"
-WORK = "workflow"
-"""Folder in the results for what is neither clicks nor predictions."""
 
 Command = list[str]
 
@@ -51,8 +51,9 @@ class Step:
 
     @property
     def shell(self) -> str:
-        """As one line for a shell."""
-        return " && ".join(map(shlex.join, self.commands))
+        """As one line for a shell: all commands are run, and the step fails if one of them does."""
+        tried = "; ".join(f"{shlex.join(command)} || failed=1" for command in self.commands)
+        return f"failed=0; {tried}; exit $failed"
 
 
 class Steps:
@@ -68,8 +69,8 @@ class Steps:
             device: where to train and predict.
 
         Raises:
-            SAM3DError: the data set has no such fold, a trainer can't be found, or plans are there already and not
-                those of the recipe.
+            SAM3DError: the data set has no such fold, a trainer can't be found, a method can't be evaluated, the
+                results are about something else, or plans are there already and not those of the recipe.
         """
         self.comparison, self.recipe, self.device = comparison, recipe, device
         self.data = EvaluationData.from_nnunet(dataset)
@@ -82,6 +83,14 @@ class Steps:
             for method in self.trained
         }
         self._preprocessed = preprocessed_root() / self.data.name
+        self.results.check_data(self.data)
+        for method in comparison.methods:
+            self.results.check_method(method.name, method.facts)
+            if method.sam2d is not None and self.data.raw.listed is not None:
+                raise SAM3DError(
+                    f"{method.name}: sam3d predict-sam2d needs images in a folder, but the dataset.json of "
+                    f"{self.data.name} lists them. Leave the method out."
+                )
         for plans in self._plans_names:
             self._refuse_other_plans(plans)
 
@@ -104,10 +113,18 @@ class Steps:
         for method in self.trained:
             folders.setdefault(self._preprocessed_folder(method), method)
         for folder, method in folders.items():
-            if not all((folder / f"{case}.pkl").is_file() for case in self.data.raw.cases):
+            if not self._is_preprocessed(folder):
                 command = ["nnUNetv2_preprocess", "-d", self.number, "-plans_name", method.plans]
                 command += ["-c", method.configuration]
                 yield Step(f"{PREPARE}/{folder.name}", [command], [_planned(method.plans)])
+
+    def _is_preprocessed(self, folder: Path) -> bool:
+        """nnU-Net writes CASE.pkl as the last file of a case, and copies the truth at the end."""
+        truth, ending = self._preprocessed / "gt_segmentations", self.data.file_ending
+        return all(
+            (folder / f"{case}.pkl").is_file() and (truth / f"{case}{ending}").is_file()
+            for case in self.data.raw.cases_with_images
+        )
 
     def _train(self) -> Iterable[Step]:
         for model, method in {method.model: method for method in self.trained}.items():
@@ -140,14 +157,22 @@ class Steps:
         for method in (method for method in self.comparison.methods if method.sam2d is not None):
             for protocol in self.comparison.slice_protocols:
                 for trial in range(self.comparison.trials):
-                    left = [fold for fold in folds if not self._measured(method, [protocol], fold, [trial])]
+                    # by size, so that another size doesn't go on with these
+                    predictions = self.results.root / WORK / method.name / method.sam2d / protocol / f"trial_{trial}"
+                    left = [
+                        fold
+                        for fold in folds
+                        if not self._measured(method, [protocol], fold, [trial])
+                        or not all((predictions / f"{c}{self.data.file_ending}").is_file() for c in self.cases[fold])
+                    ]
                     if left:
                         name = f"{EVALUATE}/{method.name}/{protocol}_trial_{trial}"
-                        yield Step(name, self._sam2d_commands(method, protocol, trial, left), [])
+                        yield Step(name, self._sam2d_commands(method, protocol, trial, left, predictions), [])
 
-    def _sam2d_commands(self, method: ComparedMethod, protocol: str, trial: int, folds: Sequence[int]) -> list[Command]:
+    def _sam2d_commands(
+        self, method: ComparedMethod, protocol: str, trial: int, folds: Sequence[int], predictions: Path
+    ) -> list[Command]:
         clicks, root = self.results.prompts(protocol, trial), self.results.root
-        predictions = root / WORK / method.name / protocol / f"trial_{trial}"
         draw = ["sam3d", "prompts", "-d", self.number, "-o", str(root), "--protocol", protocol]
         draw += ["--trials", str(trial + 1), *_repeated("-f", folds)]
         predict = ["sam3d", "predict-sam2d", "-d", self.number, "-i", str(self.data.images), "--continue"]
@@ -180,12 +205,18 @@ class Steps:
         return self._preprocessed / f"{plans}.json"
 
     def _plan_command(self, plans: str) -> Command:
-        if plans in NNUNET_PLANNERS:
+        if _is_nnunets(plans):
             return ["nnUNetv2_plan_experiment", "-d", self.number, "-pl", NNUNET_PLANNERS[plans]]
         return ["sam3d", "plan", "-d", self.number, "--recipe", self.recipe, "--overwrite-plans-name", plans]
 
     def _preprocessed_folder(self, method: ComparedMethod) -> Path:
-        """nnU-Net's ResEnc planners share what its default planner preprocesses at full resolution."""
+        """What the plans say; before there are any, what nnU-Net's planners will write.
+
+        Its ResEnc planners share what its default planner preprocesses at full resolution.
+        """
+        file = self._plans_file(method.plans)
+        if file.is_file():
+            return self._preprocessed / _read_configuration(file, method.configuration).data_identifier
         shared = method.plans in NNUNET_PLANNERS and method.configuration in ("2d", "3d_fullres")
         plans = "nnUNetPlans" if shared else method.plans
         return self._preprocessed / f"{plans}_{method.configuration}"
@@ -193,23 +224,44 @@ class Steps:
     def _refuse_other_plans(self, name: str) -> None:
         """Plans that are there are used, so they have to be those that the recipe would write."""
         file = self._plans_file(name)
-        if name in NNUNET_PLANNERS or not file.is_file():
+        if _is_nnunets(name):
+            if name not in NNUNET_PLANNERS and not file.is_file():
+                raise SAM3DError(
+                    f"There are no plans {file}. Those that can be made are {', '.join(NNUNET_PLANNERS)}; make others "
+                    "by nnUNetv2_plan_experiment."
+                )
             return
-        wanted, planned = load_recipe(self.recipe).get(BLOCK, {}), _read_block(file)
-        differs = [key for key in wanted if merge(planned, {key: wanted[key]}) != planned]
+        differs = differences(_read_plans(file), load_recipe(self.recipe)) if file.is_file() else []
         if differs:
             raise SAM3DError(
-                f"{file} was planned with other values of {', '.join(differs)} than the recipe {self.recipe} has. Plan "
-                f"and train again (sam3d plan -d {self.number} --recipe {self.recipe} --overwrite-plans-name "
-                f"{name}), or give the methods of the recipe plans of another name."
+                f"{file} was planned with other values of {', '.join(differs)} than the recipe {self.recipe} has. Give "
+                "the methods of the recipe plans of another name; or delete these, what was preprocessed "
+                f"({self._preprocessed / name}_*) and trained (*__{name}__*) from them."
             )
 
 
-def _read_block(plans: Path) -> dict[str, Any]:
+def _is_nnunets(plans: str) -> bool:
+    """Whether plans are used as nnU-Net, or its user, has made them."""
+    return plans.startswith("nnUNet")
+
+
+def _read_plans(file: Path) -> dict[str, Any]:
     try:
-        return planned_block(json.loads(plans.read_text(encoding="utf-8")), "3d_fullres")
+        plans = json.loads(file.read_text(encoding="utf-8"))
+        plans["configurations"]["3d_fullres"]["patch_size"]
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise SAM3DError(f"{plans} holds no plans with a configuration 3d_fullres: {type(e).__name__}: {e}.") from e
+        raise SAM3DError(f"{file} holds no plans with a configuration 3d_fullres: {type(e).__name__}: {e}.") from e
+    return plans
+
+
+def _read_configuration(file: Path, name: str) -> ConfigurationManager:
+    try:
+        configuration = PlansManager(str(file)).get_configuration(name)
+    except (OSError, ValueError, KeyError, RuntimeError) as e:
+        raise SAM3DError(f"{file} has no configuration {name} that can be used: {e}") from e
+    if configuration.previous_stage_name is not None:
+        raise SAM3DError(f"The configuration {name} of {file} is the second stage of a cascade: leave it out.")
+    return configuration
 
 
 def _folders(folder: Path, protocol: Protocol) -> list[Path]:

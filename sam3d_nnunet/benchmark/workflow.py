@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,17 +14,20 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sam3d_nnunet.benchmark.comparison import Comparison
-from sam3d_nnunet.benchmark.steps import WORK, Step, Steps
+from sam3d_nnunet.benchmark.comparison import TABLE, WORK, Comparison
+from sam3d_nnunet.benchmark.steps import Step, Steps
 from sam3d_nnunet.data.raw_dataset import RawDataset
-from sam3d_nnunet.data.splits import draw_splits, splits_file
+from sam3d_nnunet.data.splits import draw_splits, read_splits, splits_file, write_splits
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results import METRICS, Results
 from sam3d_nnunet.evaluation.table import write_tables
 from sam3d_nnunet.inference.device import usable_device
+from sam3d_nnunet.recipes import known_recipes
 from sam3d_nnunet.registration import EXT_FOLDER
 
 SNAKEFILE = Path(__file__).parent / "Snakefile"
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer", "SAM3D_CHECKPOINT")
+"""Variables that name files and folders."""
 ONE_MACHINE = ("--cores", "all", "--resources", "machine=1")
 """One step at a time, with all cores."""
 
@@ -49,14 +53,18 @@ class Benchmark:
     device: str = "cuda"
 
     def left(self) -> list[Step]:
-        """The steps that aren't finished. Draws the folds of a data set that has none.
+        """The steps that aren't finished. A data set without folds gets those that nnU-Net would take.
 
         Raises:
             SAM3DError: the recipe or the data set can't be used, or plans are there already that don't fit.
         """
         raw = RawDataset.find(self.dataset)
-        if not splits_file(raw.name).is_file():
-            draw_splits(raw.cases, splits_file(raw.name))
+        folds, given = splits_file(raw.name), raw.folder / "splits_final.json"
+        if not folds.is_file():
+            if given.is_file():  # nnU-Net's planners would copy them, and accept no others
+                write_splits(read_splits(given), folds)
+            else:
+                draw_splits(raw.cases_with_images, folds)
         return Steps(self._comparison, self._recipe, raw.name, self.results, self.device).left()
 
     def run(self, profile: str | None = None) -> list[Step]:
@@ -72,10 +80,17 @@ class Benchmark:
             SAM3DError: as in `left`; or there is no Snakemake or no such device, or the same is running already.
         """
         if find_spec("snakemake") is None:
-            raise SAM3DError('sam3d benchmark needs Snakemake: run  pip install "sam3d_nnunet[benchmark]"')
+            raise SAM3DError(
+                'sam3d benchmark needs Snakemake, and that Python 3.11: run  pip install "sam3d_nnunet[benchmark]"'
+            )
         if profile is None:
             usable_device(self.device)
-        self._work.mkdir(parents=True, exist_ok=True)
+        elif not Path(profile).is_dir():
+            raise SAM3DError(f"There is no folder {profile} with a profile of Snakemake.")
+        try:
+            self._work.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise SAM3DError(f"{self.results} can't be the folder of results: {e.strerror}.") from e
         with _only_one(self._work):
             steps = self.left()
             if steps:
@@ -93,12 +108,14 @@ class Benchmark:
         results, comparison = Results(self.results), self._comparison
         measured = {folder.method for folder in results.folders}
         baseline = comparison.baseline if comparison.baseline in measured else None
-        return write_tables(results, self.results / "table", baseline=baseline, paper=comparison.paper)
+        return write_tables(results, self.results / TABLE, baseline=baseline, paper=comparison.paper)
 
     def explain(self, step: Step) -> str:
         """Why a step is not finished, in a sentence."""
         file = self._work / "logs" / f"{step.name}.txt"
-        return f"See {file}." if file.is_file() else "It was not started: a step before it failed."
+        if file.is_file():
+            return f"See {file}."
+        return "It was not started: a step before it failed." if step.needs else "Snakemake, above, says why."
 
     def _run(self, steps: list[Step], profile: str | None) -> None:
         for folder in ("done", "logs"):  # what is done is seen from the files themselves
@@ -109,12 +126,7 @@ class Benchmark:
         command += ["--config", f"device={self.device}", "--keep-going", "--nolock", "--rerun-incomplete"]
         command += ["--rerun-triggers", "mtime", "--quiet", "host"]
         command += ["--profile", str(Path(profile).absolute())] if profile else ONE_MACHINE
-        with subprocess.Popen(command, env=_environment()) as snakemake:
-            try:
-                snakemake.wait()
-            except KeyboardInterrupt:  # which Snakemake gets too, and ends its steps
-                snakemake.wait()
-                raise
+        _run_group(command, _environment())
 
     @property
     def _comparison(self) -> Comparison:
@@ -123,17 +135,40 @@ class Benchmark:
     @property
     def _recipe(self) -> str:
         """A file is named from wherever a step runs."""
-        return str(Path(self.recipe).absolute()) if Path(self.recipe).suffix == ".json" else self.recipe
+        is_file = self.recipe not in known_recipes() and Path(self.recipe).is_file()
+        return str(Path(self.recipe).absolute()) if is_file else self.recipe
 
     @property
     def _work(self) -> Path:
         return self.results.absolute() / WORK
 
 
+def _run_group(command: list[str], environment: dict[str, str]) -> None:
+    """Run a command to its end. What ends us (Ctrl-C, or a cluster's SIGTERM) ends all that it has started, too."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
 def _environment() -> dict[str, str]:
-    """Steps find nnU-Net's commands and ours, and nnU-Net our trainers, whether registered or not."""
+    """Steps find nnU-Net's commands and ours, and nnU-Net our trainers, whether registered or not, from any folder."""
+    environment = {"nnUNet_extTrainer": str(EXT_FOLDER)} | os.environ
+    for name in FOLDERS:
+        if environment.get(name):
+            environment[name] = os.pathsep.join(map(os.path.abspath, environment[name].split(os.pathsep)))
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    return {"nnUNet_extTrainer": str(EXT_FOLDER)} | os.environ | {"PATH": path}
+    return environment | {"PATH": path}
 
 
 @contextmanager

@@ -61,6 +61,18 @@ class RawDataset:
             raise SAM3DError(f"{self.folder / 'labelsTr'} holds no label map CASE{self.file_ending}.")
         return cases
 
+    @cached_property
+    def cases_with_images(self) -> list[str]:
+        """Names of the training cases that nnU-Net trains on.
+
+        Raises:
+            SAM3DError: there is none.
+        """
+        cases = [case for case in self.cases if self.image_files(case)[0].is_file()]
+        if not cases:
+            raise SAM3DError(f"There is no image of the {len(self.cases)} training case(s) of {self.name}.")
+        return cases
+
     def image_files(self, case: str) -> list[Path]:
         """One for each channel.
 

@@ -1,5 +1,6 @@
 """nnU-Net's planning for promptable training: isotropic voxels, large patches, our settings."""
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -21,6 +22,7 @@ show_as_sentence()
 PLANS = "SAM3DPlans"
 """Name of the plans, unless another is asked for."""
 MAX_PATCH = 128  # voxels a side, as in the released checkpoints
+MIN_EDGE = 4  # voxels a side at the U-Net's lowest resolution
 TOKEN_MULTIPLE = 32  # whole windows at stride 4
 
 
@@ -98,9 +100,7 @@ class SAM3DPlanner(ExperimentPlanner):
         if len(spacing) == 2:
             return plan
         wanted = self.patch_size or [patch_side(n) for n in median_shape]
-        _, strides, kernel_sizes, patch_size, _ = get_pool_and_conv_props(
-            spacing, wanted, self.UNet_featuremap_min_edge_length, 999999
-        )
+        _, strides, kernel_sizes, patch_size, _ = unet_topology(spacing, wanted)
         stages = len(strides)
         plan["patch_size"] = tuple(int(n) for n in patch_size)
         plan["architecture"]["arch_kwargs"] |= {
@@ -138,6 +138,11 @@ def _is_upright(image: str) -> bool:
     except SAM3DError:
         return False
     return np.abs(affine[:3, :3]).argmax(0).tolist() == [0, 1, 2]
+
+
+def unet_topology(spacing: Sequence[float], patch_size: Sequence[int]) -> tuple:
+    """How nnU-Net's planner lays out a U-Net, as `get_pool_and_conv_props` says it; the fourth is the fitted patch."""
+    return get_pool_and_conv_props(spacing, patch_size, MIN_EDGE, 999999)
 
 
 def patch_side(extent: float) -> int:

@@ -53,6 +53,12 @@ def test_which_methods_take_clicks():
         ({"protocols": ["volume_0"]}, "no protocol 'volume_0'"),
         ({"slice_protocols": ["slice"]}, "no protocol 'slice'"),
         ({"paper": "kits19"}, "'paper'"),
+        ({"tolerances": [-1.0]}, "'tolerances.0'"),
+        ({"tolerances": [float("nan")]}, "'tolerances.0'"),
+        ({"slice_protocols": ["automatic"]}, "protocol 'automatic'; give one whose clicks are drawn beforehand"),
+        ({"slice_protocols": ["iterated_3"]}, "protocol 'iterated_3'; give one whose clicks"),
+        ({"protocols": ["volume_3_off20.0_5mm"]}, "'volume_3_off20.0_5mm'; give volume_3_off20_5mm"),
+        ({"methods": [METHOD | {"name": "workflow"}]}, "'workflow': so is another folder"),
     ],
 )
 def test_mistakes_are_named(block, message):

@@ -1,4 +1,5 @@
 import json
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,6 +50,12 @@ def write_label_map(file: Path) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(np.eye(4, dtype=np.uint8)[None].repeat(3, 0)), str(file))
 
 
+def write_plans(file: Path, block: dict | None = None, **more: dict) -> None:
+    fullres = {"patch_size": [128] * 3, "spacing": [1.0] * 3, "data_identifier": f"{file.stem}_3d_fullres"}
+    fullres |= {"architecture": {}, "sam3d": {"stride": 4} | (block or {})}
+    file.write_text(json.dumps({"configurations": {"3d_fullres": fullres} | more}))
+
+
 def test_all_steps_of_a_model(dataset):
     steps = {step.name: step for step in left(dataset, [OURS], trials=2)}
     model = "SAM3DAdapterTrainer__SAM3DPlans__3d_fullres"
@@ -66,7 +73,8 @@ def test_all_steps_of_a_model(dataset):
         assert set(step.needs) <= finished  # in this order they can be run
         finished.add(step.name)
     train = steps[f"train/{model}/fold_1"]
-    assert train.shell == "nnUNetv2_train 220 3d_fullres 1 -p SAM3DPlans -tr SAM3DAdapterTrainer -device cpu --c"
+    expected = "nnUNetv2_train 220 3d_fullres 1 -p SAM3DPlans -tr SAM3DAdapterTrainer -device cpu --c"
+    assert train.commands == [expected.split()]
     assert train.needs == ["prepare/SAM3DPlans", "prepare/SAM3DPlans_3d_fullres"]
     evaluate = steps["evaluate/ours/fold_1"]
     assert evaluate.needs == [train.name]
@@ -82,8 +90,8 @@ def test_nnunets_plans_share_what_is_preprocessed(dataset):
         "prepare/nnUNetResEncUNetLPlans",
         "prepare/nnUNetPlans_3d_fullres",
     ]
-    command = "nnUNetv2_plan_experiment -d 220 -pl nnUNetPlannerResEncL"
-    assert steps["prepare/nnUNetResEncUNetLPlans"].shell == command
+    command = ["nnUNetv2_plan_experiment", "-d", "220", "-pl", "nnUNetPlannerResEncL"]
+    assert steps["prepare/nnUNetResEncUNetLPlans"].commands == [command]
     train = steps["train/nnUNetTrainer__nnUNetResEncUNetLPlans__3d_fullres/fold_0"]
     assert train.needs == ["prepare/nnUNetResEncUNetLPlans", "prepare/nnUNetPlans_3d_fullres"]
     assert "--protocol automatic" in steps["evaluate/ResEnc/fold_0"].shell
@@ -121,14 +129,15 @@ def test_what_is_finished_is_not_left(dataset):
     folds = [0]
     (dataset.base / "SAM3DPlans_3d_fullres").mkdir()
     touch(dataset.base / "dataset_fingerprint.json")
-    block = {"preset": "vit_b", "stride": 4}
-    plans = {"configurations": {"3d_fullres": {"sam3d": block}}}
-    (dataset.base / "SAM3DPlans.json").write_text(json.dumps(plans))
+    write_plans(dataset.base / "SAM3DPlans.json")
     names = [step.name for step in left(dataset, [OURS], folds=folds)]
     assert names[0] == "prepare/SAM3DPlans_3d_fullres"
 
     for case in CASES:
         touch(dataset.base / "SAM3DPlans_3d_fullres" / f"{case}.pkl")
+    assert len(left(dataset, [OURS], folds=folds)) == 3  # nnU-Net copies the truth at the end
+    for case in CASES:
+        touch(dataset.base / "gt_segmentations" / f"{case}.nii.gz")
     train, _ = left(dataset, [OURS], folds=folds)
     assert train.name.startswith("train/") and train.needs == []
 
@@ -156,13 +165,61 @@ def test_what_is_finished_is_not_left(dataset):
 
 def test_other_plans_are_refused(dataset):
     file = dataset.base / "SAM3DPlans.json"
-    file.write_text(json.dumps({"configurations": {"3d_fullres": {"sam3d": {"preset": "tiny"}}}}))
-    with pytest.raises(SAM3DError, match="SAM3DPlans.json was planned with other values of preset than"):
+    write_plans(file, {"preset": "tiny", "num_epochs": 5})
+    with pytest.raises(SAM3DError, match="SAM3DPlans.json was planned with other values of preset, num_epochs than"):
         left(dataset, [OURS])
     assert left(dataset, [OURS | {"plans": "Others"}, NNUNET])
     file.write_text("{}")
     with pytest.raises(SAM3DError, match="holds no plans with a configuration 3d_fullres"):
         left(dataset, [OURS])
+
+
+def test_nnunets_plans_are_used_as_they_are(dataset):
+    own = NNUNET | {"plans": "nnUNetPlans_40G"}
+    with pytest.raises(SAM3DError, match="no plans .*nnUNetPlans_40G.json. Those that can be made are nnUNetPlans, "):
+        left(dataset, [own])
+    write_plans(dataset.base / "nnUNetPlans_40G.json", {"preset": "tiny"})  # which is none of the recipe's business
+    names = [step.name for step in left(dataset, [own])]
+    assert names[:2] == ["prepare/fingerprint", "prepare/nnUNetPlans_40G_3d_fullres"]
+
+
+def test_configurations_share_what_their_plans_say(dataset):
+    child = {"inherits_from": "3d_fullres", "batch_size": 5}
+    write_plans(dataset.base / "nnUNetPlans.json", mine=child, second=child | {"previous_stage": "3d_lowres"})
+    steps = left(dataset, [NNUNET, NNUNET | {"name": "mine", "configuration": "mine"}])
+    assert [step.name for step in steps if step.name.startswith("prepare/nnUNet")] == ["prepare/nnUNetPlans_3d_fullres"]
+    with pytest.raises(SAM3DError, match="second of .* is the second stage of a cascade"):
+        left(dataset, [NNUNET | {"configuration": "second"}])
+    with pytest.raises(SAM3DError, match="nnUNetPlans.json has no configuration third"):
+        left(dataset, [NNUNET | {"configuration": "third"}])
+
+
+def test_results_of_something_else_are_refused_before_any_work(dataset):
+    (dataset.results / "ours").mkdir(parents=True)
+    facts = {"trainer": "SAM3DAdapterTrainer_clicked", "plans": "SAM3DPlans", "configuration": "3d_fullres"}
+    (dataset.results / "ours" / "method.json").write_text(json.dumps(facts))
+    with pytest.raises(SAM3DError, match="holds results of trainer SAM3DAdapterTrainer_clicked, not SAM3DAdapterT"):
+        left(dataset, [OURS])
+    assert left(dataset, [OURS | {"name": "others"}])
+    (dataset.results / "data.json").write_text(json.dumps({"dataset": "Dataset320_Other"}))
+    with pytest.raises(SAM3DError, match="holds results with dataset Dataset320_Other"):
+        left(dataset, [OURS | {"name": "others"}])
+
+
+def test_sam_needs_images_in_a_folder(dataset, nnunet_folders):
+    file = nnunet_folders.raw / NAME / "dataset.json"
+    listed = {case: {"images": [f"imagesTr/{case}_0000.nii.gz"], "label": f"labelsTr/{case}.nii.gz"} for case in CASES}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dataset": listed}))
+    assert left(dataset, [OURS])
+    with pytest.raises(SAM3DError, match="SAM: sam3d predict-sam2d needs images in a folder"):
+        left(dataset, [OURS, SAM])
+
+
+@pytest.mark.parametrize("commands, code", [([["false"], ["touch", "a b"]], 1), ([["true"], ["touch", "a b"]], 0)])
+def test_a_command_that_fails_does_not_cost_the_next(tmp_path, commands, code):
+    done = subprocess.run(["bash", "-c", f"set -e; ({Step('evaluate/x', commands, []).shell})"], cwd=tmp_path)
+    assert done.returncode == code
+    assert (tmp_path / "a b").is_file()
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from threading import Thread
 
 import pytest
 from filelock import FileLock
@@ -13,6 +16,8 @@ from sam3d_nnunet import cli
 from sam3d_nnunet.benchmark import workflow
 from sam3d_nnunet.benchmark.steps import Step
 from sam3d_nnunet.errors import SAM3DError
+
+pytest.importorskip("snakemake", reason="Snakemake needs Python 3.11")
 
 
 @pytest.fixture
@@ -28,10 +33,10 @@ def steps(monkeypatch, tmp_path):
     def touch(name: str) -> list[str]:
         return ["touch", str(tmp_path / "made" / name)]
 
-    needs_key = ["test", "-f", str(tmp_path / "made" / "key")]
+    needs_key = ["cp", str(tmp_path / "made" / "key"), str(tmp_path / "made" / "b, tiny")]
     everything = [
         Step("prepare/a", [["echo", "preparing {this}", "it's"], touch("a")], []),
-        Step("train/b, tiny/fold_0", [touch("tried"), needs_key, touch("b, tiny")], ["prepare/a"]),
+        Step("train/b, tiny/fold_0", [touch("tried"), needs_key], ["prepare/a"]),
         Step("train/c++/fold_0", [touch("c++")], ["prepare/a"]),
         Step("evaluate/b, tiny/fold_0", [touch("d")], ["train/b, tiny/fold_0"]),
     ]
@@ -81,16 +86,69 @@ def test_dry_run(dataset, steps, tmp_path):
     done = benchmark("-o", tmp_path / "measured", "--dry-run")
     assert done.exit_code == 0, done.output
     assert f"train/c++/fold_0\n  touch {steps}/c++\n" in done.output
+    assert "prepare/a\n  echo 'preparing {this}' " in done.output
     assert done.output.endswith("4 step(s) left to run\n")
     assert not list(steps.iterdir()) and not (tmp_path / "measured").exists()
 
 
 def test_a_profile_says_how(dataset, steps, tmp_path):
     (tmp_path / "profile").mkdir()
-    (tmp_path / "profile" / "config.yaml").write_text("cores: 1\nset-threads:\n  train: 1\ndry-run: true\n")
-    done = benchmark("-o", tmp_path / "measured", "--profile", tmp_path / "profile", "--device", "cpu")
-    assert done.exit_code == 1  # a dry run of Snakemake finishes nothing
-    assert not list(steps.iterdir())
+    # Snakemake would refuse to run without knowing of any cores
+    (tmp_path / "profile" / "config.yaml").write_text("cores: 1\nset-threads:\n  train: 1\n")
+    (steps / "key").touch()
+    given = ("-o", tmp_path / "measured", "--device", "cpu", "--profile")
+    assert benchmark(*given, tmp_path / "profile").exit_code == 0
+    assert {"a", "b, tiny", "c++", "d"} <= {file.name for file in steps.iterdir()}
+
+    (steps / "d").unlink()
+    (tmp_path / "profile" / "config.yaml").write_text("")
+    done = benchmark(*given, tmp_path / "profile")
+    assert done.exit_code == 1
+    assert "not finished: evaluate/b, tiny/fold_0. Snakemake, above, says why." in done.output
+
+    done = benchmark(*given, tmp_path / "nowhere")
+    assert isinstance(done.exception, SAM3DError) and "nowhere with a profile" in str(done.exception)
+
+
+def test_results_in_a_file(dataset, steps, tmp_path):
+    (tmp_path / "measured").touch()
+    done = benchmark("-o", tmp_path / "measured", "--device", "cpu")
+    assert isinstance(done.exception, SAM3DError) and "can't be the folder of results" in str(done.exception)
+
+
+def test_what_ends_us_ends_the_steps(tmp_path):
+    """A cluster's SIGTERM, too; here as Ctrl-C would."""
+    script = f"trap 'touch {tmp_path}/ended; exit 1' INT; touch {tmp_path}/started; while true; do sleep 0.1; done"
+
+    def end() -> None:
+        while not (tmp_path / "started").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    Thread(target=end).start()
+    with pytest.raises(KeyboardInterrupt):
+        workflow._run_group(["bash", "-c", script], dict(os.environ))
+    assert (tmp_path / "ended").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_steps_run_from_any_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("nnUNet_raw", "raw")
+    monkeypatch.setenv("nnUNet_extTrainer", f"mine{os.pathsep}/others")
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    environment = workflow._environment()
+    assert environment["nnUNet_raw"] == str(tmp_path / "raw")
+    assert environment["nnUNet_extTrainer"] == f"{tmp_path / 'mine'}{os.pathsep}/others"
+    assert "nnUNet_results" not in environment
+
+
+def test_recipes_by_name_and_file(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").touch()
+    expected = {"hippocampus": "hippocampus", "mine": str(tmp_path / "mine"), "nothing": "nothing"}
+    assert {name: workflow.Benchmark(name, "220", tmp_path)._recipe for name in expected} == expected
 
 
 def test_one_at_a_time(dataset, steps, tmp_path):
@@ -122,6 +180,15 @@ def test_folds_are_nnunets_own(dataset, steps, tmp_path):
     ours = json.loads((dataset / "splits_final.json").read_text())
     theirs = generate_crossval_split([f"case_{n}" for n in range(5)], seed=12345, n_splits=5)
     assert [set(fold["val"]) for fold in ours] == [set(fold["val"]) for fold in theirs]
+
+
+def test_folds_of_the_raw_data_are_taken(dataset, steps, tmp_path, nnunet_folders):
+    """nnU-Net's planners copy them, too."""
+    cases = [f"case_{n}" for n in range(5)]
+    folds = [{"train": cases[:3], "val": cases[3:]}]
+    (nnunet_folders.raw / dataset.name / "splits_final.json").write_text(json.dumps(folds))
+    benchmark("-o", tmp_path / "measured", "--dry-run")
+    assert json.loads((dataset / "splits_final.json").read_text()) == folds
 
 
 def test_steps_find_the_commands():

@@ -1,0 +1,52 @@
+import copy
+
+import pytest
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.planning.recipe_check import differences
+from sam3d_nnunet.planning.settings import SAM3DSettings
+
+PLANS = {
+    "configurations": {
+        "3d_fullres": {
+            "patch_size": [16, 32, 24],
+            "spacing": [2.0, 1.0, 1.0],
+            "sam3d": SAM3DSettings(preset="tiny", stride=2).model_dump(),
+        }
+    }
+}
+RECIPE = {"target_spacing": [2, 1, 1], "patch_size": [16, 32, 24], "sam3d": {"preset": "tiny"}, "benchmark": {}}
+
+
+def test_as_planned():
+    assert differences(PLANS, RECIPE) == []
+    assert differences(PLANS, {"sam3d": {"preset": "tiny"}}) == []
+    assert differences(PLANS, RECIPE | {"target_spacing": [1, 1, 2], "patch_size": [16, 30, 24]}) == []
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"target_spacing": [1, 1, 1]}, ["target_spacing"]),
+        ({"patch_size": [64, 64, 64]}, ["patch_size"]),
+        ({"sam3d": {"preset": "vit_b"}}, ["preset"]),
+        ({"sam3d": {"preset": "tiny", "optimizer": {"lr": 1e-3}}}, ["optimizer"]),
+        ({"sam3d": {}}, ["preset"]),
+    ],
+)
+def test_the_recipe_says_otherwise(changes, expected):
+    assert differences(PLANS, RECIPE | changes) == expected
+
+
+def test_the_plans_say_more_than_the_recipe():
+    """What the recipe leaves out is not whatever was planned, but the default."""
+    plans = copy.deepcopy(PLANS)
+    plans["configurations"]["3d_fullres"]["sam3d"] |= {"num_epochs": 5, "target_policy": "clicked"}
+    assert set(differences(plans, RECIPE)) == {"num_epochs", "target_policy"}
+
+
+def test_what_cannot_be_used():
+    with pytest.raises(SAM3DError, match="'presett'"):
+        differences(PLANS, {"sam3d": {"presett": "tiny"}})
+    with pytest.raises(KeyError):
+        differences({"configurations": {}}, RECIPE)
