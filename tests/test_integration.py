@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -62,10 +64,18 @@ def test_commands_on_the_hippocampus(hippocampus, nnunet_folders, run_command, t
         given = ("-p", "SAM3DPlans", "-tr", trainer, "-device", "cpu", *options)
         return ["nnUNetv2_train", "4", "3d_fullres", "0", *given]
 
-    # plan and preprocess
-    printed = run("sam3d", "plan", "-d", "4", "--preset", "tiny")
-    assert "next: nnUNetv2_preprocess -d 4 -plans_name SAM3DPlans -c 3d_fullres" in printed
-    run("nnUNetv2_preprocess", "-d", "4", "-plans_name", "SAM3DPlans", "-c", "3d_fullres", "-np", "2")
+    # plan and preprocess, by the commands that a benchmark of two trainers would run
+    recipe = tmp_path / "two_methods.json"
+    methods = [{"name": "ours", "trainer": TRAINER}, {"name": "nnU-Net", "trainer": "nnUNetTrainer_smoke"}]
+    block = {"methods": methods, "folds": [0], "protocols": ["automatic", "volume_1"], "trials": 1}
+    recipe.write_text(json.dumps({"sam3d": {"preset": "tiny"}, "benchmark": block | {"baseline": "nnU-Net"}}))
+    benchmark = ("sam3d", "benchmark", recipe, "-d", "4", "-o", tmp_path / "measured", "--device", "cpu")
+    listed = run(*benchmark, "--dry-run")
+    assert listed.endswith("7 step(s) left to run\n")
+    fingerprint, plan, preprocess = [shlex.split(line) for line in listed.splitlines() if line.startswith("  ")][:3]
+    run(*fingerprint)
+    assert "next: nnUNetv2_preprocess -d 4 -plans_name SAM3DPlans -c 3d_fullres" in run(*plan)
+    run(*preprocess)
     base = nnunet_folders.preprocessed / NAME
     assert json.loads((base / "SAM3DPlans.json").read_text())["configurations"]["3d_fullres"]["sam3d"]["stride"] == 2
 
@@ -119,8 +129,21 @@ def test_commands_on_the_hippocampus(hippocampus, nnunet_folders, run_command, t
         differ = labels_of(predictions / f"{case}.nii.gz") != labels_of(automatic / f"{case}.nii.gz")
         assert differ.mean() < 1e-4
 
-    # nnU-Net's own trainer from the same plan, and the choice between them
-    run(*train("nnUNetTrainer_smoke", "--npz"))
+    # nnU-Net's own trainer from the same plan, and both in one table
+    assert run(*benchmark, "--dry-run").endswith("3 step(s) left to run\n")
+    run(*benchmark)
+    assert run(*benchmark, "--dry-run") == "0 step(s) left to run\n"
+    table = re.sub(" +", " ", (tmp_path / "measured" / "table" / "table.md").read_text())
+    rows = ("ours | automatic", "ours | volume_1", "nnU-Net (baseline) | automatic")
+    assert all(f"| {row} |" in table for row in rows)
+    ours = pd.read_csv(tmp_path / "measured" / "ours" / "automatic" / "fold_0" / "trial_0" / "metrics.csv")
+    dice = ours[ours["target"] == "Anterior"].set_index("case")["dice"]
+    for case in summaries[0]["metric_per_case"]:
+        name = Path(case["prediction_file"]).name.removesuffix(".nii.gz")
+        assert dice[name] == pytest.approx(case["metrics"]["1"]["Dice"], abs=1e-2)
+
+    # the choice between them
+    run(*train("nnUNetTrainer_smoke", "--val", "--npz"))
     reference = nnunet_folders.results / NAME / "nnUNetTrainer_smoke__SAM3DPlans__3d_fullres" / "fold_0"
     assert set(os.listdir(reference / "validation")) == predicted
     assert not (reference / "validation_1click").exists()
@@ -130,25 +153,6 @@ def test_commands_on_the_hippocampus(hippocampus, nnunet_folders, run_command, t
     assert {model["trainer"] for model in best["considered_models"]} == set(trainers)
     assert len(best["all_results"]) == 3  # each alone, and both together
     assert summaries[0]["foreground_mean"]["Dice"] in best["all_results"].values()
-
-    # both in one table, with no training left to do
-    recipe = tmp_path / "two_methods.json"
-    methods = [{"name": "ours", "trainer": TRAINER}, {"name": "nnU-Net", "trainer": "nnUNetTrainer_smoke"}]
-    block = {"methods": methods, "folds": [0], "protocols": ["automatic", "volume_1"], "trials": 1}
-    recipe.write_text(json.dumps({"sam3d": {"preset": "tiny"}, "benchmark": block | {"baseline": "nnU-Net"}}))
-    benchmark = ("sam3d", "benchmark", recipe, "-d", "4", "-o", tmp_path / "measured", "--device", "cpu")
-    assert run(*benchmark, "--dry-run").endswith("2 step(s) left to run\n")
-    run(*benchmark)
-    assert run(*benchmark, "--dry-run") == "0 step(s) left to run\n"
-    table = (tmp_path / "measured" / "table" / "table.md").read_text()
-    assert all(
-        f"| {row} |" in table for row in ("ours | automatic", "ours | volume_1", "nnU-Net (baseline) | automatic")
-    )
-    ours = pd.read_csv(tmp_path / "measured" / "ours" / "automatic" / "fold_0" / "trial_0" / "metrics.csv")
-    dice = ours[ours["target"] == "Anterior"].set_index("case")["dice"]
-    for case in summaries[0]["metric_per_case"]:
-        name = Path(case["prediction_file"]).name.removesuffix(".nii.gz")
-        assert dice[name] == pytest.approx(case["metrics"]["1"]["Dice"], abs=1e-2)
 
     # a file to give away
     run("nnUNetv2_export_model_to_zip", "-d", "4", "-o", tmp_path / "model.zip", "-p", "SAM3DPlans", *chosen[4:])
