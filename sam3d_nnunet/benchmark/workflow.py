@@ -150,11 +150,12 @@ def _run_group(command: list[str], environment: dict[str, str]) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
+    # a group of its own, which gets SIGTERM: where we run in the background, SIGINT is ignored by all of it
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
         try:
             process.wait()
         except KeyboardInterrupt:
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, signal.SIGTERM)
             process.wait()
             raise
         finally:

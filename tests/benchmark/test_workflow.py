@@ -117,8 +117,8 @@ def test_results_in_a_file(dataset, steps, tmp_path):
 
 
 def test_what_ends_us_ends_the_steps(tmp_path):
-    """A cluster's SIGTERM, too; here as Ctrl-C would."""
-    script = f"trap 'touch {tmp_path}/ended; exit 1' INT; touch {tmp_path}/started; while true; do sleep 0.1; done"
+    """A cluster's SIGTERM as well as Ctrl-C, also in the background, where shells ignore SIGINT."""
+    script = f"trap 'touch {tmp_path}/ended; exit 1' TERM; touch {tmp_path}/started; while true; do sleep 0.1; done"
 
     def end() -> None:
         while not (tmp_path / "started").exists():
