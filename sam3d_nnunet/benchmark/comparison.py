@@ -127,8 +127,8 @@ class Comparison(BaseModel):
             raise SAM3DError(f"{where} names the baseline {self.baseline!r}, which is none of its methods.")
         if min(self.folds) < 0 or len(set(self.folds)) < len(self.folds):
             raise SAM3DError(f"{where} gives the folds {self.folds}; each must be a number from 0 on, and stand once.")
-        for names, kinds in ((self.protocols, (AUTOMATIC, ITERATED, *DRAWN)), (self.slice_protocols, DRAWN)):
-            for name in names:
+        for protocols, kinds in ((self.protocols, (AUTOMATIC, ITERATED, *DRAWN)), (self.slice_protocols, DRAWN)):
+            for name in protocols:
                 protocol = Protocol.parse(name)
                 if protocol.kind not in kinds or protocol.name != name:
                     wanted = protocol.name if protocol.kind in kinds else "one whose clicks are drawn beforehand"
