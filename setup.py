@@ -12,7 +12,7 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "sam3d_nnunet" / "__init__
 BASELINES = ["segment-anything", "monai"]
 BENCHMARK = ['snakemake>=9; python_version >= "3.11"', "filelock"]
 # segment-anything needs torchvision without saying so; setuptools builds the wheel that the packaging test looks into.
-TEST = [*BASELINES, *BENCHMARK, "pytest>=7.4", "hypothesis", "torchvision", "setuptools>=64"]
+TEST = [*BASELINES, *BENCHMARK, "pytest>=7.4", "pytest-xdist", "hypothesis", "torchvision", "setuptools>=64"]
 DEV = [*TEST, "ruff"]
 
 setup(
