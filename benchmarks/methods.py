@@ -122,7 +122,10 @@ def main() -> None:
     arguments = parser.parse_args()
     size = " x ".join(map(str, arguments.size))
     print(f"{size} voxels, {arguments.channels} channel(s), {arguments.classes} classes, {device_name(arguments)}")
-    print(f"{'method':<36} {'parameters':>12} {'tuned':>12} {'(encoder)':>11} {'paper':>8}", end="")
+    published = (*arguments.size, arguments.channels, arguments.classes) == (*PUBLISHED_SIZE, 1, 2)
+    paper = {method: PAPER.get(method) for method in METHODS} if published else {}
+    heading = f"{'method':<36} {'parameters':>12} {'tuned':>12} {'(encoder)':>11}"
+    print(heading + (f" {'paper':>8}" if paper else ""), end="")
     print("" if arguments.count else f" {'s a step':>9} {'s a patch':>9} {'GiB':>6}")
     costs = {}
     for method in tqdm(arguments.methods, disable=arguments.count, leave=False):
@@ -130,18 +133,19 @@ def main() -> None:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             cost = pool.apply(partial(measure, method, arguments))
         costs[method] = cost if isinstance(cost, str) else asdict(cost)
-        published = tuple(arguments.size) == PUBLISHED_SIZE and arguments.channels == 1 and arguments.classes == 2
-        tqdm.write(line(method, cost, PAPER.get(method) if published else None))
+        tqdm.write(line(method, cost, paper))
     if arguments.json:
         arguments.json.write_text(json.dumps(costs, indent=2) + "\n")
 
 
-def line(method: str, cost: Cost | str, paper: float | None) -> str:
+def line(method: str, cost: Cost | str, paper: dict[str, float | None]) -> str:
+    """A row of the table, with the paper's count where that is for patches of this size."""
     if isinstance(cost, str):
         return f"{method:<36} {cost}"
     encoder = f"{cost.tuned_in_encoder:,}" if cost.tuned_in_encoder else "-"
-    paper = f"{paper:.2f} M" if paper else "-"
-    text = f"{method:<36} {cost.parameters:>12,} {cost.tuned:>12,} {encoder:>11} {paper:>8}"
+    text = f"{method:<36} {cost.parameters:>12,} {cost.tuned:>12,} {encoder:>11}"
+    if paper:
+        text += f" {f'{paper[method]:.2f} M' if paper[method] else '-':>8}"
     if cost.step_seconds is not None:
         text += f" {cost.step_seconds:9.2f} {cost.patch_seconds:9.2f} {cost.memory_gib:6.2f}"
     return text
