@@ -30,7 +30,7 @@ def wheel(tmp_path_factory):
 
 def test_wheel_holds_the_package_and_its_data(wheel):
     packaged = set(wheel.namelist())
-    files = (file for ending in ("py", "jinja") for file in (ROOT / "sam3d_nnunet").rglob(f"*.{ending}"))
+    files = (file for name in ("*.py", "*.jinja", "Snakefile") for file in (ROOT / "sam3d_nnunet").rglob(name))
     modules = {str(file.relative_to(ROOT)) for file in files}
     recipes = {f"sam3d_nnunet/plans/{file.name}" for file in (ROOT / "plans").glob("*.json")}
     assert recipes and modules | recipes | {"sam3d_nnunet/py.typed"} <= packaged
