@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from sam3d_nnunet.benchmark.paper_methods import PAPER_METHODS
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results import PROMPTS
 from sam3d_nnunet.planning.planner import PLANS
-from sam3d_nnunet.planning.settings import problems_of
+from sam3d_nnunet.planning.settings import Block
 from sam3d_nnunet.prompts.protocols import AUTOMATIC, DRAWN, ITERATED, PAPER, Protocol
 from sam3d_nnunet.recipes import load_recipe
 
@@ -20,10 +20,8 @@ TABLE = "table"
 RESERVED = (PROMPTS, WORK, TABLE, "figures")
 
 
-class ComparedMethod(BaseModel):
+class ComparedMethod(Block):
     """A model that is trained, or SAM itself, which is not."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: str = Field(pattern=r"^\w[^/\\{}]*$", description="of a folder in the results, and in tables")
     trainer: str | None = Field(None, description="any of nnU-Net's or ours")
@@ -46,10 +44,8 @@ class ComparedMethod(BaseModel):
         return f"{self.trainer}__{self.plans}__{self.configuration}"
 
 
-class Comparison(BaseModel):
+class Comparison(Block):
     """Methods, and how they are compared."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     methods: list[ComparedMethod] = Field([ComparedMethod(**method) for method in PAPER_METHODS], min_length=1)
     folds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="of splits_final.json")
@@ -94,11 +90,9 @@ class Comparison(BaseModel):
         Raises:
             SAM3DError: an unknown key, a wrong type or an impossible value, by name.
         """
-        try:
-            comparison = cls.model_validate(block)
-        except ValidationError as e:
-            raise SAM3DError(f"The block '{BLOCK}' of {where} is not usable. {problems_of(e)}.") from e
-        comparison._check(f"The block '{BLOCK}' of {where}")
+        what = f"The block '{BLOCK}' of {where}"
+        comparison = cls.read(block, what)
+        comparison._check(what)
         return comparison
 
     def restricted(self, methods: list[str], folds: list[int]) -> "Comparison":

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class Steps:
         """What isn't finished, in an order in which it can be run."""
         steps = [*self._prepare(), *self._train(), *self._evaluate(), *self._evaluate_sam2d()]
         names = {step.name for step in steps}
-        return [Step(s.name, s.commands, [name for name in s.needs if name in names]) for s in steps]
+        return [replace(step, needs=[name for name in step.needs if name in names]) for step in steps]
 
     def _prepare(self) -> Iterable[Step]:
         fingerprint = f"{PREPARE}/fingerprint"
@@ -129,6 +129,7 @@ class Steps:
     def _train(self) -> Iterable[Step]:
         for model, method in {method.model: method for method in self.trained}.items():
             folder = trained_model_folder(self.data.name, method.configuration, method.trainer, method.plans)
+            needs = [_planned(method.plans), f"{PREPARE}/{self._preprocessed_folder(method).name}"]
             for fold in self.comparison.folds:
                 trained = folder / f"fold_{fold}"
                 if (trained / FINAL).is_file() and (trained / "validation" / "summary.json").is_file():
@@ -136,7 +137,6 @@ class Steps:
                 # --c begins anew where there is nothing to continue
                 command = ["nnUNetv2_train", self.number, method.configuration, str(fold), "-p", method.plans]
                 command += ["-tr", method.trainer, "-device", self.device, "--c"]
-                needs = [_planned(method.plans), f"{PREPARE}/{self._preprocessed_folder(method).name}"]
                 yield Step(_trained(model, fold), [command], needs)
 
     def _evaluate(self) -> Iterable[Step]:

@@ -26,8 +26,8 @@ from sam3d_nnunet.recipes import known_recipes
 from sam3d_nnunet.registration import EXT_FOLDER
 
 SNAKEFILE = Path(__file__).parent / "Snakefile"
-FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer", "SAM3D_CHECKPOINT")
-"""Variables that name files and folders."""
+PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "SAM3D_CHECKPOINT")
+"""Variables that name a file or a folder."""
 ONE_MACHINE = ("--cores", "all", "--resources", "machine=1")
 """One step at a time, with all cores."""
 
@@ -164,12 +164,11 @@ def _run_group(command: list[str], environment: dict[str, str]) -> None:
 
 def _environment() -> dict[str, str]:
     """Steps find nnU-Net's commands and ours, and nnU-Net our trainers, whether registered or not, from any folder."""
-    environment = {"nnUNet_extTrainer": str(EXT_FOLDER)} | os.environ
-    for name in FOLDERS:
-        if environment.get(name):
-            environment[name] = os.pathsep.join(map(os.path.abspath, environment[name].split(os.pathsep)))
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    return environment | {"PATH": path}
+    paths = {name: os.path.abspath(os.environ[name]) for name in PATHS if os.environ.get(name)}
+    trainers = os.environ.get("nnUNet_extTrainer") or str(EXT_FOLDER)
+    paths["nnUNet_extTrainer"] = os.pathsep.join(map(os.path.abspath, trainers.split(os.pathsep)))
+    paths["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    return os.environ | paths
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import Self
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.sam3d import PRESETS, STRIDES
@@ -10,11 +11,30 @@ from sam3d_nnunet.network.sam3d import PRESETS, STRIDES
 BLOCK = "sam3d"
 
 
-class _Block(BaseModel):
+class Block(BaseModel):
+    """Values of a block of JSON, by name; what it doesn't know is refused."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    @classmethod
+    def read(cls, block: dict[str, Any], what: str) -> Self:
+        """The values as they stand in JSON, over the defaults.
 
-class ClickSettings(_Block):
+        Args:
+            block: the values that differ from the defaults.
+            what: the block's name and place, which begin messages.
+
+        Raises:
+            SAM3DError: an unknown key, a wrong type or an impossible value, by name.
+        """
+        try:
+            return cls.model_validate(block)
+        except ValidationError as e:
+            problems = "; ".join(f"'{'.'.join(map(str, p['loc']))}': {_reason(p)}" for p in e.errors())
+            raise SAM3DError(f"{what} is not usable. {problems}.") from e
+
+
+class ClickSettings(Block):
     """How clicks are simulated in training."""
 
     policy: Literal["default", "paper", "released"] = Field("default", description="see sam3d_nnunet.prompts.policies")
@@ -27,7 +47,7 @@ class ClickSettings(_Block):
     )
 
 
-class OptimizerSettings(_Block):
+class OptimizerSettings(Block):
     """AdamW with linear decay (paper, Table 5)."""
 
     lr: float = Field(1e-4, gt=0)
@@ -36,7 +56,7 @@ class OptimizerSettings(_Block):
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
 
 
-class SAM3DSettings(_Block):
+class SAM3DSettings(Block):
     """All settings, with the defaults for a plan that has no such block."""
 
     preset: str = Field("vit_b", description=f"one of {', '.join(PRESETS)}")
@@ -97,10 +117,7 @@ def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
     Raises:
         SAM3DError: an unknown key, a wrong type or an impossible value, by name.
     """
-    try:
-        settings = SAM3DSettings.model_validate(block)
-    except ValidationError as e:
-        raise SAM3DError(f"The block '{BLOCK}' of {where} is not usable. {problems_of(e)}.") from e
+    settings = SAM3DSettings.read(block, f"The block '{BLOCK}' of {where}")
     if settings.preset not in PRESETS:
         raise SAM3DError(
             f"The block '{BLOCK}' of {where} asks for the preset {settings.preset!r}, which does not exist; "
@@ -127,11 +144,6 @@ def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
             "Set clicks.policy to 'default' (with labelled prompts), or target_policy to 'semantic'."
         )
     return settings
-
-
-def problems_of(error: ValidationError) -> str:
-    """What is wrong with each value of a block, by the value's name."""
-    return "; ".join(f"'{'.'.join(map(str, p['loc']))}': {_reason(p)}" for p in error.errors())
 
 
 def _reason(problem: dict[str, Any]) -> str:

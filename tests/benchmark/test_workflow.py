@@ -27,7 +27,7 @@ def dataset(write_names):
 
 @pytest.fixture
 def steps(monkeypatch, tmp_path):
-    """Three steps, each finished when its file is there; `b` fails while there is no `key`."""
+    """Four steps, each finished when its file is there; `b` fails while there is no `key`."""
     (tmp_path / "made").mkdir()
 
     def touch(name: str) -> list[str]:
