@@ -68,7 +68,9 @@ class PromptedUNet(nn.Module):
         """Logits (B, K, D, H, W) float32; an image of its own for each set of prompts, or one for all."""
         drawn = self._draw(image, points, labels, maps)
         image = image.expand(len(drawn), -1, -1, -1, -1)
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=computes_in_bf16(self.precision, image.device)):
+        # deeper levels don't count: nnU-Net's smallest have 4 voxels a side, and kernels of 3
+        bf16 = computes_in_bf16(self.precision, image.device, depth=image.shape[2])
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=bf16):
             logits = self.unet(torch.cat([image, drawn], dim=1))
         return [level.float() for level in logits] if isinstance(logits, (list, tuple)) else logits.float()
 

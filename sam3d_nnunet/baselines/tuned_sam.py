@@ -56,7 +56,7 @@ class TunedSAM(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) -> logits (B, K, D, H, W) float32."""
         # our own, whatever autocast nnU-Net has around us: its float16 would overflow
-        bf16 = computes_in_bf16(self.precision, image.device)
+        bf16 = computes_in_bf16(self.precision, image.device, depth=-(-image.shape[2] // self.stride))
         with torch.autocast(image.device.type, torch.bfloat16, enabled=bf16):
             return self._segment(image.float())
 

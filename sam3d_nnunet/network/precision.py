@@ -3,15 +3,22 @@
 import torch
 
 PRECISIONS = ("auto", "bf16", "fp32")
+WIDEST_KERNEL = 5  # of the convolutions over tokens
 
 
-def computes_in_bf16(precision: str, device: torch.device) -> bool:
+def computes_in_bf16(precision: str, device: torch.device, depth: int) -> bool:
     """Whether matrix products and convolutions run in bfloat16.
+
+    Not on a CPU where a convolution may be wider than what it sees: PyTorch (2.14.1, oneDNN) then returns memory that
+    nobody has written to as the kernel's gradient in bfloat16.
 
     Args:
         precision: "bf16", "fp32", or "auto" for bfloat16 where the device has arithmetic for it.
         device: where the network runs.
+        depth: the fewest voxels or tokens along d that it convolves.
     """
+    if device.type == "cpu" and depth < WIDEST_KERNEL:
+        return False
     if precision == "auto":
         return has_bf16_arithmetic(device)
     return precision == "bf16"

@@ -241,7 +241,7 @@ class SAM3D(nn.Module):
 
     def encode(self, image: Tensor) -> Embedding:
         """All that doesn't depend on clicks: (B, C, D, H, W) -> embedding."""
-        with self._autocast(image.device):
+        with self._autocast(image.device, tokens=-(-image.shape[2] // self.stride)):
             return self._encode(image.to(self.image_encoder.pos_embed.dtype))
 
     def _encode(self, image: Tensor) -> Embedding:
@@ -269,7 +269,7 @@ class SAM3D(nn.Module):
         An embedding of one image (B = 1) also serves several sets of clicks (B of the points) at once, with maps for
         each or one for all.
         """
-        with self._autocast(embedding.image_share.device):
+        with self._autocast(embedding.image_share.device, tokens=embedding.features[-1].shape[2]):
             return self._decode(embedding, points, labels, maps)
 
     def _decode(
@@ -300,9 +300,9 @@ class SAM3D(nn.Module):
         d, h, w = embedding.size
         return logits[..., :d, :h, :w]
 
-    def _autocast(self, device: torch.device) -> torch.autocast:
-        """Our own, whatever autocast nnU-Net has around us: its float16 would overflow."""
-        return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(self.precision, device))
+    def _autocast(self, device: torch.device, tokens: int) -> torch.autocast:
+        """Our own, whatever autocast nnU-Net has around us: its float16 would overflow; for so many tokens along d."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(self.precision, device, tokens))
 
     def _check_labels(self, labels: Tensor) -> None:
         if torch.compiler.is_compiling():

@@ -193,6 +193,17 @@ def test_bfloat16_trains():
         assert 1e-5 < relative_error(logits, net(image, POINTS, LABELS)) < 0.05
 
 
+@pytest.mark.parametrize("depth", [4, 8, 12, 16, 20])
+def test_bfloat16_finds_the_gradients_of_few_slices_too(depth):
+    """PyTorch alone doesn't on a CPU (network/precision.py)."""
+    image, net = torch.randn(1, 1, depth, 24, 20), stirred(small(precision="bf16"))
+    found = gradients(net, net, image)
+    net.precision = "fp32"
+    expected = gradients(net, net, image)
+    difference = relative_error(flat(found), flat(expected))
+    assert difference < 0.1 and (difference > 0 or depth < 20)
+
+
 @pytest.mark.parametrize("outer", [torch.float16, torch.bfloat16])
 def test_precision_is_ours_whatever_autocast_is_around(outer):
     net = stirred(small(precision="fp32"))
@@ -208,10 +219,10 @@ def test_auto_is_bfloat16_where_the_device_computes_in_it(monkeypatch):
     cpu = torch.device("cpu")
     for found, expected in [({"avx512_bf16": True}, True), ({"avx2": True, "avx512_bf16": False}, False), ({}, False)]:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
-        assert computes_in_bf16("auto", cpu) == expected
-    assert computes_in_bf16("bf16", cpu) and not computes_in_bf16("fp32", cpu)
+        assert computes_in_bf16("auto", cpu, depth=8) == expected
+    assert computes_in_bf16("bf16", cpu, depth=8) and not computes_in_bf16("fp32", cpu, depth=8)
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert not computes_in_bf16("auto", cpu)
+    assert not computes_in_bf16("auto", cpu, depth=8)
 
 
 def test_wrong_precision_is_refused():
@@ -230,8 +241,11 @@ def gradients(
 def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     """Compared all together: single ones may be nothing but rounding, such as that of a key's bias under softmax."""
     assert found.keys() == expected.keys()
-    found, expected = (torch.cat([g.flatten() for g in grads.values()]) for grads in (found, expected))
-    assert relative_error(found, expected) < 1e-5
+    assert relative_error(flat(found), flat(expected)) < 1e-5
+
+
+def flat(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([g.flatten() for g in gradients.values()])
 
 
 def test_activation_checkpointing_changes_no_gradient():
