@@ -84,7 +84,10 @@ class EvaluatedModel:
         Raises:
             SAM3DError: its trainer is not installed.
         """
-        return takes_clicks(self.trainer)
+        try:
+            return takes_clicks(self.trainer)
+        except SAM3DError as e:
+            raise SAM3DError(f"{self.folder}: {e}") from e
 
     @cached_property
     def prompted(self) -> SAM3DPredictor:

@@ -93,6 +93,8 @@ class Steps:
                 )
         for plans in self._plans_names:
             self._refuse_other_plans(plans)
+        for method in self.trained:
+            self._refuse_model_of_other_plans(method)
 
     def left(self) -> list[Step]:
         """What isn't finished, in an order in which it can be run."""
@@ -128,7 +130,7 @@ class Steps:
 
     def _train(self) -> Iterable[Step]:
         for model, method in {method.model: method for method in self.trained}.items():
-            folder = trained_model_folder(self.data.name, method.configuration, method.trainer, method.plans)
+            folder = self._model_folder(method)
             needs = [_planned(method.plans), f"{PREPARE}/{self._preprocessed_folder(method).name}"]
             for fold in self.comparison.folds:
                 trained = folder / f"fold_{fold}"
@@ -204,6 +206,9 @@ class Steps:
     def _plans_file(self, plans: str) -> Path:
         return self._preprocessed / f"{plans}.json"
 
+    def _model_folder(self, method: ComparedMethod) -> Path:
+        return trained_model_folder(self.data.name, method.configuration, method.trainer, method.plans)
+
     def _plan_command(self, plans: str) -> Command:
         if _is_nnunets(plans):
             return ["nnUNetv2_plan_experiment", "-d", self.number, "-pl", NNUNET_PLANNERS[plans]]
@@ -239,6 +244,19 @@ class Steps:
                 f"({self._preprocessed / name}_*) and trained (*__{name}__*) from them."
             )
 
+    def _refuse_model_of_other_plans(self, method: ComparedMethod) -> None:
+        """Plans may have been made anew, under the same name, since a model was trained; it keeps a copy of its own."""
+        file, copy = self._plans_file(method.plans), self._model_folder(method) / "plans.json"
+        if not (file.is_file() and copy.is_file()):
+            return
+        now, then = (_as_trained(plans, method.configuration) for plans in (file, copy))
+        differs = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
+        if differs:
+            raise SAM3DError(
+                f"{copy.parent} was trained from plans with other values of {', '.join(differs)} than {file} has now. "
+                "Delete the model to train it anew, or give the method plans of another name."
+            )
+
 
 def _is_nnunets(plans: str) -> bool:
     """Whether plans are used as nnU-Net, or its user, has made them."""
@@ -262,6 +280,13 @@ def _read_configuration(file: Path, name: str) -> ConfigurationManager:
     if configuration.previous_stage_name is not None:
         raise SAM3DError(f"The configuration {name} of {file} is the second stage of a cascade: leave it out.")
     return configuration
+
+
+def _as_trained(file: Path, configuration: str) -> dict[str, Any]:
+    """All that a training takes from plans: what is common to configurations, and what one of them holds."""
+    own = _read_configuration(file, configuration).configuration
+    plans = json.loads(file.read_text(encoding="utf-8"))
+    return {key: value for key, value in plans.items() if key != "configurations"} | own
 
 
 def _folders(folder: Path, protocol: Protocol) -> list[Path]:

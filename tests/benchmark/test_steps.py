@@ -174,6 +174,20 @@ def test_other_plans_are_refused(dataset):
         left(dataset, [OURS])
 
 
+def test_models_of_other_plans_are_refused(dataset):
+    file, model = dataset.base / "nnUNetPlans.json", dataset.trained / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    model.mkdir(parents=True)
+    write_plans(file)
+    (model / "plans.json").write_text(file.read_text())
+    assert left(dataset, [NNUNET])
+    write_plans(file, other={"inherits_from": "3d_fullres"})  # a configuration that the model has nothing to do with
+    assert left(dataset, [NNUNET])
+    write_plans(file, {"stride": 2})
+    with pytest.raises(SAM3DError, match="nnUNetPlans__3d_fullres was trained from plans with other values of sam3d"):
+        left(dataset, [NNUNET])
+    assert left(dataset, [RESENC])
+
+
 def test_nnunets_plans_are_used_as_they_are(dataset):
     own = NNUNET | {"plans": "nnUNetPlans_40G"}
     with pytest.raises(SAM3DError, match="no plans .*nnUNetPlans_40G.json. Those that can be made are nnUNetPlans, "):
