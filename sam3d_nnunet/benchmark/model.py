@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from sam3d_nnunet.benchmark.automatic import load_automatic
@@ -44,17 +45,21 @@ def dataset_of(folder: Path) -> str:
     return _plans(folder)["dataset_name"]
 
 
-def takes_clicks(trainer: str) -> bool:
-    """Whether a trainer trains with clicks.
+def trainer_class(name: str) -> type[nnUNetTrainer]:
+    """A trainer of ours, or whatever nnU-Net finds under a name.
 
     Raises:
         SAM3DError: there is no such trainer, or a package that it needs is missing.
     """
     try:
-        found = (class_lookup(__name__) if trainer in TRAINERS else recursive_find_trainer_class_by_name)(trainer)
+        return (class_lookup(__name__) if name in TRAINERS else recursive_find_trainer_class_by_name)(name)
     except (ImportError, RuntimeError) as e:
-        raise SAM3DError(f"The trainer {trainer} can't be loaded: {e}") from e
-    return issubclass(found, PromptedTrainer)
+        raise SAM3DError(f"The trainer {name} can't be loaded: {e}") from e
+
+
+def takes_clicks(trainer: str) -> bool:
+    """Whether a trainer trains with clicks; errors are those of `trainer_class`."""
+    return issubclass(trainer_class(trainer), PromptedTrainer)
 
 
 class EvaluatedModel:

@@ -14,7 +14,7 @@ from sam3d_nnunet.benchmark.dataset import EvaluationData
 from sam3d_nnunet.benchmark.iterated import step_folder
 from sam3d_nnunet.benchmark.layout import ResultsFolder
 from sam3d_nnunet.benchmark.measuring import up_to_date
-from sam3d_nnunet.benchmark.model import takes_clicks
+from sam3d_nnunet.benchmark.model import takes_clicks, trainer_class
 from sam3d_nnunet.data.nnunet_folders import preprocessed_root
 from sam3d_nnunet.dataset_name import dataset_number
 from sam3d_nnunet.errors import SAM3DError
@@ -22,6 +22,7 @@ from sam3d_nnunet.inference.model_folder import FINAL, trained_model_folder
 from sam3d_nnunet.planning.recipe_check import differences
 from sam3d_nnunet.prompts.protocols import AUTOMATIC, ITERATED, Protocol
 from sam3d_nnunet.recipes import load_recipe
+from sam3d_nnunet.training.planned_trainer import PlannedTrainer, complete_settings
 
 NNUNET_PLANNERS = {
     "nnUNetPlans": "ExperimentPlanner",
@@ -249,13 +250,23 @@ class Steps:
         file, copy = self._plans_file(method.plans), self._model_folder(method) / "plans.json"
         if not (file.is_file() and copy.is_file()):
             return
-        now, then = (_as_trained(plans, method.configuration) for plans in (file, copy))
+        now, then = (self._as_trained(plans, method) for plans in (file, copy))
         differs = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
         if differs:
             raise SAM3DError(
                 f"{copy.parent} was trained from plans with other values of {', '.join(differs)} than {file} has now. "
                 "Delete the model to train it anew, or give the method plans of another name."
             )
+
+    def _as_trained(self, file: Path, method: ComparedMethod) -> dict[str, Any]:
+        """All that a training takes from plans: what is common to configurations, and what one of them holds."""
+        _read_configuration(file, method.configuration)
+        plans = json.loads(file.read_text(encoding="utf-8"))
+        trainer = trainer_class(method.trainer)
+        if issubclass(trainer, PlannedTrainer):  # which writes into its copy what the plans leave open
+            complete_settings(plans, method.configuration, self.data.dataset_json, trainer.changes, method.trainer)
+        common = {key: value for key, value in plans.items() if key != "configurations"}
+        return common | PlansManager(plans).get_configuration(method.configuration).configuration
 
 
 def _is_nnunets(plans: str) -> bool:
@@ -280,13 +291,6 @@ def _read_configuration(file: Path, name: str) -> ConfigurationManager:
     if configuration.previous_stage_name is not None:
         raise SAM3DError(f"The configuration {name} of {file} is the second stage of a cascade: leave it out.")
     return configuration
-
-
-def _as_trained(file: Path, configuration: str) -> dict[str, Any]:
-    """All that a training takes from plans: what is common to configurations, and what one of them holds."""
-    own = _read_configuration(file, configuration).configuration
-    plans = json.loads(file.read_text(encoding="utf-8"))
-    return {key: value for key, value in plans.items() if key != "configurations"} | own
 
 
 def _folders(folder: Path, protocol: Protocol) -> list[Path]:

@@ -79,7 +79,8 @@ class SAM3DPlanner(ExperimentPlanner):
         """nnU-Net's reader; of ITK's two the one that turns every image the same way up, where the data set allows it.
 
         A new image is then segmented alike however its file is turned. Where the axes of training images are exchanged,
-        nnU-Net's fingerprint holds for the files as they lie, and they are read so.
+        nnU-Net's fingerprint holds for the files as they lie, and they are read so. So they are where an image and its
+        label map are turned differently: in nnU-Net it is the arrays that fit together.
         """
         reader = super().determine_reader_writer()
         many_labels = max(np.max(v) for v in self.dataset_json["labels"].values()) > 255  # that reader writes bytes
@@ -88,7 +89,7 @@ class SAM3DPlanner(ExperimentPlanner):
         return reader
 
     def _all_upright(self) -> bool:
-        return all(_is_upright(case["images"][0]) for case in self.dataset.values())
+        return all(_are_upright([*case["images"], case["label"]]) for case in self.dataset.values())
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
         """1 mm in every direction unless another spacing is asked for."""
@@ -131,13 +132,15 @@ def _refuse_unknown_trainers(settings: SAM3DSettings, plans: str) -> None:
         )
 
 
-def _is_upright(image: str) -> bool:
-    """Whether the axes of an image file are nearest to x, y and z of the world, in this order."""
+def _are_upright(files: Sequence[str]) -> bool:
+    """Whether axes of image files are nearest to x, y and z of the world, in this order, and point the same way."""
     try:
-        affine = ImageGeometry.from_file(image).file_affine
+        axes = np.array([ImageGeometry.from_file(file).file_affine[:3, :3] for file in files])
     except SAM3DError:
         return False
-    return np.abs(affine[:3, :3]).argmax(0).tolist() == [0, 1, 2]
+    nearest = np.abs(axes).argmax(1)
+    signs = np.sign(np.diagonal(axes, axis1=1, axis2=2))
+    return (nearest == [0, 1, 2]).all() and (signs == signs[0]).all()
 
 
 def unet_topology(spacing: Sequence[float], patch_size: Sequence[int]) -> tuple:

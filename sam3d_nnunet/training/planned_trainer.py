@@ -37,7 +37,7 @@ class PlannedTrainer(nnUNetTrainer):
         Raises:
             SAM3DError: the configuration is not 3-D, or its block "sam3d" is not usable. Nothing has been written then.
         """
-        self.settings = _settings(plans, configuration, dataset_json, self.changes, type(self).__name__)
+        self.settings = complete_settings(plans, configuration, dataset_json, self.changes, type(self).__name__)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.settings.num_epochs
         self.num_iterations_per_epoch = self.settings.steps_per_epoch
@@ -76,10 +76,21 @@ class PlannedTrainer(nnUNetTrainer):
         self.batch_size = each + (rank < rest)
 
 
-def _settings(
+def complete_settings(
     plans: dict, configuration: str, dataset_json: dict, changes: dict[str, Any], trainer: str
 ) -> SAM3DSettings:
-    """Settings of a training, completed and written back into the plans, from which nnU-Net rebuilds the network."""
+    """Settings of a training, completed and written back into the plans, from which nnU-Net rebuilds the network.
+
+    Args:
+        plans: as nnU-Net reads them.
+        configuration: one of theirs.
+        dataset_json: of the data set.
+        changes: those of the trainer.
+        trainer: its name, for messages.
+
+    Raises:
+        SAM3DError: the configuration is not 3-D, or its block is not usable.
+    """
     where = f"{plans.get('plans_name')}, configuration {configuration}"
     manager = PlansManager({k: v for k, v in plans.items() if k != "continue_training"})
     if configuration not in plans["configurations"]:
@@ -94,9 +105,14 @@ def _settings(
         raise SAM3DError(f"{where} has the patch size {patch_size}; {trainer} needs three numbers of at least 8.")
     if planned.previous_stage_name is not None:
         raise SAM3DError(f"{trainer} takes no part in a cascade, which {where} is. Train 3d_fullres instead.")
-    labels = manager.get_label_manager(dataset_json).all_labels
+    needed = int(max(manager.get_label_manager(dataset_json).all_labels)) + 1
     block = merge(planned_block(plans, configuration), changes)
-    settings = parse_settings({"num_click_labels": int(max(labels)) + 1, **_given(block)}, where)
+    settings = parse_settings({"num_click_labels": needed, **_given(block)}, where)
+    if settings.clicks_carry_labels and settings.num_click_labels < needed:
+        raise SAM3DError(
+            f"The block '{BLOCK}' of {where} has num_click_labels {settings.num_click_labels}, but the labels of "
+            f"this data set are 0 to {needed - 1}. Set it to {needed} or more, or leave it out."
+        )
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if settings.batch_size < ranks:
         raise SAM3DError(

@@ -18,6 +18,7 @@ from sam3d_nnunet.data.splits import draw_splits
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.measure import measure_folder
 from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.training.planned_trainer import complete_settings
 
 NAME = "Dataset220_Some"
 CASES = [f"case_{n}" for n in range(5)]
@@ -174,17 +175,26 @@ def test_other_plans_are_refused(dataset):
         left(dataset, [OURS])
 
 
-def test_models_of_other_plans_are_refused(dataset):
-    file, model = dataset.base / "nnUNetPlans.json", dataset.trained / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+@pytest.mark.parametrize("method", [NNUNET, OURS | {"trainer": "SAM3DAdapterTrainer_5epochs"}])
+def test_models_of_other_plans_are_refused(dataset, method):
+    name = method.get("plans", "SAM3DPlans")
+    file, model = dataset.base / f"{name}.json", dataset.trained / f"{method['trainer']}__{name}__3d_fullres"
     model.mkdir(parents=True)
     write_plans(file)
-    (model / "plans.json").write_text(file.read_text())
-    assert left(dataset, [NNUNET])
+    plans = json.loads(file.read_text())
+    if method["trainer"] != "nnUNetTrainer":  # ours write what plans leave open into the copy
+        dataset_json = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "tumour": 1}}
+        assert complete_settings(plans, "3d_fullres", dataset_json, {"num_epochs": 5}, "a test").num_epochs == 5
+        assert plans != json.loads(file.read_text())
+    (model / "plans.json").write_text(json.dumps(plans))
+    assert left(dataset, [method])
     write_plans(file, other={"inherits_from": "3d_fullres"})  # a configuration that the model has nothing to do with
-    assert left(dataset, [NNUNET])
-    write_plans(file, {"stride": 2})
-    with pytest.raises(SAM3DError, match="nnUNetPlans__3d_fullres was trained from plans with other values of sam3d"):
-        left(dataset, [NNUNET])
+    assert left(dataset, [method])
+    content = json.loads(file.read_text())
+    content["configurations"]["3d_fullres"]["normalization_schemes"] = ["ZScoreNormalization"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(SAM3DError, match=f"{model.name} was trained from plans with other values of normalization_sch"):
+        left(dataset, [method])
     assert left(dataset, [RESENC])
 
 

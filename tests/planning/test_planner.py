@@ -271,3 +271,16 @@ def test_images_are_read_the_same_way_up(nnunet_folders, write_dataset, write_fi
         sitk.WriteImage(image, str(file))
     write_fingerprint(nnunet_folders.preprocessed / name, [(40, 40, 40)] * 4)
     assert SAM3DPlanner(name).determine_reader_writer().__name__ == reader
+
+
+def test_label_maps_turned_unlike_their_images_are_read_as_they_lie(nnunet_folders, write_dataset, write_fingerprint):
+    """Their arrays fit, which is all that nnU-Net asks for; by their headers each would be turned another way."""
+    name = "Dataset719_Turned"
+    write_dataset(nnunet_folders.raw, name, cases((40, 40, 40)), {"background": 0, "lesion": 1})
+    write_fingerprint(nnunet_folders.preprocessed / name, [(40, 40, 40)] * 4)
+    assert SAM3DPlanner(name).determine_reader_writer().__name__ == "SimpleITKIOWithReorient"
+    file = next((nnunet_folders.raw / name / "labelsTr").iterdir())
+    image = sitk.ReadImage(str(file))
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    sitk.WriteImage(image, str(file))
+    assert SAM3DPlanner(name).determine_reader_writer().__name__ == "SimpleITKIO"

@@ -18,6 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 import sam3d_nnunet.network.weights as weights
 import sam3d_nnunet.training.prompted_validation as prompted_validation
 import sam3d_nnunet.training.sam_tuning as sam_tuning
+from sam3d_nnunet.baselines.prompted_unet_trainer import PromptedUNetTrainer
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.sam3d import PRESETS
 from sam3d_nnunet.nnunet_names import class_lookup
@@ -130,6 +131,12 @@ def test_clicks_carry_label_values(make_trainer, kind, labels, heads):
     assert trainer.network.dense_prompt.num_labels == labels
     assert trainer.label_manager.num_segmentation_heads == heads
     assert trainer.network(torch.zeros(1, 1, 16, 16, 16)).shape[1] == heads
+
+
+@pytest.mark.parametrize("trainer_class", [SAM3DAdapterTrainer_smoke, PromptedUNetTrainer])
+def test_fewer_labels_of_clicks_than_the_data_set_has_are_refused(make_trainer, trainer_class):
+    with pytest.raises(SAM3DError, match="num_click_labels 2, but the labels of this data set are 0 to 2. Set it to 3"):
+        make_trainer("classes", trainer_class=trainer_class, settings={"num_click_labels": 2})
 
 
 def test_plan_without_a_block_has_the_defaults(make_trainer):
