@@ -234,8 +234,8 @@ def predict(
     typed = [TypedClick.parse(text, False, names) for text in click or []]
     typed += [TypedClick.parse(text, True, names) for text in click_mm or []]
     writer = CaseWriter(output, predictor.model, save_probabilities, instances)
-    finished = writer.is_finished if skip_finished else lambda name: False
-    cases = plan_cases(predictor, images, ClickSource(names, prompts, typed), refine_from, finished)
+    clicks = ClickSource(names, prompts, typed)
+    cases = plan_cases(predictor, images, clicks, writer, refine_from, overwrite=not skip_finished)
     failed = []
     with tqdm(total=len(cases), unit="case") as bar:
         for report in predict_cases(predictor, cases, writer, per_lesion):

@@ -1,11 +1,12 @@
 """Many images into a folder: read ahead, written in the background, and one bad case doesn't cost the others."""
 
+import json
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -20,6 +21,9 @@ from sam3d_nnunet.inference.image_case import ImageCase, read_case
 from sam3d_nnunet.inference.model_folder import TrainedModel
 from sam3d_nnunet.inference.predictor import CasePrediction, SAM3DPredictor
 from sam3d_nnunet.prompts.geometry import ImageGeometry
+from sam3d_nnunet.prompts.prompt import Prompt
+from sam3d_nnunet.prompts.sam3d_json import to_json
+from sam3d_nnunet.prompts.text_files import read_json
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class PlannedCase:
     clicks: ClickSource
     refine_from: Path | None = None
     error: str | None = None
+
+    @property
+    def voxel_files(self) -> list[Path]:
+        """What is read beside the clicks."""
+        return [*self.image_files, *([] if self.refine_from is None else [self.refine_from])]
 
 
 @dataclass(frozen=True)
@@ -74,17 +83,21 @@ def plan_cases(
     predictor: SAM3DPredictor,
     images: str | Path,
     clicks: ClickSource,
+    writer: CaseWriter,
     refine_from: str | Path | None = None,
-    is_finished: Callable[[str], bool] = lambda name: False,
+    overwrite: bool = True,
 ) -> list[PlannedCase]:
     """Find the cases and look at all that is quickly looked at: files, headers of images, clicks.
+
+    A case whose prediction would replace its own image, clicks or segmentation to refine is none to predict.
 
     Args:
         predictor: with a loaded model.
         images: as `find_cases` takes them.
         clicks: where clicks come from.
+        writer: of the predictions.
         refine_from: folder with a segmentation CASE of each case, to be refined.
-        is_finished: by the name of a case, whether to leave it out.
+        overwrite: plan finished cases, too.
 
     Raises:
         SAM3DError: there are no images, or nothing that prompts; what is wrong with one case only is noted in its plan.
@@ -99,9 +112,9 @@ def plan_cases(
     files = find_cases(images, predictor.model)
     clicks.check(list(files))
     return [
-        _plan(predictor, name, channels, clicks, refine_from)
+        _plan(predictor, name, channels, clicks, writer, refine_from)
         for name, channels in files.items()
-        if not is_finished(name)
+        if overwrite or not writer.is_finished(name)
     ]
 
 
@@ -172,26 +185,41 @@ def predict_from_files(
         raise SAM3DError("An instance map needs each lesion predicted on its own: ask for per_lesion, too.")
     writer = CaseWriter(output_folder, predictor.model, save_probabilities, instances)
     clicks = ClickSource(predictor.model.class_names, None if prompts is None else Path(prompts))
-    finished = (lambda name: False) if overwrite else writer.is_finished
-    cases = plan_cases(predictor, images, clicks, refine_from, finished)
+    cases = plan_cases(predictor, images, clicks, writer, refine_from, overwrite)
     return list(predict_cases(predictor, cases, writer, per_lesion))
 
 
 def _plan(
-    predictor: SAM3DPredictor, name: str, files: list[Path], clicks: ClickSource, refine_from: str | Path | None
+    predictor: SAM3DPredictor,
+    name: str,
+    files: list[Path],
+    clicks: ClickSource,
+    writer: CaseWriter,
+    refine_from: str | Path | None,
 ) -> PlannedCase:
     previous = None if refine_from is None else Path(refine_from) / f"{name}{predictor.model.file_ending}"
+    case = PlannedCase(name, files, clicks, previous)
     try:
-        for file in (*files, *([] if previous is None else [previous])):
+        for file in case.voxel_files:
             if not file.is_file():
                 raise SAM3DError(f"There is no file {file}.")
-        header = _header(files[0], predictor.model)
+        header, prompt = _header(files[0], predictor.model), None
         if header is not None and clicks:
             prompt = clicks.prompt(name, header[0])
             predictor.check_clicks(prompt, *header, complete=previous is None)
+        click_file = clicks.file(name)
+        writer.refuse_to_overwrite(name, case.voxel_files)
+        if click_file is not None and not _stays_as_it_is(click_file, case, prompt):
+            writer.refuse_to_overwrite(name, [click_file])
     except SAM3DError as e:
-        return PlannedCase(name, files, clicks, previous, str(e))
-    return PlannedCase(name, files, clicks, previous)
+        return replace(case, error=str(e))
+    return case
+
+
+def _stays_as_it_is(click_file: Path, case: PlannedCase, prompt: Prompt | None) -> bool:
+    """Whether clicks that were written beside a prediction would be written there once more, and no others."""
+    known = prompt is not None and case.refine_from is None
+    return known and click_file.suffix == ".json" and read_json(click_file) == json.loads(to_json(prompt))
 
 
 def _header(file: Path, model: TrainedModel) -> tuple[ImageGeometry, tuple[int, int, int]] | None:

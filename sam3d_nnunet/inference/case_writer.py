@@ -5,10 +5,13 @@ import os
 import pickle
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
+from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.inference.model_folder import TrainedModel
 from sam3d_nnunet.inference.predictor import CasePrediction
 from sam3d_nnunet.prompts.files import write_prompt
@@ -34,6 +37,8 @@ class CaseWriter:
         self.model = model
         self.probabilities = probabilities
         self.instances = instances
+        # nnU-Net's writer of TIFF keeps the spacing in CASE.json
+        self._spacing_apart = issubclass(model.plans.image_reader_writer_class, Tiff3DIO)
 
     def prepare(self) -> None:
         """Make the folder, with the files that nnU-Net's tools look for beside predictions."""
@@ -41,15 +46,38 @@ class CaseWriter:
         write_whole(self.folder / "dataset.json", json.dumps(self.model.dataset_json, indent=4))
         write_whole(self.folder / "plans.json", json.dumps(self.model.plans.plans, indent=4))
 
+    def files(self, name: str) -> list[Path]:
+        """All files of a case, as `write` makes them."""
+        ending = self.model.file_ending
+        names = [f"{name}{ending}", f"{name}.json"]
+        if self._spacing_apart:
+            names.append(f"{name}.csv")
+        if self.probabilities:
+            names += [f"{name}.npz", f"{name}.pkl"]
+        if self.instances:
+            names.append(f"{INSTANCES}/{name}{ending}")
+        return [self.folder / file for file in names]
+
     def is_finished(self, name: str) -> bool:
         """Whether all files of a case are there."""
-        ending = self.model.file_ending
-        wanted = [f"{name}{ending}"]
-        if self.probabilities:
-            wanted += [f"{name}.npz", f"{name}.pkl"]
-        if self.instances:
-            wanted.append(f"{INSTANCES}/{name}{ending}")
-        return all((self.folder / file).is_file() for file in wanted)
+        return all(file.is_file() for file in self.files(name))
+
+    def refuse_to_overwrite(self, name: str, sources: Iterable[Path]) -> None:
+        """Keep the files that a case is predicted from.
+
+        Args:
+            name: of the case.
+            sources: such files; they exist.
+
+        Raises:
+            SAM3DError: one of them is a file that `write` would replace.
+        """
+        there = [file for file in self.files(name) if file.exists()]
+        for source in sources:
+            if any(source.samefile(file) for file in there):
+                raise SAM3DError(
+                    f"The prediction would overwrite {source}, which it is made from. Give another output folder (-o)."
+                )
 
     def write(self, name: str, prediction: CasePrediction) -> np.ndarray:
         """Write all files of a case; the segmentation comes last, so that it tells that the others are there.
@@ -64,9 +92,7 @@ class CaseWriter:
             part = Path(temporary)
             segmentation = prediction.segmentation()
             images.write_seg(segmentation, str(part / main), properties)
-            # nnU-Net's writer of TIFF keeps the spacing in CASE.json
-            prompt_ending = ".csv" if (part / f"{name}.json").exists() else ".json"
-            write_prompt(prediction.prompt, part / f"{name}{prompt_ending}")
+            write_prompt(prediction.prompt, part / f"{name}{'.csv' if self._spacing_apart else '.json'}")
             if self.probabilities:
                 _write_npz(prediction, part / f"{name}.npz")
                 (part / f"{name}.pkl").write_bytes(pickle.dumps(properties))

@@ -77,6 +77,14 @@ class ClickSource:
         if self.files is not None and not self.files.is_dir():
             find_prompts(self.files, cases)
 
+    def file(self, case: str) -> Path | None:
+        """The prompt file of a case; None if clicks are only typed.
+
+        Raises:
+            SAM3DError: it is missing, or there are several.
+        """
+        return None if self.files is None else find_prompts(self.files, [case])[case]
+
     def prompt(self, case: str, geometry: ImageGeometry) -> Prompt | None:
         """All clicks on a case; None without any source.
 
@@ -86,8 +94,8 @@ class ClickSource:
         if not self:
             return None
         points, labels = np.zeros((0, 3)), np.zeros(0, np.int64)
-        if self.files is not None:
-            file = find_prompts(self.files, [case])[case]
+        file = self.file(case)
+        if file is not None:
             prompt = read_prompt(file, geometry, case, self.class_names)
             points, labels = prompt.points, prompt.labels
         for click in self.typed:

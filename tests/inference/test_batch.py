@@ -10,7 +10,7 @@ from nnunetv2.ensembling.ensemble import merge_files
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.inference.batch import plan_cases, predict_cases, predict_from_files
 from sam3d_nnunet.inference.case_writer import CaseWriter
-from sam3d_nnunet.inference.clicks import ClickSource
+from sam3d_nnunet.inference.clicks import ClickSource, TypedClick
 from sam3d_nnunet.inference.predictor import SAM3DPredictor
 from sam3d_nnunet.prompts.files import read_prompt, write_prompt
 from sam3d_nnunet.prompts.prompt import Prompt
@@ -130,10 +130,11 @@ def test_bad_cases_do_not_cost_the_others(model, predictor, prompts, tmp_path, m
     assert not {"case_2.nii.gz", "case_3.nii.gz", "case_4.nii.gz"} & names(tmp_path / "out")
 
 
-def test_wrong_clicks_are_found_before_any_prediction(model, predictor, prompts):
+def test_wrong_clicks_are_found_before_any_prediction(model, predictor, prompts, tmp_path):
     write_prompt(Prompt([[9, 9, 9]], [7], "case_4"), prompts / "case_4.json")
     write_prompt(Prompt([[9, 9, 9]], [0], "case_3"), prompts / "case_3.json")
-    cases = plan_cases(predictor, model.images, ClickSource(predictor.model.class_names, prompts))
+    clicks, writer = ClickSource(predictor.model.class_names, prompts), CaseWriter(tmp_path / "out", predictor.model)
+    cases = plan_cases(predictor, model.images, clicks, writer)
     errors = {case.name: case.error for case in cases if case.error}
     assert set(errors) == {"case_3", "case_4"}
     assert "label 7" in errors["case_4"] and "on background" in errors["case_3"]
@@ -162,10 +163,8 @@ def test_files_appear_complete_or_not_at_all(model, predictor, prompts, tmp_path
             raise KeyboardInterrupt
         replace(source, target)
 
-    cases = plan_cases(
-        predictor, model.images / "case_1_0000.nii.gz", ClickSource(predictor.model.class_names, prompts)
-    )
-    writer = CaseWriter(out, predictor.model)
+    clicks, writer = ClickSource(predictor.model.class_names, prompts), CaseWriter(out, predictor.model)
+    cases = plan_cases(predictor, model.images / "case_1_0000.nii.gz", clicks, writer)
     monkeypatch.setattr("sam3d_nnunet.inference.case_writer.os.replace", watch)
     with pytest.raises(KeyboardInterrupt):
         list(predict_cases(predictor, cases, writer))
@@ -197,6 +196,54 @@ def test_refinement_needs_no_clicks(model, predictor, tmp_path):
     assert set(errors) == {"case_2"} and "no file" in errors["case_2"]
     assert all(report.clicks == 2 for report in reports if not report.error)
     assert len(read_prompt(tmp_path / "out" / "case_1.json").points) == 2
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in names(folder) - {"plans.json", "dataset.json"}}
+
+
+@pytest.mark.parametrize("out", ["", "linked"])
+def test_images_are_not_overwritten(model, predictor, prompts, tmp_path, out):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (tmp_path / "linked").symlink_to(folder)
+    shutil.copy(model.images / "case_1_0000.nii.gz", folder / "case_1.nii.gz")
+    before = contents(folder)
+    (report,) = predict_from_files(predictor, folder / "case_1.nii.gz", tmp_path / (out or "images"), prompts)
+    assert f"would overwrite {folder / 'case_1.nii.gz'}" in report.error
+    assert contents(folder) == before
+    (report,) = predict_from_files(predictor, folder / "case_1.nii.gz", tmp_path / "out", prompts)
+    assert report.error is None
+
+
+def test_segmentations_to_refine_are_not_overwritten(model, predictor, tmp_path):
+    coarse = tmp_path / "coarse"
+    shutil.copytree(model.labels, coarse)
+    before = contents(coarse)
+    reports = predict_from_files(predictor, model.images, coarse, refine_from=coarse)
+    assert all(f"would overwrite {coarse / report.name}.nii.gz" in report.error for report in reports)
+    assert contents(coarse) == before
+
+
+def test_clicks_are_overwritten_by_themselves_alone(model, predictor, prompts, tmp_path):
+    """Clicks beside a prediction may be used again, but not exchanged for others, nor lose what a user noted there."""
+    image = model.images / "case_1_0000.nii.gz"
+    before = contents(prompts)
+    (report,) = predict_from_files(predictor, image, prompts, prompts, refine_from=model.labels)
+    assert f"would overwrite {prompts / 'case_1.json'}" in report.error
+    typed = [TypedClick((3, 4, 5), 0, False)]
+    clicks, writer = ClickSource(predictor.model.class_names, prompts, typed), CaseWriter(prompts, predictor.model)
+    assert "would overwrite" in plan_cases(predictor, image, clicks, writer)[0].error
+    assert contents(prompts) == before
+
+    (report,) = predict_from_files(predictor, image, prompts, prompts)
+    assert report.error is None
+    assert contents(prompts).items() > before.items()
+    noted = json.loads(before["case_1.json"]) | {"comment": "ask Anna"}
+    (prompts / "case_1.json").write_text(json.dumps(noted))
+    (report,) = predict_from_files(predictor, image, prompts, prompts)
+    assert "would overwrite" in report.error
+    assert json.loads((prompts / "case_1.json").read_text()) == noted
 
 
 def test_nothing_that_prompts(model, predictor, tmp_path):

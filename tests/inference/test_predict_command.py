@@ -83,6 +83,16 @@ def test_model_by_names_and_refinement(model, results, tmp_path):
     assert found == {"case_1.nii.gz", "case_1.json", "case_1.npz", "case_1.pkl", "instances/case_1.nii.gz"}
 
 
+def test_image_in_the_output_folder(model, tmp_path, monkeypatch):
+    shutil.copy(model.images / "case_1_0000.nii.gz", tmp_path / "ct.nii.gz")
+    before = (tmp_path / "ct.nii.gz").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    done = predict("-i", "ct.nii.gz", "-o", ".", "-m", model.folder, "--click", "9,9,9")
+    assert done.exit_code == 1
+    assert "ct: failed. The prediction would overwrite ct.nii.gz" in done.output
+    assert (tmp_path / "ct.nii.gz").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
