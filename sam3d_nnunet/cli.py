@@ -6,12 +6,12 @@ import sys
 import tempfile
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from sam3d_nnunet import __version__
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, refusal
 
 app = typer.Typer(
     name="sam3d",
@@ -42,12 +42,21 @@ class SAMModel(str, Enum):
 
 
 def main() -> None:
-    """Run `sam3d`; a SAM3DError becomes one line on stderr and exit code 1."""
+    """Run `sam3d`; a mistake of the user, or a path that can't be used, becomes one line on stderr and exit code 1."""
     try:
         app()
     except SAM3DError as error:
-        typer.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+        _stop(str(error))
+    except OSError as error:
+        sentence = refusal(error)
+        if sentence is None:
+            raise
+        _stop(sentence)
+
+
+def _stop(sentence: str) -> NoReturn:
+    typer.echo(f"Error: {sentence}", err=True)
+    sys.exit(1)
 
 
 def _print_version(wanted: bool) -> None:
@@ -227,6 +236,7 @@ def predict(
         raise typer.BadParameter("name the model either by its folder (-m) or by its data set (-d).")
     if instances and not per_lesion:
         raise typer.BadParameter("--instances needs --per-lesion.")
+    output.mkdir(parents=True, exist_ok=True)  # before minutes pass, should that be impossible
     predictor = SAM3DPredictor(device.value, dtype and dtype.value, not disable_tta, max_windows, max_volume)
     folder = model or trained_model_folder(dataset, configuration, trainer, plans)
     predictor.initialize_from_trained_model_folder(folder, fold or None, checkpoint)

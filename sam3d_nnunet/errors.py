@@ -1,11 +1,25 @@
-"""The one exception for mistakes of the user."""
+"""The one exception for mistakes of the user, and the sentences for what the operating system refuses."""
 
+import errno
 import sys
 from types import TracebackType
 
 
 class SAM3DError(Exception):
     """A mistake of the user's, with a sentence that says what is wrong, where, and what to do."""
+
+
+def refusal(error: OSError) -> str | None:
+    """What the operating system refused, in a sentence: a path that can't be used, a full disk.
+
+    None for anything else that is an OSError, such as a lost connection: only the traceback tells what happened.
+    """
+    path = error.filename2 or error.filename  # of a file that is moved, the user knows the target
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{path or 'The disk'}: {error.strerror}. Make room there and repeat the command."
+    if path is None:
+        return None
+    return f"{path}: {error.strerror}. Give another path, or correct what is there and its rights."
 
 
 def show_as_sentence() -> None:

@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,57 @@ def test_mistakes_of_the_user_are_one_line(monkeypatch, capsys):
         cli.main()
     assert stopped.value.code == 1
     assert capsys.readouterr().err == "Error: no nnunetv2: install it.\n"
+
+
+def run_main(monkeypatch, *arguments: object) -> int:
+    """Exit code of the command."""
+    monkeypatch.setattr(sys, "argv", ["sam3d", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return stopped.value.code
+
+
+@pytest.mark.parametrize("inside", ["", "deeper"])
+@pytest.mark.parametrize("command", ["demo", "predict -i a.nii.gz -m no_model --click 1,2,3"])
+def test_output_that_is_no_folder_is_one_line(monkeypatch, tmp_path, capsys, command, inside):
+    (tmp_path / "file").write_text("precious")
+    assert run_main(monkeypatch, *command.split(), "-o", tmp_path / "file" / inside) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: {tmp_path / 'file' / inside}")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def failing_register(monkeypatch, error: OSError) -> None:
+    def refuse():
+        raise error
+
+    monkeypatch.setattr(registration, "register", refuse)
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "a: Permission denied. Give another path"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", ".a.part", None, "a"), "a: Is a directory. Give another"),
+        (OSError(errno.ENOSPC, "No space left on device"), "The disk: No space left on device. Make room"),
+        (OSError(errno.ENOSPC, "No space left on device", "a"), "a: No space left on device. Make room"),
+    ],
+)
+def test_refusals_of_the_system_are_one_line(monkeypatch, capsys, error, line):
+    failing_register(monkeypatch, error)
+    assert run_main(monkeypatch, "register") == 1
+    assert capsys.readouterr().err.startswith(f"Error: {line}")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("libcudart.so: cannot open"), ConnectionResetError(errno.ECONNRESET, "reset")]
+)
+def test_what_only_a_traceback_explains_is_not_hidden(monkeypatch, error):
+    failing_register(monkeypatch, error)
+    monkeypatch.setattr(sys, "argv", ["sam3d", "register"])
+    with pytest.raises(OSError) as raised:
+        cli.main()
+    assert raised.value is error
 
 
 def test_wrong_option_is_no_traceback(monkeypatch, capsys):

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, refusal
 from sam3d_nnunet.inference.case_files import find_cases
 from sam3d_nnunet.inference.case_writer import CaseWriter
 from sam3d_nnunet.inference.clicks import ClickSource
@@ -272,5 +272,7 @@ def _reason(error: Exception) -> str:
     """A sentence for the report; what nobody has foreseen also leaves its traceback on stderr."""
     if isinstance(error, SAM3DError):
         return str(error)
+    if isinstance(error, OSError) and (sentence := refusal(error)):
+        return sentence
     traceback.print_exception(error, file=sys.stderr)
     return f"{type(error).__name__}: {error}"

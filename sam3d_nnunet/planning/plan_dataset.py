@@ -39,8 +39,12 @@ def plan_dataset(
         The plans file.
 
     Raises:
-        SAM3DError: nnU-Net's folders aren't set, there is no such data set, or it can't be used.
+        SAM3DError: nnU-Net's folders aren't set, there is no such data set, or it can't be used; or the plans can't
+            have that name.
     """
+    plans = overwrite_plans_name or PLANS
+    if Path(plans).name != plans:
+        raise SAM3DError(f"{plans!r} can't be the name of plans, which is that of a file: leave out slashes.")
     name = _name_in_raw(dataset)
     chosen = load_recipe(recipe) if recipe else {}
     fingerprint = Path(nnUNet_preprocessed) / name / "dataset_fingerprint.json"
@@ -50,7 +54,7 @@ def plan_dataset(
     spacing = target_spacing or chosen.get("target_spacing")
     planner = SAM3DPlanner(
         name,
-        plans_name=overwrite_plans_name or PLANS,
+        plans_name=plans,
         overwrite_target_spacing=spacing and tuple(map(float, spacing)),  # nnU-Net takes nothing but floats
     )
     planner.patch_size = chosen.get("patch_size")

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -152,6 +153,16 @@ def test_failed_writing_is_reported(model, predictor, prompts, tmp_path, monkeyp
     reports = predict_from_files(predictor, model.images, tmp_path / "out", prompts)
     assert {report.name for report in reports if report.error} == {"case_2"}
     assert "no space left on device" in capsys.readouterr().err
+
+
+def test_full_disk_is_a_sentence(model, predictor, prompts, tmp_path, monkeypatch, capsys):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(CaseWriter, "write", fail)
+    (report,) = predict_from_files(predictor, model.images / "case_1_0000.nii.gz", tmp_path / "out", prompts)
+    assert "No space left on device. Make room" in report.error
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_files_appear_complete_or_not_at_all(model, predictor, prompts, tmp_path, monkeypatch):

@@ -247,6 +247,14 @@ def test_preset_without_labels_gets_clicks_it_can_be_trained_with():
     assert _preset_settings(None) == {}
 
 
+@pytest.mark.parametrize("name", ["a/b", "a/", "/a"])
+def test_plans_are_named_like_a_file(nnunet_folders, write_dataset, name):
+    write_dataset(nnunet_folders.raw, "Dataset707_Named", cases((6, 6, 6), 1), LABELS)
+    with pytest.raises(SAM3DError, match=f"'{name}' can't be the name of plans"):
+        plan_dataset("707", overwrite_plans_name=name)
+    assert not any(nnunet_folders.preprocessed.iterdir())
+
+
 def test_planning_without_workers_is_refused(ct, monkeypatch):
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     with pytest.raises(SAM3DError, match="unset it"):
