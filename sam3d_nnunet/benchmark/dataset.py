@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -17,6 +16,7 @@ from sam3d_nnunet.data.raw_dataset import RawDataset
 from sam3d_nnunet.data.splits import read_splits, splits_file
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.prompts.geometry import ImageGeometry
+from sam3d_nnunet.prompts.label_map import read_label_map
 
 TEST = "test"
 """The fold of a separate test set."""
@@ -130,28 +130,22 @@ class EvaluationData:
         return self.truth / f"{case}{self.file_ending}"
 
     def read_truth(self, case: str) -> tuple[np.ndarray, ImageGeometry]:
-        """(D, H, W) label map with its axes as the file has them, and where its voxels are in the world.
-
-        As the file lies, so that all methods get the same clicks, whatever turns the images that they see. Formats that
-        ITK can't read, or which are no volume to it, are read by nnU-Net's reader.
+        """(D, H, W) label map with axes as `read_label_map` gives them, and where its voxels are in the world.
 
         Raises:
-            SAM3DError: the label map is missing or can't be read.
+            SAM3DError: the label map is missing, or it or the image can't be read.
         """
         file = self.truth_file(case)
-        if not file.is_file():
-            raise SAM3DError(f"There is no label map {file}.")
+        segmentation, as_in_file = read_label_map(file, self.reader)
+        if as_in_file:
+            return segmentation, ImageGeometry.from_file(file)
+        # the image's header counts, if there is an image: what says the spacing of TIFF may lie beside it alone
+        file = next((image for image in self.image_files(case) if image.is_file()), file)
         try:
-            segmentation, geometry = sitk.GetArrayFromImage(sitk.ReadImage(str(file))), ImageGeometry.from_file(file)
-            if segmentation.ndim == 3:
-                return segmentation, geometry
-        except RuntimeError:
-            pass  # sheared axes, or a format of which ITK knows nothing
-        try:
-            segmentation, properties = self.reader.read_seg(str(file))
+            _, properties = self.reader.read_images([str(file)])
         except Exception as e:  # whatever the reader of the format raises
-            raise SAM3DError(f"The label map {file} can't be read: {type(e).__name__}.") from e
-        return segmentation[0], ImageGeometry.from_file(file, properties)
+            raise SAM3DError(f"The image {file} can't be read: {type(e).__name__}.") from e
+        return segmentation, ImageGeometry.from_file(file, properties)
 
 
 def spacing_of(geometry: ImageGeometry) -> Sequence[float]:

@@ -98,7 +98,7 @@ class EvaluatedModel:
     def prompted(self) -> SAM3DPredictor:
         """Predicts from clicks."""
         options = self.options
-        predictor = SAM3DPredictor(options.device, None, options.mirroring, options.max_windows)
+        predictor = SAM3DPredictor(options.device, None, options.mirroring, options.max_windows, keep_in_crop=True)
         predictor.initialize_from_trained_model_folder(self.folder, self.folds, options.checkpoint)
         return predictor
 

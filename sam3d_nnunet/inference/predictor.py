@@ -1,7 +1,7 @@
 """SAM3DPredictor: segments images from clicks with a trained model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -90,6 +90,7 @@ class SAM3DPredictor:
         use_mirroring: bool = True,
         max_windows: int = MAX_WINDOWS,
         max_volume_ml: float | None = None,
+        keep_in_crop: bool = False,
     ) -> None:
         """
         Args:
@@ -98,6 +99,8 @@ class SAM3DPredictor:
             use_mirroring: average over mirrored images, where training mirrored too.
             max_windows: of an image, that are looked at for one prediction.
             max_volume_ml: no further windows are looked at once the mask is so large. Default: any size.
+            keep_in_crop: move clicks on the empty border, which nnU-Net cuts off, to the nearest voxel that is left,
+                instead of refusing them: for clicks drawn from a truth that reaches there.
 
         Raises:
             SAM3DError: the device is not there.
@@ -107,6 +110,7 @@ class SAM3DPredictor:
         self.use_mirroring = use_mirroring
         self.max_windows = max_windows
         self.max_volume_ml = max_volume_ml
+        self.keep_in_crop = keep_in_crop
         self._model: TrainedModel | None = None
 
     def initialize_from_trained_model_folder(
@@ -211,6 +215,8 @@ class SAM3DPredictor:
         prompt, notes = self._all_clicks(prompt, previous)
         if previous is None or len(prompt.points):
             self.check_clicks(prompt, case.geometry, case.shape)
+            if self.keep_in_crop:
+                prompt = _into_crop(prompt, case)
             check_crop(prompt, case.geometry, case.grid)
             logits, owners = self._logits(case, prompt, per_lesion, maps if self.model.takes_maps else None)
         else:
@@ -269,3 +275,10 @@ class SAM3DPredictor:
         labels = self.model.labels
         logits = torch.zeros((labels.num_segmentation_heads, 0, 0, 0))
         return BoxLogits(logits, (0, 0, 0), case.data.shape[1:], labels.has_regions)
+
+
+def _into_crop(prompt: Prompt, case: ImageCase) -> Prompt:
+    voxels = case.geometry.to_voxels(prompt.points)
+    kept = case.grid.clip(voxels)
+    moved = (np.abs(kept - voxels) > 0.5).any(axis=1, keepdims=True)
+    return replace(prompt, points=np.where(moved, case.geometry.to_world(kept), prompt.points))

@@ -17,6 +17,9 @@ from sam3d_nnunet.errors import SAM3DError
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 REVERSED = [2, 1, 0, 3]  # of homogeneous axes: (i, j, k) <-> (d, h, w)
 
+PLACED = {"sitk_stuff", "nibabel_stuff"}
+"""In the properties of nnU-Net's readers of formats whose header places voxels in the world."""
+
 
 @dataclass(frozen=True)
 class ImageGeometry:
@@ -73,7 +76,7 @@ class ImageGeometry:
         Raises:
             SAM3DError: the file isn't there, or ITK can't read it and there are no properties.
         """
-        if properties is not None and not {"sitk_stuff", "nibabel_stuff"} & properties.keys():
+        if properties is not None and not PLACED & properties.keys():
             return cls.from_properties(properties)
         if not Path(path).is_file():
             raise SAM3DError(f"There is no image file {path}.")
@@ -166,6 +169,12 @@ class PreprocessedGrid:
         """(N, 3) indices of the image -> (N, 3) float coordinates of the grid."""
         cropped = np.asarray(voxels)[:, self.transpose] - self.crop_start
         return (cropped + 0.5) * self.shape / self.crop_shape - 0.5
+
+    def clip(self, voxels: np.ndarray) -> np.ndarray:
+        """(N, 3) indices of the image, those outside of the crop moved to the nearest voxel that is left of it."""
+        cropped = np.asarray(voxels)[:, self.transpose] - self.crop_start
+        kept = np.clip(cropped, 0, self.crop_shape - 1) + self.crop_start
+        return kept[:, np.argsort(self.transpose)]
 
     def to_image(self, coordinates: np.ndarray) -> np.ndarray:
         """(N, 3) coordinates of the grid -> (N, 3) float indices of the image."""

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import SimpleITK as sitk
 import torch.distributed as dist
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
@@ -16,6 +15,7 @@ from sam3d_nnunet.inference.predictor import SAM3DPredictor
 from sam3d_nnunet.prompts.draw import case_generator
 from sam3d_nnunet.prompts.draw import clicks_per_class as draw_clicks_per_class
 from sam3d_nnunet.prompts.geometry import ImageGeometry
+from sam3d_nnunet.prompts.label_map import read_label_map
 from sam3d_nnunet.prompts.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def validate_prompted(trainer: "PromptedTrainer", clicks_per_class: int, save_pr
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
     trainer.print_to_log_file(f"Predicting {len(cases)} cases with {clicks_per_class} click(s) per class")
     model = trained_model(trainer)
-    predictor, writer = SAM3DPredictor(trainer.device), CaseWriter(folder, model, save_probabilities)
+    predictor, writer = SAM3DPredictor(trainer.device, keep_in_crop=True), CaseWriter(folder, model, save_probabilities)
     predictor.use(model)
     for case in tqdm(cases, desc=folder.name, disable=trainer.local_rank != 0):
         data, _, _, properties = dataset.load_case(case)
@@ -76,12 +76,8 @@ def _truth_file(trainer: "PromptedTrainer", case: str) -> Path:
 
 
 def _draw_prompt(trainer: "PromptedTrainer", case: str, truth: Path, image: ImageCase, count: int) -> Prompt:
-    try:  # as the file lies, so that models whose readers turn it get the same clicks
-        segmentation, geometry = sitk.GetArrayFromImage(sitk.ReadImage(str(truth))), ImageGeometry.from_file(truth)
-    except RuntimeError:  # sheared axes
-        segmentation, geometry = None, image.geometry
-    if segmentation is None or segmentation.ndim != 3:
-        segmentation = trainer.plans_manager.image_reader_writer_class().read_seg(str(truth))[0][0]
+    segmentation, as_in_file = read_label_map(truth, trainer.plans_manager.image_reader_writer_class())
+    geometry = ImageGeometry.from_file(truth) if as_in_file else image.geometry
     classes = list(trainer.label_manager.foreground_labels)
     points, labels = draw_clicks_per_class(segmentation, classes, count, case_generator(case))
     return Prompt(geometry.to_world(points), labels, case)

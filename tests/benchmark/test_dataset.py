@@ -1,8 +1,10 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 
 from sam3d_nnunet.benchmark.dataset import EvaluationData, spacing_of
 from sam3d_nnunet.data.splits import splits_file
@@ -61,6 +63,22 @@ def test_truth_is_read_as_its_file_lies(data):
     voxel = (4, 3, 2)
     place = geometry.to_world(np.array([voxel[::-1]]))[0]
     assert place == pytest.approx(image.TransformIndexToPhysicalPoint(voxel))
+
+
+def test_truth_in_tiff_lies_where_its_image_does(data, tmp_path):
+    """What tells the spacing need not lie beside the label map, and beside nnU-Net's copy it doesn't."""
+    labels = np.zeros((6, 7, 8), np.uint8)
+    labels[2:4, 3:5, 4:6] = 1
+    for folder, name in (("imagesTr", "case_1_0000"), ("labelsTr", "case_1")):
+        (tmp_path / folder).mkdir()
+        tifffile.imwrite(tmp_path / folder / f"{name}.tif", labels, photometric="minisblack", resolution=(2.0, 2.0))
+    (tmp_path / "imagesTr" / "case_1.json").write_text(json.dumps({"spacing": [2.5, 0.5, 0.75]}))
+    content = data.dataset_json | {"file_ending": ".tif", "overwrite_image_reader_writer": "Tiff3DIO"}
+    tiff = replace(data, dataset_json=content, raw=None, images=tmp_path / "imagesTr", truth=tmp_path / "labelsTr")
+    segmentation, geometry = tiff.read_truth("case_1")
+    assert (segmentation == labels).all()
+    assert spacing_of(geometry) == [2.5, 0.5, 0.75]
+    assert geometry.to_world(np.array([[2, 3, 4]])) == pytest.approx(np.array([[3, 1.5, 5]]))
 
 
 def test_unreadable_truth(data):

@@ -195,6 +195,9 @@ def test_click_on_the_empty_border(make_model, tmp_path):
     found = predictor.predict_case([tmp_path / "a.nii.gz"], Prompt([[9, 9, 12]], [1], "a")).segmentation()
     assert found.shape == array.shape
     assert found.any() and not found[:6].any()
+    predictor.keep_in_crop = True
+    prompt = predictor.predict_case([tmp_path / "a.nii.gz"], Prompt([[9, 22, 2.2], [9.3, 9, 5.6]], [1, 1], "a")).prompt
+    assert prompt.points == pytest.approx(np.array([[9, 19, 6], [9.3, 9, 5.6]]))  # (x, y, z)
 
 
 def test_unusable_images(make_model, tmp_path):

@@ -278,6 +278,16 @@ def test_grid_and_back(grid, voxels):
     np.testing.assert_allclose(grid.from_image(grid.to_image(voxels)), voxels, atol=1e-6)
 
 
+@given(grids(), POINTS)
+def test_clipped_to_the_crop(grid, voxels):
+    clipped = grid.clip(voxels)
+    on_grid = grid.from_image(clipped)
+    assert (on_grid >= -0.5 - 1e-9).all() and (on_grid <= grid.shape - 0.5 + 1e-9).all()
+    low = grid.crop_start[np.argsort(grid.transpose)]
+    high = low + grid.crop_shape[np.argsort(grid.transpose)] - 1
+    np.testing.assert_allclose(clipped, np.clip(voxels, low, high))
+
+
 @given(grids())
 def test_faces_of_the_crop_are_faces_of_the_grid(grid):
     faces = np.array([grid.crop_start - 0.5, grid.crop_start + grid.crop_shape - 0.5])[:, np.argsort(grid.transpose)]

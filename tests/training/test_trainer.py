@@ -24,6 +24,7 @@ from sam3d_nnunet.network.sam3d import PRESETS
 from sam3d_nnunet.nnunet_names import class_lookup
 from sam3d_nnunet.prompts.draw import case_generator, clicks_per_class
 from sam3d_nnunet.prompts.files import read_prompt
+from sam3d_nnunet.prompts.geometry import ImageGeometry
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
 from sam3d_nnunet.training.variants import SAM3DAdapterTrainer_5epochs, SAM3DAdapterTrainer_smoke
 
@@ -487,6 +488,32 @@ def test_clicks_of_the_final_validation(make_trainer, prepared, monkeypatch):
     summary = json.loads((folder / "summary.json").read_text())
     assert set(summary["mean"]) == {"(1, 2)", "1"}
     assert len(summary["metric_per_case"]) == 2
+
+
+def test_truth_that_reaches_into_the_empty_border_costs_no_validation(make_trainer, prepared, monkeypatch):
+    """nnU-Net cuts off what is 0 in the image; a label may go on there, and be clicked on."""
+    monkeypatch.setattr(prompted_validation, "default_num_processes", 1)
+    trainer = started(make_trainer("classes", trainer_class=ShortTrainer))
+    truths, load_case = prepared("classes").base / "gt_segmentations", trainer.dataset_class.load_case
+    kept = {}
+
+    def load_cropped(dataset, case):
+        data, segmentation, previous, properties = load_case(dataset, case)
+        truth, _ = trainer.plans_manager.image_reader_writer_class().read_seg(str(truths / f"{case}.nii.gz"))
+        keep = int(np.flatnonzero(truth[0].any((0, 1)))[1])  # one slice of the lesion is left
+        kept[case] = keep, ImageGeometry.from_properties(properties)
+        properties["bbox_used_for_cropping"][2] = (0, keep)
+        shape = (*data.shape[1:3], keep)
+        properties |= dict.fromkeys(("shape_after_cropping_and_before_resampling", "shape_after_cropping"), shape)
+        return data[:, :, :, :keep], segmentation, previous, properties
+
+    monkeypatch.setattr(trainer.dataset_class, "load_case", load_cropped)
+    prompted_validation.validate_prompted(trainer, clicks_per_class=3)
+    folder = Path(trainer.output_folder) / "validation_3click"
+    assert (folder / "summary.json").is_file()
+    for case, (keep, geometry) in kept.items():
+        voxels = geometry.to_voxels(read_prompt(folder / f"{case}.json").points)
+        assert voxels[:, 2].max() == pytest.approx(keep - 1)
 
 
 def test_predictor_of_nnunet_loads_the_model(make_trainer, monkeypatch):
