@@ -64,7 +64,7 @@ def read_case(image_files: Sequence[str | Path], model: TrainedModel) -> ImageCa
         model: that shall predict it.
 
     Raises:
-        SAM3DError: the files are not as many as the model's channels, or can't be read and preprocessed.
+        SAM3DError: the files are not as many as the model's channels, can't be read and preprocessed, or hold no image.
     """
     files = [str(file) for file in image_files]
     if len(files) != model.channels:
@@ -72,11 +72,15 @@ def read_case(image_files: Sequence[str | Path], model: TrainedModel) -> ImageCa
             f"The model needs {model.channels} channel(s), but there are {len(files)}: {', '.join(files)}."
         )
     try:
-        data, _, properties = model.configuration.preprocessor_class(verbose=False).run_case(
+        data, outside, properties = model.configuration.preprocessor_class(verbose=False).run_case(
             files, None, model.plans, model.configuration, model.dataset_json
         )
     except Exception as e:  # whatever the reader of the format raises
         raise SAM3DError(f"The image {', '.join(files)} can't be read: {_reason(e)}") from e
+    if not np.isfinite(data).all():
+        raise SAM3DError(f"The image {', '.join(files)} holds values that are no finite numbers. Replace them.")
+    if (outside == -1).all():  # nnU-Net's mark of voxels around the image, where all channels are 0
+        raise SAM3DError(f"The image {', '.join(files)} is empty: all its voxels are 0.")
     geometry = ImageGeometry.from_file(files[0], properties)
     grid = PreprocessedGrid.from_properties(properties, model.plans.transpose_forward, data.shape[1:])
     return ImageCase(np.asarray(data, np.float32), properties, geometry, grid)

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 from typer.testing import CliRunner, Result
@@ -91,6 +92,28 @@ def test_image_in_the_output_folder(model, tmp_path, monkeypatch):
     assert done.exit_code == 1
     assert "ct: failed. The prediction would overwrite ct.nii.gz" in done.output
     assert (tmp_path / "ct.nii.gz").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "value, place, message",
+    [
+        (np.nan, (2, 3, 4), "nothing.nrrd holds values that are no finite numbers"),
+        (np.inf, (2, 3, 4), "nothing.nrrd holds values that are no finite numbers"),
+        (0, ..., "nothing.nrrd is empty: all its voxels are 0"),
+    ],
+)
+def test_images_of_nothing_are_refused(model, tmp_path, value, place, message):
+    """One NaN is enough to make nnU-Net's normalised image NaN, in which a network finds nothing."""
+    image = sitk.ReadImage(str(model.images / "case_1_0000.nii.gz"), sitk.sitkFloat32)
+    voxels = sitk.GetArrayFromImage(image)
+    voxels[place] = value
+    changed = sitk.GetImageFromArray(voxels)
+    changed.CopyInformation(image)
+    sitk.WriteImage(changed, str(tmp_path / "nothing.nrrd"))
+    done = predict("-i", tmp_path / "nothing.nrrd", "-o", tmp_path, "-m", model.folder, "--click", "9,9,9")
+    assert done.exit_code == 1
+    assert message in done.output
+    assert not (tmp_path / "nothing.nii.gz").exists()
 
 
 @pytest.mark.parametrize(
