@@ -34,7 +34,8 @@ def find_cases(path: str | Path, model: TrainedModel) -> dict[str, list[Path]]:
 
 def _in_folder(folder: Path, model: TrainedModel) -> dict[str, list[Path]]:
     ending = model.file_ending
-    names = sorted(f.name for f in folder.iterdir() if f.is_file())
+    # macOS puts ._CASE_0000 beside files on foreign disks
+    names = sorted(f.name for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
     numbered = re.compile(rf"(.+)_[0-9]{{4}}{re.escape(ending)}")
     cases = dict.fromkeys(match[1] for name in names if (match := numbered.fullmatch(name)))
     if not cases:

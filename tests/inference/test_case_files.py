@@ -19,6 +19,7 @@ def touch(folder, *names):
 
 def test_folder(tmp_path):
     touch(tmp_path, "b_0000.nii.gz", "a.b_0000.nii.gz", "病例_1_0000.nii.gz", "dataset.json", "c.nii.gz", "d_0000.nrrd")
+    touch(tmp_path, "._b_0000.nii.gz", "._b_0001.nii.gz")
     found = find_cases(tmp_path, model())
     assert found == {case: [tmp_path / f"{case}_0000.nii.gz"] for case in ("a.b", "b", "病例_1")}
     assert find_cases(tmp_path, model(2))["b"] == [tmp_path / "b_0000.nii.gz", tmp_path / "b_0001.nii.gz"]
