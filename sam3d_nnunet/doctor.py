@@ -37,7 +37,7 @@ def examine() -> Iterator[Finding]:
     yield check_nnunet()
     yield check_folder("nnUNet_raw", needed_to_train=False)
     yield check_folder("nnUNet_preprocessed", needed_to_train=True)
-    yield check_folder("nnUNet_results", needed_to_train=True)
+    yield check_folder("nnUNet_results", needed_to_train=True, made_by_training=True)
     yield check_registration()
     yield check_sam_weights()
 
@@ -85,8 +85,8 @@ def check_nnunet() -> Finding:
     return Finding("ok", "nnunetv2", version)
 
 
-def check_folder(variable: str, needed_to_train: bool) -> Finding:
-    """Raw data may be read-only, and may be missing where others have preprocessed it."""
+def check_folder(variable: str, needed_to_train: bool, made_by_training: bool = False) -> Finding:
+    """Raw data may be read-only, and may be missing where others have preprocessed it; results begin with training."""
     wrong = "FAIL" if needed_to_train else "note"
     value = os.environ.get(variable)
     if not value:
@@ -95,10 +95,17 @@ def check_folder(variable: str, needed_to_train: bool) -> Finding:
     if folder.exists() and not folder.is_dir():
         return Finding(wrong, variable, f"{folder} is a file", f"set {variable} to a folder")
     if not folder.exists():
+        if made_by_training and _can_be_made(folder):
+            return Finding("note", variable, f"{folder} does not exist yet; nnU-Net makes it when training starts")
         return Finding(wrong, variable, f"{folder} does not exist", f"mkdir -p {folder}, or correct {variable}")
     if needed_to_train and not os.access(folder, os.W_OK):
         return Finding("FAIL", variable, f"{folder} cannot be written to", "change its rights or choose another")
     return Finding("ok", variable, str(folder))
+
+
+def _can_be_made(folder: Path) -> bool:
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    return above.is_dir() and os.access(above, os.W_OK)
 
 
 def check_registration() -> Finding:

@@ -76,9 +76,9 @@ def test_nnunet_missing_or_left_over(monkeypatch, tmp_path, located, words):
 
 
 def test_folders(monkeypatch, tmp_path):
-    def check(value, needed=True):
+    def check(value, needed=True, made=False):
         monkeypatch.setenv("nnUNet_results", str(value))
-        return doctor.check_folder("nnUNet_results", needed)
+        return doctor.check_folder("nnUNet_results", needed, made)
 
     assert check(tmp_path).mark == "ok"
     assert check("").found == "not set"
@@ -87,11 +87,22 @@ def test_folders(monkeypatch, tmp_path):
     assert missing.mark == "FAIL" and "mkdir -p" in missing.todo
     (tmp_path / "file").write_text("")
     assert "is a file" in check(tmp_path / "file").found
+    coming = check(tmp_path / "deep" / "missing", made=True)
+    assert coming.mark == "note" and "nnU-Net makes it" in coming.found
+    assert check(tmp_path / "file" / "missing", made=True).mark == "FAIL"
 
     # root may write anywhere, so the tests can't take the right away for real
     monkeypatch.setattr(os, "access", lambda *args: False)
     assert check(tmp_path).mark == "FAIL"
+    assert check(tmp_path / "missing", made=True).mark == "FAIL"
     assert check(tmp_path, needed=False).mark == "ok"
+
+
+def test_results_alone_are_made_by_training(monkeypatch, tmp_path):
+    for name in ("preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / "missing"))
+    marks = {finding.subject: finding.mark for finding in doctor.examine()}
+    assert (marks["nnUNet_preprocessed"], marks["nnUNet_results"]) == ("FAIL", "note")
 
 
 @pytest.mark.parametrize(
