@@ -111,7 +111,8 @@ class SAM3D(nn.Module):
             labelled_prompts: overrides the preset's.
             takes_maps: whether previous masks, scribbles and boxes mean something. Default: where prompts are labelled.
             precision: of matrix products and convolutions, "bf16", "fp32" or "auto" (bf16 where the device has
-                arithmetic for it). Weights, norms of tokens and logits are float32 in any case. Can be set later.
+                arithmetic for it). Weights and norms of tokens are float32 in any case, and logits are returned so. Can
+                be set later.
             activation_checkpointing: compute each block of the encoder again in the backward pass instead of keeping
                 its activations. Default: for encoders of SAM's size.
             prompt_encoding: what stands for a click, "sampler" (the features under it) or "position" (SAM's code).

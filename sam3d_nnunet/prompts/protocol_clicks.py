@@ -150,4 +150,5 @@ def _off_target(
     squares = [((np.arange(n, dtype=np.float32) - p) * s) ** 2 for n, p, s in zip(outside.shape, point, spacing)]
     distance = np.sqrt(squares[0][:, None, None] + squares[1][:, None] + squares[2])
     wrong = np.where(outside, np.abs(distance - mm), np.inf)
-    return np.array(np.unravel_index(wrong.argmin(), wrong.shape))
+    nearest = np.flatnonzero(wrong == wrong.min())
+    return np.array(np.unravel_index(rng.choice(nearest), wrong.shape))

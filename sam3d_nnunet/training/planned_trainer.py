@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from sam3d_nnunet.errors import SAM3DError, show_as_sentence
 from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, merge, parse_settings, planned_block
 
 show_as_sentence()
+
+PATIENCE = timedelta(hours=12)
 
 
 class PlannedTrainer(nnUNetTrainer):
@@ -64,16 +67,23 @@ class PlannedTrainer(nnUNetTrainer):
     def first_rank_first(self) -> Iterator[None]:
         """Rank 0 goes first, so that the others find what it has downloaded."""
         if self.is_ddp and self.local_rank != 0:
-            dist.barrier()
+            wait_for_all_ranks()
         yield
         if self.is_ddp and self.local_rank == 0:
-            dist.barrier()
+            wait_for_all_ranks()
 
     def _set_batch_size_and_oversample(self) -> None:
         """The block's batch size, shared out over the GPUs; the share of foreground is the same on each."""
         ranks, rank = (dist.get_world_size(), dist.get_rank()) if self.is_ddp else (1, 0)
         each, rest = divmod(self.settings.batch_size, ranks)
         self.batch_size = each + (rank < rest)
+
+
+def wait_for_all_ranks() -> None:
+    """A barrier before which ranks may work for hours: in NCCL's, the first would give up after ten minutes."""
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    dist.barrier(group)
+    dist.destroy_process_group(group)
 
 
 def complete_settings(

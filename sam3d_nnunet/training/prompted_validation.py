@@ -17,6 +17,7 @@ from sam3d_nnunet.prompts.draw import clicks_per_class as draw_clicks_per_class
 from sam3d_nnunet.prompts.geometry import ImageGeometry
 from sam3d_nnunet.prompts.label_map import read_label_map
 from sam3d_nnunet.prompts.prompt import Prompt
+from sam3d_nnunet.training.planned_trainer import wait_for_all_ranks
 
 if TYPE_CHECKING:
     from sam3d_nnunet.training.prompted_trainer import PromptedTrainer
@@ -51,7 +52,7 @@ def validate_prompted(trainer: "PromptedTrainer", clicks_per_class: int, save_pr
         predict = predictor.predict_read if len(prompt.points) else predictor.predict_nothing
         writer.write(case, predict(image, prompt))
     if trainer.is_ddp:
-        dist.barrier()
+        wait_for_all_ranks()
     if trainer.local_rank == 0:
         _summarise(trainer, folder)
 

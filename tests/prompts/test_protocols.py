@@ -7,7 +7,7 @@ from scipy.ndimage import distance_transform_edt
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.prompts.draw import case_generator, clicks_per_class
-from sam3d_nnunet.prompts.protocol_clicks import draw_protocol, thirds_by_depth, trial_generator
+from sam3d_nnunet.prompts.protocol_clicks import _off_target, draw_protocol, thirds_by_depth, trial_generator
 from sam3d_nnunet.prompts.protocols import DRAWN, PAPER, Protocol
 
 SPACING = (3.0, 1.0, 0.5)
@@ -181,6 +181,15 @@ def test_no_place_at_that_distance(mm, seed):
     distance = np.linalg.norm((off[0] - on[0]) * (2, 1, 1))
     others = np.linalg.norm((np.argwhere(segmentation == 0) - on[0]) * (2, 1, 1), axis=1)
     assert abs(distance - mm) <= np.abs(others - mm).min() + 1e-4
+
+
+def test_chance_decides_among_places_as_near():
+    """Else all would be moved the same way, towards the first voxels of the array."""
+    ball = np.linalg.norm(np.stack(np.indices((9, 9, 9)), -1) - 4, axis=-1) <= 4
+    point, outside = np.array([4, 4, 4]), ~ball
+    moved = {tuple(_off_target(point, outside, 1.0, np.ones(3), np.random.default_rng(seed))) for seed in range(20)}
+    assert len(moved) > 5
+    assert all(outside[place] for place in moved)
 
 
 def test_a_class_that_fills_the_image_keeps_its_clicks():

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import late_rank
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -16,6 +17,7 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 import sam3d_nnunet.network.weights as weights
+import sam3d_nnunet.training.planned_trainer as planned_trainer
 import sam3d_nnunet.training.prompted_validation as prompted_validation
 import sam3d_nnunet.training.sam_tuning as sam_tuning
 from sam3d_nnunet.baselines.prompted_unet_trainer import PromptedUNetTrainer
@@ -438,7 +440,7 @@ def test_first_gpu_downloads_for_the_others(make_trainer, monkeypatch, rank, ord
     trainer = make_trainer()
     trainer.is_ddp, trainer.local_rank = True, rank
     done = []
-    monkeypatch.setattr(dist, "barrier", lambda: done.append("barrier"))
+    monkeypatch.setattr(planned_trainer, "wait_for_all_ranks", lambda: done.append("barrier"))
     with trainer.first_rank_first():
         done.append("look")
     assert done == order
@@ -460,6 +462,11 @@ def test_pretrained_weights_from_another_number_of_classes(make_trainer, tmp_pat
     assert all(torch.equal(after[name], before[name]) for name in own)
     assert {name for name in after if after[name].shape != given[name].shape} <= own
     assert np.isfinite(started(trainer).train_step(next(trainer.dataloader_train))["loss"])
+
+
+def test_ranks_wait_longer_than_their_backend_would(tmp_path):
+    torch.multiprocessing.spawn(late_rank.run, args=(str(tmp_path),), nprocs=2)
+    assert (tmp_path / "rank_0").is_file() and (tmp_path / "rank_1").is_file()
 
 
 # final validation
