@@ -24,6 +24,11 @@ settings.load_profile("any_machine")
 HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "Dataset004_Hippocampus"
 
 
+def pytest_collection_modifyitems(items):
+    """Slow ones first: where tests run side by side, none of them is left to run alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Random weights and images differ from test to test, not from run to run."""
