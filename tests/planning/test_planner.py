@@ -247,7 +247,7 @@ def test_preset_without_labels_gets_clicks_it_can_be_trained_with():
     assert _preset_settings(None) == {}
 
 
-@pytest.mark.parametrize("name", ["a/b", "a/", "/a"])
+@pytest.mark.parametrize("name", ["a/b", "a/"])
 def test_plans_are_named_like_a_file(nnunet_folders, write_dataset, name):
     write_dataset(nnunet_folders.raw, "Dataset707_Named", cases((6, 6, 6), 1), LABELS)
     with pytest.raises(SAM3DError, match=f"'{name}' can't be the name of plans"):
