@@ -76,7 +76,8 @@ class SliceCases:
         if not self.folder.is_dir():
             raise SAM3DError(f"There is no folder {self.folder} with images.")
         last = f"_0000{self.ending}"
-        self.names = sorted(file.name.removesuffix(last) for file in self.folder.glob(f"*{last}"))
+        # macOS puts ._CASE_0000 beside files on foreign disks
+        self.names = sorted(file.name.removesuffix(last) for file in self.folder.glob(f"[!.]*{last}"))
         if not self.names:
             raise SAM3DError(f"{self.folder} holds no image CASE{last}.")
 

@@ -109,7 +109,7 @@ class EvaluationData:
             SAM3DError: there is none.
         """
         ending = self.file_ending
-        cases = sorted(f.name.removesuffix(ending) for f in self.truth.glob(f"*{ending}"))
+        cases = sorted(f.name.removesuffix(ending) for f in self.truth.glob(f"[!.]*{ending}"))
         if not cases:
             raise SAM3DError(f"{self.truth} holds no label map CASE{ending}.")
         return cases

@@ -28,6 +28,7 @@ def data(nnunet_folders, write_dataset) -> EvaluationData:
 def test_cases(data, tmp_path):
     assert data.name == "Dataset720_Some"
     assert data.cases_of_fold("0") == ["case_1", "case_2"]
+    (data.truth / "._case_0.nii.gz").touch()  # by macOS
     assert data.cases_with_truth() == ["case_0", "case_1", "case_2", "case_3"]
     assert data.image_files("case_1") == [tmp_path / "raw/Dataset720_Some/imagesTr/case_1_0000.nii.gz"]
     assert list(data.labels.foreground_labels) == [1, 2]
