@@ -8,7 +8,7 @@ import torch
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.inference.model_folder import TrainedModel
 from sam3d_nnunet.inference.nearest import nearest_voxels, to_grid
-from sam3d_nnunet.inference.regions import Region
+from sam3d_nnunet.inference.regions import Region, as_slices, bounding_box
 from sam3d_nnunet.inference.window_predictor import WindowPredictor
 from sam3d_nnunet.prompts.geometry import PreprocessedGrid
 
@@ -73,12 +73,14 @@ class SessionImage:
 
         Each voxel of the region counts, however coarse the grid, and there are no gaps, however fine.
         """
-        hit = np.rint(self.grid.from_image(np.argwhere(region.mask) + region.start)).astype(int)
-        hit = hit[((hit >= 0) & (hit < self.grid.shape)).all(axis=1)]
-        if len(hit) == 0:
+        hit, hits = self._hit_by(region)
+        filled = bounding_box(hits)
+        if filled is None:
             return None
+        hit, hits = [index[low:high] for index, (low, high) in zip(hit, filled)], hits[as_slices(filled)]
         reach = np.ceil(self.grid.shape / self.grid.crop_shape).astype(int)
-        low, high = np.maximum(hit.min(0) - reach, 0), np.minimum(hit.max(0) + reach + 1, self.grid.shape)
+        low = np.maximum([index[0] for index in hit] - reach, 0)
+        high = np.minimum([index[-1] for index in hit] + reach + 1, self.grid.shape)
         place = tuple(map(slice, low.tolist(), high.tolist()))
         transpose = list(self.grid.transpose)
         mask, start = region.mask.transpose(transpose), region.start[transpose]
@@ -86,8 +88,27 @@ class SessionImage:
         inside = [(index >= 0) & (index < n) for index, n in zip(nearest, mask.shape)]
         voxels = np.zeros(high - low, bool)
         voxels[np.ix_(*inside)] = mask[np.ix_(*(index[i] for index, i in zip(nearest, inside)))]
-        voxels[tuple((hit - low).T)] = True
+        voxels[np.ix_(*(index - s for index, s in zip(hit, low)))] |= hits
         return place, voxels
+
+    def _hit_by(self, region: Region) -> tuple[list[np.ndarray], np.ndarray]:
+        """The voxels of the grid in which voxels of a region have their centres.
+
+        Each axis of the grid depends on one of the image, so a region of millions of voxels needs no list of them.
+
+        Returns:
+            For each axis of the grid, the indices that the region's box hits; and (bool) which of their combinations
+            the region itself hits.
+        """
+        steps = np.arange(max(region.mask.shape))[:, None] + region.start
+        indices, hits = [], region.mask.transpose(self.grid.transpose)
+        for axis, along in enumerate(np.rint(self.grid.from_image(steps)).astype(int).T):
+            index, first = np.unique(along[: hits.shape[axis]], return_index=True)
+            hits = np.logical_or.reduceat(hits, first, axis=axis)
+            inside = (index >= 0) & (index < self.grid.shape[axis])
+            indices.append(index[inside])
+            hits = hits.compress(inside, axis=axis)
+        return indices, hits
 
 
 def _check_image(image: np.ndarray, channels: int) -> None:
