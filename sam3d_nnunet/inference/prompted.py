@@ -47,44 +47,56 @@ def predict_prompted(
     windows = list(windows or [])
     windows += windows_around(points[~in_any(windows, points)], predictor.shape, predictor.patch_size)
     canvas = _Canvas(predictor)
-    clicked, waiting, hit_cap = len(windows), deque(enumerate(windows)), None
+    clicked, waiting, looked_at, hit_cap = len(windows), deque(enumerate(windows)), [], None
     while waiting:
         number, window = waiting.popleft()
         prompts = points, labels
         if number >= clicked:
             prompts = join([prompts, canvas.seeds(window)])
         canvas.add(window, predictor.predict(window, *prompts, maps))
-        border = canvas.touched(window)
-        border = border[~np.any([w.sees(border, predictor.shape) for w in windows], axis=0)]
-        if len(border) == 0:
+        looked_at.append(window)
+        faces = [_unseen(face, windows, predictor) for face in canvas.touched(window)]
+        if not any(map(len, faces)):
             continue
         if max_voxels is not None and canvas.mask_voxels() >= max_voxels:
             hit_cap = f"{max_voxels} voxels of the mask"
-            break
-        if len(windows) >= max_windows:
-            hit_cap = f"{max_windows} windows"
+            waiting = deque((number, window) for number, window in waiting if number < clicked)
             continue
-        further = _windows_at(border, familiar, predictor)
-        further = [w for w in further if w not in windows][: max_windows - len(windows)]
-        waiting.extend(enumerate(further, len(windows)))
-        windows += further
-    looked_at = windows[: len(windows) - len(waiting)]
+        further = [w for w in _windows_at(faces, familiar, predictor) if w not in windows]
+        room = max(0, max_windows - len(windows))
+        if len(further) > room:
+            hit_cap = f"{max_windows} windows"
+        waiting.extend(enumerate(further[:room], len(windows)))
+        windows += further[:room]
     regions = predictor.region_order is not None
     return BoxLogits(canvas.logits(), canvas.start, predictor.shape, regions, looked_at, hit_cap)
 
 
-def _windows_at(border: np.ndarray, familiar: Sequence[Window], predictor: WindowPredictor) -> list[Window]:
-    """Windows around voxels (N, 3) at which the mask goes on."""
+def _windows_at(faces: list[np.ndarray], familiar: Sequence[Window], predictor: WindowPredictor) -> list[Window]:
+    """Windows around voxels (N, 3) at which the mask goes on, given face by face.
+
+    Each face gets its own, as far as those of larger ones don't see it: the middle of opposite faces is where the
+    window has been that they belong to.
+    """
     chosen = []
-    for window in familiar:
-        seen = window.sees(border, predictor.shape)
-        if seen.any():
-            chosen.append(window)
-            border = border[~seen]
-    # a face may have thousands of voxels, of which neighbours need the same window
-    cells = border // np.maximum(1, np.array(predictor.patch_size) // CELLS)
-    _, first = np.unique(cells, axis=0, return_index=True)
-    return chosen + windows_around(border[np.sort(first)], predictor.shape, predictor.patch_size)
+    for face in sorted(faces, key=len, reverse=True):
+        border = _unseen(face, chosen, predictor)
+        for window in familiar:
+            unseen = _unseen(border, [window], predictor)
+            if len(unseen) < len(border):
+                chosen.append(window)
+                border = unseen
+        # a face may have thousands of voxels, of which neighbours need the same window
+        cells = border // np.maximum(1, np.array(predictor.patch_size) // CELLS)
+        _, first = np.unique(cells, axis=0, return_index=True)
+        chosen += windows_around(border[np.sort(first)], predictor.shape, predictor.patch_size)
+    return chosen
+
+
+def _unseen(points: np.ndarray, windows: Sequence[Window], predictor: WindowPredictor) -> np.ndarray:
+    """Those of (N, 3) voxels that no window sees."""
+    seen = [window.sees(points, predictor.shape) for window in windows]
+    return points[~np.any(seen, axis=0)] if seen else points
 
 
 class _Canvas:
@@ -113,13 +125,13 @@ class _Canvas:
         logits[0 if self.predictor.region_order is not None else 1 :, weights == 0] = -SURE
         return logits
 
-    def touched(self, window: Window) -> np.ndarray:
-        """(N, 3) voxels of the mask in those outermost planes of a window behind which the image goes on."""
-        planes = [np.zeros((0, 3), int)]
+    def touched(self, window: Window) -> list[np.ndarray]:
+        """(N, 3) voxels of the mask in each of those outermost planes of a window behind which the image goes on."""
+        faces = []
         for face in window.open_faces(self.predictor.shape):
             mask = self.predictor.as_labels(self.logits(face)) > 0
-            planes.append(np.argwhere(mask) + [s.start for s in face])
-        return np.concatenate(planes)
+            faces.append(np.argwhere(mask) + [s.start for s in face])
+        return faces
 
     def seeds(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Interior points of the largest components of each class found so far in a window, and their labels."""

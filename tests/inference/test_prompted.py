@@ -218,6 +218,19 @@ def test_an_object_of_many_windows_is_found_whole_from_its_end():
     assert len(set(result.windows)) == len(result.windows)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_an_object_that_touches_opposite_faces_is_found_whole(seed):
+    """One window around all of them would lie where the last one did."""
+    rng, shape = np.random.default_rng(seed), (40, 44, 48)
+    radii = np.array(PATCH) * rng.uniform(0.5, 0.95, 3)
+    places = np.stack(np.indices(shape), -1)
+    objects = (((places - np.array(shape) / 2) / radii) ** 2).sum(-1) <= 1
+    click = rng.choice(np.argwhere(objects)) if seed else np.array(shape) // 2
+    result = grow(objects, [click], max_windows=64)
+    assert result.hit_cap is None
+    assert np.array_equal(result.on_grid().argmax(0).numpy(), objects)
+
+
 def test_growth_keeps_classes_apart():
     result = grow(snake(), [(3, 5, 5), (22, 13, 5)], [2, 1], num_classes=3)
     assert np.array_equal(result.on_grid().argmax(0).numpy(), np.array([0, 2, 1])[snake()])
@@ -257,6 +270,26 @@ def test_caps_are_reported():
     result = grow(snake(), [(3, 5, 5)], max_voxels=300)
     assert result.hit_cap == "300 voxels of the mask"
     assert 300 <= (result.on_grid().argmax(0) > 0).sum() < (snake() == 1).sum()
+
+
+def test_a_cap_is_reported_whenever_it_leaves_windows_out():
+    """Of the windows at the two ends of a bar one is left out, and from the other nothing goes on."""
+    bar = np.zeros((12, 14, 60), np.uint8)
+    bar[4:8, 4:8, 13:39] = 1
+    whole = grow(bar, [(5, 5, 25)])
+    assert len(whole.windows) == 3 and whole.hit_cap is None
+    cut = grow(bar, [(5, 5, 25)], max_windows=2)
+    assert len(cut.windows) == 2 and cut.hit_cap == "2 windows"
+
+
+def test_a_cap_on_the_mask_leaves_no_click_out():
+    objects = snake()
+    objects[10:14, 60:64, 70:74] = 3
+    for clicks in ([(3, 5, 5), (12, 61, 72)], [(12, 61, 72), (3, 5, 5)]):
+        result = grow(objects, clicks, max_voxels=50)
+        assert result.hit_cap == "50 voxels of the mask"
+        assert (result.on_grid().argmax(0).numpy()[objects == 3] == 1).all()
+        assert len(result.windows) == 2
 
 
 def test_all_clicks_are_looked_at_whatever_the_cap():
