@@ -1,5 +1,6 @@
 """The way between an image array and the grid, against the one mapping of voxel centres."""
 
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -52,11 +53,12 @@ def test_labels_are_those_of_the_nearest_voxel(seed):
     assert (found.ravel()[clear] == labels[tuple(nearest.T)][clear]).mean() > 0.99
 
 
+@pytest.mark.parametrize("share", [0.02, 0.2, 1])
 @pytest.mark.parametrize("seed", range(20))
-def test_every_voxel_of_a_region_counts(seed):
+def test_every_voxel_of_a_region_counts(seed, share):
     image, shape, rng = random_grid(seed)
     start = np.array([rng.integers(0, n - 3) for n in shape])
-    mask = rng.random([rng.integers(1, n - s + 1) for n, s in zip(shape, start)]) < 0.2
+    mask = rng.random([rng.integers(1, n - s + 1) for n, s in zip(shape, start)]) < share
     mask.flat[0] = True
     drawn = image.region_on_grid(Region(mask, start))
     expected = np.rint(image.grid.from_image(np.argwhere(mask) + start)).astype(int)
@@ -74,3 +76,14 @@ def test_every_voxel_of_a_region_counts(seed):
     allowed = image.labels_on_grid(nearest, tuple(slice(0, n) for n in image.grid.shape))
     allowed[tuple(expected.T)] = True
     assert (whole == allowed).all()
+
+
+def test_a_large_region_is_not_listed_voxel_by_voxel():
+    image, _, _ = random_grid(0)
+    image.grid = PreprocessedGrid((2, 0, 1), np.zeros(3, int), np.array([100, 120, 110]), np.array([90, 130, 110]))
+    box = Region(np.ones((100, 90, 80), bool), np.array([10, 15, 20]))
+    tracemalloc.start()
+    image.region_on_grid(box)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * box.mask.size  # bytes; the indices of all voxels alone are three times that
