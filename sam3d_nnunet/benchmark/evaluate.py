@@ -11,7 +11,7 @@ from sam3d_nnunet.benchmark.automatic import predict_automatic
 from sam3d_nnunet.benchmark.dataset import TEST, EvaluationData
 from sam3d_nnunet.benchmark.drawn_prompts import drawn_prompts, refuse_same_names
 from sam3d_nnunet.benchmark.iterated import IteratedPrediction, step_folder
-from sam3d_nnunet.benchmark.layout import ResultsFolder, add_cost, check_settings
+from sam3d_nnunet.benchmark.layout import WEIGHTS, ResultsFolder, add_cost, check_settings
 from sam3d_nnunet.benchmark.measuring import measure, print_failed
 from sam3d_nnunet.benchmark.model import EvaluatedModel, choose_folds, dataset_of
 from sam3d_nnunet.benchmark.options import PredictionOptions
@@ -41,7 +41,8 @@ def evaluate(
 ) -> list[str]:
     """Predict the validation cases of folds, or a test set, under protocols, and measure the predictions.
 
-    What is finished is not done again. Clicks are drawn once for each data set, protocol and trial.
+    What is finished is not done again; that a model has been trained anew since is refused. Clicks are drawn once for
+    each data set, protocol and trial.
 
     Args:
         model_folder: TRAINER__PLANS__CONFIGURATION.
@@ -210,7 +211,8 @@ class _Method:
 
     def _settings(self, protocol: Protocol) -> dict[str, object]:
         options = self.model.options
-        settings = {"folds": self.model.folds, "checkpoint": options.checkpoint, "mirroring": options.mirroring}
+        settings = {"folds": self.model.folds, "checkpoint": options.checkpoint, WEIGHTS: self.model.fingerprints}
+        settings["mirroring"] = options.mirroring
         if protocol.kind == AUTOMATIC:
             return settings | {"step": options.step, "gaussian": options.gaussian}
         return settings | {"max_windows": options.max_windows, "per_lesion": options.per_lesion}

@@ -14,6 +14,8 @@ from sam3d_nnunet.prompts.text_files import read_json, write_whole
 FORMAT, VERSION = "sam3d_results", 1
 SETTINGS = "settings.json"
 """In each folder of predictions: with which settings they were made, so that no others are mixed in."""
+WEIGHTS = "weights"
+"""Among these settings: fingerprints of the checkpoints whose predictions are averaged."""
 
 
 class ResultsFolder:
@@ -124,21 +126,28 @@ class ResultsFolder:
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Note with which settings a folder is predicted.
+    """Note with which settings a folder is predicted. What older results don't tell is taken to be the same.
 
     Raises:
         SAM3DError: it holds predictions with others.
     """
     file = folder / SETTINGS
-    known = read_json(file) if file.is_file() else settings
-    different = [key for key in settings if known.get(key) != settings[key]]
+    known = known_settings(folder)
+    different = [key for key in settings if known.get(key, settings[key]) != settings[key]]
     if different:
         key = different[0]
         raise SAM3DError(
-            f"{folder} holds predictions with {key} {known.get(key)}, not {settings[key]}. Give another --name."
+            f"{folder} holds predictions with {key} {known[key]}, not {settings[key]}. Give another --name, or delete "
+            "that folder to predict anew."
         )
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(file, settings)
+
+
+def known_settings(folder: Path) -> dict[str, Any]:
+    """With which settings a folder was predicted; nothing where nothing was."""
+    file = folder / SETTINGS
+    return read_json(file) if file.is_file() else {}
 
 
 def add_cost(folder: Path, case: str, clicks: int, windows: int | None, seconds: float) -> None:

@@ -12,6 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from sam3d_nnunet.benchmark.automatic import load_automatic
+from sam3d_nnunet.benchmark.fingerprint import fingerprint
 from sam3d_nnunet.benchmark.options import PredictionOptions
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.inference.predictor import SAM3DPredictor
@@ -93,6 +94,11 @@ class EvaluatedModel:
             return takes_clicks(self.trainer)
         except SAM3DError as e:
             raise SAM3DError(f"{self.folder}: {e}") from e
+
+    @cached_property
+    def fingerprints(self) -> list[str]:
+        """Of the checkpoints of all folds."""
+        return [fingerprint(self.folder / f"fold_{fold}" / self.options.checkpoint) for fold in self.folds]
 
     @cached_property
     def prompted(self) -> SAM3DPredictor:

@@ -113,6 +113,24 @@ def _count(function, calls):
     return lambda *args, **more: calls.append(1) or function(*args, **more)
 
 
+def test_predictions_of_another_training_are_refused(make_evaluated, tmp_path):
+    model, root = make_evaluated(), tmp_path / "evaluated"
+    asked = (model.folder, root, ["0"], ["automatic"], 1, QUICK)
+    evaluate(*asked)
+    settings = root / model.folder.name / "automatic/fold_0/trial_0/settings.json"
+    noted = json.loads(settings.read_text())
+    file = model.folder / "fold_0" / QUICK.checkpoint
+    checkpoint = torch.load(file, weights_only=False)
+    name = next(name for name in checkpoint["network_weights"] if ".seg_layers." in name)
+    checkpoint["network_weights"][name] *= -1
+    torch.save(checkpoint, file)
+    with pytest.raises(SAM3DError, match="trial_0 holds predictions with weights .* or delete that folder to predict"):
+        evaluate(*asked)
+    settings.write_text(json.dumps({key: value for key, value in noted.items() if key != "weights"}))
+    evaluate(*asked)  # older results don't tell
+    assert json.loads(settings.read_text())["weights"] != noted["weights"]
+
+
 def test_clicks_are_never_drawn_again(make_evaluated, tmp_path):
     model, root = make_evaluated(), tmp_path / "evaluated"
     evaluate(model.folder, root, ["0"], ["volume_1"], 1, QUICK)

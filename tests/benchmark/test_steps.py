@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from sam3d_nnunet import cli
 from sam3d_nnunet.benchmark.comparison import Comparison
+from sam3d_nnunet.benchmark.fingerprint import fingerprint
+from sam3d_nnunet.benchmark.layout import check_settings
 from sam3d_nnunet.benchmark.steps import Step, Steps
 from sam3d_nnunet.data.splits import draw_splits
 from sam3d_nnunet.errors import SAM3DError
@@ -228,6 +230,24 @@ def test_results_of_something_else_are_refused_before_any_work(dataset):
     (dataset.results / "data.json").write_text(json.dumps({"dataset": "Dataset320_Other"}))
     with pytest.raises(SAM3DError, match="holds results with dataset Dataset320_Other"):
         left(dataset, [OURS | {"name": "others"}])
+
+
+def test_results_of_another_training_are_refused_before_any_work(dataset):
+    """Their figures would appear as those of the model that is trained now."""
+    checkpoint = dataset.trained / "nnUNetTrainer__nnUNetPlans__3d_fullres" / "fold_0" / "checkpoint_final.pth"
+    checkpoint.parent.mkdir(parents=True)
+    torch.save({"weight": torch.ones(3)}, checkpoint)
+    predicted = dataset.results / "nnU-Net" / "automatic" / "fold_0" / "trial_0"
+    check_settings(predicted, {"weights": [fingerprint(checkpoint)]})
+    assert left(dataset, [NNUNET])
+    torch.save({"weight": torch.zeros(3)}, checkpoint)
+    with pytest.raises(SAM3DError, match="automatic/fold_0/trial_0 was predicted by another training than .*final.pth"):
+        left(dataset, [NNUNET])
+    checkpoint.unlink()
+    with pytest.raises(SAM3DError, match="which is not there. Delete .*measured/nnU-Net to evaluate"):
+        left(dataset, [NNUNET])
+    (predicted / "settings.json").write_text("{}")  # of a version that didn't note it
+    assert left(dataset, [NNUNET])
 
 
 def test_sam_needs_images_in_a_folder(dataset, nnunet_folders):
