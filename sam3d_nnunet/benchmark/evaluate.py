@@ -143,11 +143,19 @@ def _refuse_clicks(model: EvaluatedModel, protocols: Sequence[Protocol]) -> None
 
 @dataclass
 class _Method:
-    """A model and its place in the results."""
+    """A model and its place in the results.
+
+    Attributes:
+        results: those of all methods.
+        name: of its folder there.
+        model: that is evaluated.
+        predicted: whether any case was to be predicted: all of them may be there.
+    """
 
     results: ResultsFolder
     name: str
     model: EvaluatedModel
+    predicted: bool = False
 
     def claim(self, data: EvaluationData, test: EvaluationData | None) -> None:
         self.results.claim(data, test)
@@ -155,7 +163,10 @@ class _Method:
         self.results.keep_splits(self.name, splits_file(data.name))
 
     def write_facts(self) -> None:
-        self.results.write_method(self.name, self.model.facts(self.name))
+        facts = self.model.facts(self.name)
+        if not self.predicted:  # what is there may be from another device
+            facts |= {"device": None, "peak_memory_gib": None}
+        self.results.write_method(self.name, facts)
 
     def run(
         self,
@@ -176,6 +187,9 @@ class _Method:
             prompts, failed = drawn_prompts(data, protocol, trial, cases, self.results.prompts(protocol.name, trial))
         ending = data.file_ending
         left = [c for c in cases if c not in failed and not all((f / f"{c}{ending}").is_file() for f in folders)]
+        if left and not self.predicted:
+            self.predicted = True
+            self.write_facts()  # now, since this may be cut off
         reports = self._predict(data, protocol, trial, left, prompts, folder) if left else ()
         place = str(folder.relative_to(self.results.root))
         with tqdm(total=len(left) * len(folders), desc=place, unit="case", disable=not left) as bar:

@@ -93,7 +93,7 @@ class ResultsFolder:
         return known
 
     def write_method(self, method: str, facts: dict[str, Any]) -> None:
-        """Write method.json; what is unknown now (None) stays as it is known.
+        """Write method.json; what is unknown now (None) stays as it is known, and devices add up.
 
         Raises:
             SAM3DError: the folder holds the results of another method.
@@ -102,6 +102,9 @@ class ResultsFolder:
         merged = facts | {key: value for key, value in known.items() if facts.get(key) is None}
         if "prompted" in (known.get("kind"), facts["kind"]):
             merged["kind"] = "prompted"
+        # the seconds of all of them are pooled, so that none may be forgotten
+        devices = [*(known.get("device") or "").split(" and "), facts.get("device") or ""]
+        merged["device"] = " and ".join(filter(None, dict.fromkeys(devices))) or None
         memory = [m["peak_memory_gib"] for m in (known, facts) if m.get("peak_memory_gib") is not None]
         merged["peak_memory_gib"] = max(memory, default=None)
         (self.root / method).mkdir(parents=True, exist_ok=True)

@@ -139,7 +139,7 @@ def _costs(content: Content) -> list[str]:
         if device and pooled.name not in devices.setdefault(device, []):
             devices[device].append(pooled.name)
     where = "; ".join(f"{device} ({', '.join(names)})" for device, names in devices.items())
-    sentences = [f"Seconds (median) and peak memory are those of prediction, on {where}."] if where else []
+    sentences = [f"Seconds (median) and peak memory (of GPUs) are those of prediction, on {where}."] if where else []
     if any(content.facts[pooled.method].get("training_hours") is not None for pooled in content.pools):
         sentences.append("Training hours are those of one fold.")
     return sentences

@@ -109,6 +109,20 @@ def test_finished_cases_are_left_alone(make_evaluated, tmp_path, monkeypatch):
     assert {file.parent for file in changed} == {gone.parent, root / model.folder.name}
 
 
+def test_only_devices_that_predicted_are_noted(make_evaluated, tmp_path):
+    model, root = make_evaluated(), tmp_path / "evaluated"
+    asked = (model.folder, root, ["0"], ["automatic"], 1, QUICK)
+    evaluate(*asked)
+    file = root / model.folder.name / "method.json"
+    facts = json.loads(file.read_text()) | {"device": "H100", "peak_memory_gib": 9.5}
+    file.write_text(json.dumps(facts))
+    evaluate(*asked)
+    assert json.loads(file.read_text()) == facts
+    (file.parent / "automatic/fold_0/trial_0/case_2.nii.gz").unlink()
+    evaluate(*asked)
+    assert json.loads(file.read_text()) == facts | {"device": "H100 and cpu"}
+
+
 def _count(function, calls):
     return lambda *args, **more: calls.append(1) or function(*args, **more)
 

@@ -45,6 +45,9 @@ def test_facts_of_a_method_add_up(tmp_path):
     root.write_method("M", FACTS | {"peak_memory_gib": 2.0, "device": "H100", "kind": "automatic"})
     root.write_method("M", FACTS | {"peak_memory_gib": None, "device": None, "parameters": None})
     assert root.known_method("M") == FACTS | {"peak_memory_gib": 3.5, "device": "H100"}
+    root.write_method("M", FACTS | {"peak_memory_gib": None, "device": "cpu"})
+    root.write_method("M", FACTS | {"peak_memory_gib": 1.0, "device": "H100"})
+    assert root.known_method("M") == FACTS | {"peak_memory_gib": 3.5, "device": "H100 and cpu"}
     with pytest.raises(SAM3DError, match="trainer T, not U"):
         root.write_method("M", FACTS | {"trainer": "U"})
 

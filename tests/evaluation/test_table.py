@@ -163,6 +163,13 @@ def test_cells_show_means_in_per_cent_marks_and_costs(content, table, made_resul
     assert "The truth of Posterior is empty in 1 of 12 cases." in table.caption
 
 
+def test_costs_are_said_to_be_those_of_all_devices(results_folder):
+    file = results_folder / ADAPTER / "method.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"device": "NVIDIA H100 and cpu"}))
+    sentence = f"peak memory (of GPUs) are those of prediction, on NVIDIA H100 and cpu ({ADAPTER}); cpu ({UNET})."
+    assert f"Seconds (median) and {sentence}" in lay_out(gather_quickly(results_folder)).caption
+
+
 def gather_quickly(root: Path, **options) -> Content:
     return gather(Results(root), ["automatic"], **options)
 
