@@ -18,9 +18,6 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.prompts.geometry import ImageGeometry
 from sam3d_nnunet.prompts.label_map import read_label_map
 
-TEST = "test"
-"""The fold of a separate test set."""
-
 
 @dataclass(frozen=True)
 class EvaluationData:

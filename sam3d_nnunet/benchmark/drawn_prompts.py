@@ -71,9 +71,11 @@ def refuse_same_names(data: EvaluationData, test: EvaluationData, cases: Sequenc
         cases: names of those of the test set.
 
     Raises:
-        SAM3DError: a training case has the name of one of them, and they are not the training cases themselves.
+        SAM3DError: a training case has the name of one of them, or they are the training cases themselves.
     """
-    same = [case for case in cases if data.truth_file(case).is_file()] if test.truth != data.truth.absolute() else []
+    if test.truth.resolve() == data.truth.resolve():
+        raise SAM3DError(f"{test.truth} holds the training cases. They are evaluated by folds, without a test set.")
+    same = [case for case in cases if data.truth_file(case).is_file()]
     if same:
         raise SAM3DError(f"{test.truth} and {data.truth} both hold {some(same)}. Rename the cases of the test set.")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sam3d_nnunet.benchmark.automatic import predict_automatic
-from sam3d_nnunet.benchmark.dataset import TEST, EvaluationData
+from sam3d_nnunet.benchmark.dataset import EvaluationData
 from sam3d_nnunet.benchmark.drawn_prompts import drawn_prompts, refuse_same_names
 from sam3d_nnunet.benchmark.iterated import IteratedPrediction, step_folder
 from sam3d_nnunet.benchmark.layout import WEIGHTS, ResultsFolder, add_cost, check_settings
@@ -19,6 +19,7 @@ from sam3d_nnunet.benchmark.prompted import predict_prompted_cases
 from sam3d_nnunet.data.listing import some
 from sam3d_nnunet.data.splits import splits_file
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.results import TEST
 from sam3d_nnunet.inference.batch import CaseReport
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.prompts.protocols import AUTOMATIC, ITERATED, PAPER, Protocol

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from sam3d_nnunet.benchmark.dataset import TEST, EvaluationData
+from sam3d_nnunet.benchmark.dataset import EvaluationData
 from sam3d_nnunet.benchmark.drawn_prompts import refuse_same_names
 from sam3d_nnunet.benchmark.layout import ResultsFolder
 from sam3d_nnunet.benchmark.measuring import measure, print_failed
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.results import PREDICTION
+from sam3d_nnunet.evaluation.results import PREDICTION, TEST
 from sam3d_nnunet.prompts.protocols import AUTOMATIC, ITERATED, Protocol
 from sam3d_nnunet.prompts.text_files import write_whole
 
@@ -68,9 +68,13 @@ def evaluate_predictions(
     root.write_method(name, {"name": name, "kind": kind, **dict.fromkeys(unknown), "device": None})
     folder = root.predictions(name, wanted.name, fold, trial)
     folder.mkdir(parents=True, exist_ok=True)
+    for case in set(cases) - set(there):  # what an earlier run has copied
+        (folder / f"{case}{data.file_ending}").unlink(missing_ok=True)
     for case in there:
         _copy(source / f"{case}{data.file_ending}", folder)
-    if costs is not None:
+    if costs is None:
+        (folder / PREDICTION).unlink(missing_ok=True)
+    else:
         write_whole(folder / PREDICTION, costs.to_csv(index=False))
     failed = measure(folder, test_data or data, cases, tolerances)
     return print_failed(str(folder.relative_to(root.root)), failed)

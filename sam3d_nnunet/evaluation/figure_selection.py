@@ -1,11 +1,12 @@
 """Which methods and protocols of the results the figures show."""
 
 from collections.abc import Sequence
+from copy import copy
 
 import pandas as pd
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.results import AUTOMATIC, Results, clicks_of
+from sam3d_nnunet.evaluation.results import AUTOMATIC, TEST, Results, clicks_of
 
 FAMILIES = (AUTOMATIC, "volume", "lesion", "slice", "center", "surrounding", "margin", "iterated")
 
@@ -88,6 +89,25 @@ class Selection:
         rows = self.table[(self.table["method"] == method) & (self.table["protocol"] == protocol)]
         last = rows.groupby(["fold", "trial"])["clicks"].transform("max")
         return rows[rows["clicks"].isna() | (rows["clicks"] == last)]
+
+    def by_source(self) -> dict[str, "Selection"]:
+        """By what is to be added to the name of a figure: that of the folds, and that of the test set.
+
+        They are never pooled. Nothing is added where only one of them was measured.
+        """
+        is_test = self.table["fold"] == TEST
+        parts = {"": self._of(self.table[~is_test]), f"_{TEST}": self._of(self.table[is_test])}
+        measured = {suffix: part for suffix, part in parts.items() if part.methods}
+        return measured if len(measured) > 1 else dict.fromkeys([""], *measured.values())
+
+    def _of(self, table: pd.DataFrame) -> "Selection":
+        """Restricted to rows of the table."""
+        part = copy(self)
+        part.table, measured = table, set(table["method"])
+        part.methods = [m for m in self.methods if m in measured]
+        part.protocols = [p for p in self.protocols if p in set(table["protocol"])]
+        part.baseline = self.baseline if self.baseline in measured else None
+        return part
 
     def _find(self, name: str) -> str:
         """Folder name of the method with this folder or display name."""

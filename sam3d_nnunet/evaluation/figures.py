@@ -49,6 +49,8 @@ def write_figures(
     scatter_METHOD          Dice against the baseline's, one dot a case
     dice_against_volume     Dice against the volume of the truth
 
+    Where both folds and a test set were measured, plots are drawn for each, those of the test set as NAME_test.
+
     Args:
         folder: made if it isn't there.
         cases: to be overlaid. None: the worst, the median and the best one, by the gain in Dice of the first method
@@ -64,7 +66,12 @@ def write_figures(
         SAM3DError: a name is unknown, nothing was measured, or the folder can't be made.
     """
     selection = Selection(results, methods, protocols, baseline)
-    cases = _known(selection, cases) if cases else _telling_cases(selection)
+    figures = {}
+    if cases:
+        _refuse_unknown(selection, cases)
+    for suffix, part in selection.by_source().items():
+        shown = [c for c in dict.fromkeys(cases) if (part.table["case"] == c).any()] if cases else _telling_cases(part)
+        figures |= _figures(part, shown, bool(protocols), suffix)
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +79,7 @@ def write_figures(
         raise SAM3DError(f"{folder} can't be made: {e}.") from e
     files = []
     with style():
-        for name, draw in tqdm(_figures(selection, cases, bool(protocols)).items(), unit="figure"):
+        for name, draw in tqdm(figures.items(), unit="figure"):
             try:
                 files += save(draw(), folder / name)
             except SAM3DError as e:
@@ -118,24 +125,26 @@ def draw_clicks(selection: Selection, reader: CaseReader, case: str) -> Figure:
     return draw_panels(image, targets, rows)
 
 
-def _figures(selection: Selection, cases: Sequence[str], all_protocols: bool) -> dict[str, Callable[[], Figure]]:
-    """What draws each figure, by its name."""
+def _figures(
+    selection: Selection, cases: Sequence[str], all_protocols: bool, suffix: str
+) -> dict[str, Callable[[], Figure]]:
+    """What draws each figure, by its name; that of a plot ends in a suffix."""
     reader = CaseReader(selection.results)
     figures: dict[str, Callable[[], Figure]] = {}
     for case in cases:
         figures[f"overlay_{case}"] = lambda case=case: draw_overlay(selection, reader, case, all_protocols)
         figures[f"clicks_{case}"] = lambda case=case: draw_clicks(selection, reader, case)
-    figures["dice_against_clicks"] = lambda: plot_against_clicks(selection)
+    figures[f"dice_against_clicks{suffix}"] = lambda: plot_against_clicks(selection)
     for protocol in selection.protocols:
-        figures[f"bars_{protocol}"] = lambda protocol=protocol: plot_bars(selection, protocol)
-    figures["click_position"] = lambda: plot_click_position(selection)
+        figures[f"bars_{protocol}{suffix}"] = lambda protocol=protocol: plot_bars(selection, protocol)
+    figures[f"click_position{suffix}"] = lambda: plot_click_position(selection)
     if selection.baseline is None:
         _say("left out scatter_METHOD: no baseline was named")
     else:
         for method in selection.methods:
             if method != selection.baseline:
-                figures[f"scatter_{method}"] = lambda method=method: plot_paired(selection, method)
-    figures["dice_against_volume"] = lambda: plot_against_volume(selection)
+                figures[f"scatter_{method}{suffix}"] = lambda method=method: plot_paired(selection, method)
+    figures[f"dice_against_volume{suffix}"] = lambda: plot_against_volume(selection)
     return figures
 
 
@@ -152,12 +161,11 @@ def _telling_cases(selection: Selection) -> list[str]:
     return list(dict.fromkeys(ranked[i] for i in (0, len(ranked) // 2, -1))) if ranked else []
 
 
-def _known(selection: Selection, cases: Sequence[str]) -> list[str]:
+def _refuse_unknown(selection: Selection, cases: Sequence[str]) -> None:
     measured = set(selection.table["case"])
     for case in cases:
         if case not in measured:
             raise SAM3DError(f"{selection.results.root} holds no case {case!r} of these methods and protocols.")
-    return list(dict.fromkeys(cases))
 
 
 def _trials(selection: Selection, method: str, case: str) -> list[PredictionFolder]:

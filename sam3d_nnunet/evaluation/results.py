@@ -18,6 +18,8 @@ PREDICTION = "prediction.csv"
 SPLITS = "splits_final.json"
 PROMPTS = "prompts"
 AUTOMATIC = "automatic"
+TEST = "test"
+"""The fold of a separate test set."""
 KEYS = ["method", "protocol", "fold", "trial", "clicks"]
 NEEDED = ["case", "target", "dice", "truth_voxels"]
 """Columns without which a metrics.csv tells nothing."""
@@ -150,6 +152,10 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 def _read_csv(file: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(file, dtype={"case": str, "target": str})
+        table = pd.read_csv(file, dtype={"case": str, "target": str})
     except (OSError, ValueError) as e:
         raise SAM3DError(f"{file} can't be read: {e}.") from e
+    for column in table.columns.difference(["case", "target"]):
+        if not pd.api.types.is_numeric_dtype(table[column]):
+            raise SAM3DError(f"{file} holds something else than numbers in the column {column}. Have it written anew.")
+    return table

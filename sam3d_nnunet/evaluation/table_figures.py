@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sam3d_nnunet.evaluation.figures import write_figures
-from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.evaluation.results import TEST, Results
 
 HEADINGS = {
     "overlay": "Truth and methods",
@@ -19,7 +19,8 @@ HEADINGS = {
     "scatter": "Dice against that of the baseline",
     "dice_against_volume": "Dice against the volume of the truth",
 }
-"""By the beginning of the file's name; what follows names case, protocol or method."""
+"""By the beginning of the file's name; what follows names case, protocol or method, and the test set."""
+OF_CASES = ("overlay", "clicks")
 
 
 @dataclass(frozen=True)
@@ -59,5 +60,10 @@ def _embed(heading: str, png: bytes) -> EmbeddedFigure:
 def _heading(file: Path, results: Results) -> str:
     kind = next(kind for kind in HEADINGS if file.stem == kind or file.stem.startswith(f"{kind}_"))
     what = file.stem.removeprefix(kind).removeprefix("_")
-    name = results.methods[what].get("name") if kind == "scatter" else None
-    return f"{HEADINGS[kind]}: {name or what}" if what else HEADINGS[kind]
+    of_test = kind not in OF_CASES and what not in results.methods and f"_{what}".endswith(f"_{TEST}")
+    if of_test:
+        what = what.removesuffix(TEST).removesuffix("_")
+    if kind == "scatter":
+        what = results.methods[what].get("name") or what
+    told = ", ".join([what] * bool(what) + ["test set"] * of_test)
+    return f"{HEADINGS[kind]}: {told}" if told else HEADINGS[kind]

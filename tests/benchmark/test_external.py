@@ -1,10 +1,13 @@
+import json
 import os
 import shutil
 
 import pytest
 import SimpleITK as sitk
 
+from sam3d_nnunet.benchmark.dataset import EvaluationData
 from sam3d_nnunet.benchmark.external import evaluate_predictions
+from sam3d_nnunet.benchmark.measuring import measure, up_to_date
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results import Results
 
@@ -58,6 +61,46 @@ def test_changed_predictions_are_measured_again(dataset, predictions, tmp_path):
     assert table.loc[("case_2", "rim"), "dice"] == 0 and table.loc[(CASES[0], "rim"), "dice"] == 1
 
 
+def test_predictions_that_are_gone_are_not_counted_again(dataset, predictions, tmp_path, capsys):
+    root = tmp_path / "evaluated"
+    (predictions / "prediction.csv").write_text("case,clicks,windows,seconds\ncase_2,1,1,2.5\n")
+    assert evaluate_predictions(predictions, root, dataset.name, "Others", "0") == []
+    (predictions / "case_2.nii.gz").unlink()
+    (predictions / "prediction.csv").unlink()
+    assert evaluate_predictions(predictions, root, dataset.name, "Others", "0") == [
+        "Others/automatic/fold_0/trial_0: case_2"
+    ]
+    assert set(Results(root).metrics["case"]) == {CASES[0]}
+    assert not (root / "Others/automatic/fold_0/trial_0/prediction.csv").exists()
+
+
+@pytest.mark.parametrize("what", ["truth", "labels"])
+def test_what_changes_in_the_truth_is_measured_again(dataset, predictions, tmp_path, monkeypatch, what):
+    raw, root = tmp_path / "raw" / dataset.name, tmp_path / "evaluated"
+    shutil.copytree(dataset.root / "raw" / dataset.name, raw)
+    monkeypatch.setenv("nnUNet_raw", str(raw.parent))
+    assert evaluate_predictions(predictions, root, dataset.name, "Others", "0") == []
+    if what == "truth":
+        file = str(raw / "labelsTr" / "case_2.nii.gz")
+        image = sitk.ReadImage(file)
+        sitk.WriteImage(sitk.Cast(image == 2, image.GetPixelID()), file)
+    else:
+        description = json.loads((raw / "dataset.json").read_text())
+        description["labels"] = {"background": 0, "A": 1, "B": 2}
+        (raw / "dataset.json").write_text(json.dumps(description))
+    folder = root / "Others/automatic/fold_0/trial_0"
+    data = EvaluationData.from_nnunet(dataset.name)
+    assert not up_to_date(folder, data, CASES, [5.0])
+    measure(folder, data, CASES, [5.0])
+    assert up_to_date(folder, data, CASES, [5.0])
+    if what == "truth":
+        assert Results(root).metrics.set_index(["case", "target"]).loc[("case_2", "core"), "dice"] < 0.9
+    else:
+        assert set(Results(root).metrics["target"]) == {"A", "B"}
+    (folder / "metrics.json").write_text("[]")
+    assert not up_to_date(folder, data, CASES, [5.0])
+
+
 def test_a_test_set(dataset, predictions, tmp_path):
     labels, root = tmp_path / "labelsTs", tmp_path / "evaluated"
     labels.mkdir()
@@ -100,15 +143,24 @@ def test_bad_predictions_do_not_cost_the_others(dataset, predictions, tmp_path, 
     failed = evaluate_predictions(predictions, tmp_path / "evaluated", "711", "Others", "0")
     assert failed == ["Others/automatic/fold_0/trial_0: case_2"]
 
-    image = sitk.ReadImage(str(predictions / "case_1.nii.gz"))
+    labels = tmp_path / "labelsTs"
+    labels.mkdir()
+    for name in ("one", "two"):
+        for folder in (labels, predictions):
+            shutil.copy(dataset.labels / "case_1.nii.gz", folder / f"{name}.nii.gz")
+    image = sitk.ReadImage(str(predictions / "one.nii.gz"))
     image.SetSpacing((1, 1, 2))
-    sitk.WriteImage(image, str(predictions / "case_1.nii.gz"))
-    shutil.copy(dataset.labels / "case_2.nii.gz", predictions)
+    sitk.WriteImage(image, str(predictions / "one.nii.gz"))
+    failed = evaluate_predictions(predictions, tmp_path / "evaluated", "711", "Others", (labels, labels))
+    assert failed == ["Others/automatic/fold_test/trial_0: one"]
+    assert "one failed. " in capsys.readouterr().err
+    assert set(Results(tmp_path / "evaluated").metrics["case"]) == {CASES[0], "two"}
+
+
+def test_training_cases_are_no_test_set(dataset, predictions, tmp_path):
     training = dataset.labels.with_name("imagesTr"), dataset.labels
-    failed = evaluate_predictions(predictions, tmp_path / "evaluated", "711", "Others", training)
-    assert failed == ["Others/automatic/fold_test/trial_0: case_1"]
-    assert "case_1 failed. " in capsys.readouterr().err
-    assert set(Results(tmp_path / "evaluated").metrics["case"]) >= {"case_3", "case_4"}
+    with pytest.raises(SAM3DError, match="labelsTr holds the training cases. They are evaluated by folds"):
+        evaluate_predictions(predictions, tmp_path / "evaluated", "711", "Others", training)
 
 
 def test_mistakes(dataset, predictions, tmp_path):

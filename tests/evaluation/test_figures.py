@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +15,7 @@ from sam3d_nnunet.evaluation.case_images import CaseReader
 from sam3d_nnunet.evaluation.figure_selection import Selection
 from sam3d_nnunet.evaluation.figures import draw_clicks, draw_overlay, write_figures
 from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.evaluation.table_figures import embedded_figures
 from sam3d_nnunet.prompts.files import write_prompt
 from sam3d_nnunet.prompts.prompt import Prompt
 
@@ -133,6 +135,19 @@ def test_all_figures_are_written_with_the_same_bytes_again(results_root, tmp_pat
     again = write_figures(Results(results_root), tmp_path / "two", cases=["c0"], baseline="nnU-Net")
     assert len(again) == len(files) - 8
     assert all(f.read_bytes() == (tmp_path / "one" / f.name).read_bytes() for f in again)
+
+
+def test_a_test_set_has_plots_of_its_own(results_root, tmp_path):
+    for method in ("nnunet", "ours"):
+        shutil.copytree(results_root / method / "automatic/fold_0", results_root / method / "automatic/fold_test")
+    results = Results(results_root)
+    files = write_figures(results, tmp_path / "out", cases=["c1"], baseline="nnU-Net")
+    names = {f.stem for f in files if f.suffix == ".png"}
+    assert {"bars_automatic", "bars_automatic_test", "scatter_ours", "scatter_ours_test"} <= names
+    assert "bars_volume_1_test" not in names
+    headings = {figure.heading for figure in embedded_figures(results, baseline="nnU-Net")}
+    assert {"Dice against that of the baseline: Ours", "Dice against that of the baseline: Ours, test set"} <= headings
+    assert {"Dice against the volume of the truth", "Dice against the volume of the truth: test set"} <= headings
 
 
 def test_what_is_left_out_is_said(results_root, tmp_path, capsys):

@@ -98,6 +98,21 @@ def test_bars_are_as_long_as_the_means_and_keep_the_colour_of_their_method(resul
     assert to_hex(alone[0].get_facecolor()) == to_hex(bars[1].get_facecolor()) == method_style(1)["color"].lower()
 
 
+def test_folds_and_test_set_are_never_pooled(results):
+    assert list(Selection(results).by_source()) == [""]
+    for method in "ab":
+        folder = results.root / method / "automatic" / "fold_test" / "trial_0"
+        folder.mkdir(parents=True)
+        _write_metrics(folder / "metrics.csv", np.random.default_rng(7))
+    found = Selection(Results(results.root), baseline="a").by_source()
+    assert list(found) == ["", "_test"]
+    assert found["_test"].protocols == ["automatic"] and found["_test"].methods == ["a", "b"]
+    for suffix, rows in (("", {"fold": "0"}), ("_test", {"fold": "test"})):
+        bars = plot_bars(found[suffix], "automatic").axes[0].patches
+        expected = [_mean(Results(results.root), "kidney", method=m, protocol="automatic", **rows) for m in "ab"]
+        assert [bar.get_width() for bar in bars] == pytest.approx(expected)
+
+
 def test_bar_of_an_iterated_protocol_is_that_after_the_last_click(results):
     bars = plot_bars(Selection(results), "iterated_2").axes[0].patches
     assert bars[0].get_width() == pytest.approx(_mean(results, "kidney", method="b", protocol="iterated_2", clicks=2))

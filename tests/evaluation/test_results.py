@@ -24,6 +24,9 @@ def test_a_table_without_a_needed_column(results_folder):
     rows.drop(columns=["truth_voxels", "target"]).to_csv(file, index=False)
     with pytest.raises(SAM3DError, match=f"{file} has no column target, truth_voxels"):
         _ = Results(results_folder).metrics
+    rows.assign(dice="x0.5").to_csv(file, index=False)
+    with pytest.raises(SAM3DError, match=f"{file} holds something else than numbers in the column dice"):
+        _ = Results(results_folder).metrics
     file.write_text("")
     with pytest.raises(SAM3DError, match=f"{file} can't be read"):
         _ = Results(results_folder).metrics
