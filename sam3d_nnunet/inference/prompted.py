@@ -1,7 +1,6 @@
 """Whole objects of a preprocessed image from clicks: windows around them, and on where an object goes on."""
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from sam3d_nnunet.inference.box_logits import SURE, BoxLogits
 from sam3d_nnunet.inference.window_predictor import WindowPredictor
-from sam3d_nnunet.inference.windows import Window, in_any, windows_around
+from sam3d_nnunet.inference.windows import Window, in_any, window_seeing, windows_around
 from sam3d_nnunet.prompts.draw import join
 from sam3d_nnunet.prompts.interior import interior_points
 
@@ -31,8 +30,8 @@ def predict_prompted(
 ) -> BoxLogits:
     """Logits in windows around the clicks, and in further ones wherever the mask touches a window's face.
 
-    Windows added so are prompted with interior points of what has been found there, beside the clicks. They overlap
-    their neighbours by half and are blended with nnU-Net's Gaussian weights.
+    Windows added so are prompted with interior points of what has been found there, beside the clicks. All are blended
+    with nnU-Net's Gaussian weights.
 
     Args:
         predictor: networks and image.
@@ -46,57 +45,49 @@ def predict_prompted(
     """
     windows = list(windows or [])
     windows += windows_around(points[~in_any(windows, points)], predictor.shape, predictor.patch_size)
-    canvas = _Canvas(predictor)
-    clicked, waiting, looked_at, hit_cap = len(windows), deque(enumerate(windows)), [], None
-    while waiting:
-        number, window = waiting.popleft()
-        prompts = points, labels
-        if number >= clicked:
-            prompts = join([prompts, canvas.seeds(window)])
-        canvas.add(window, predictor.predict(window, *prompts, maps))
-        looked_at.append(window)
-        faces = [_unseen(face, windows, predictor) for face in canvas.touched(window)]
-        if not any(map(len, faces)):
-            continue
+    canvas, hit_cap = _Canvas(predictor), None
+    for window in windows:
+        canvas.add(window, predictor.predict(window, points, labels, maps))
+    for window in _further(windows, canvas, familiar):
         if max_voxels is not None and canvas.mask_voxels() >= max_voxels:
             hit_cap = f"{max_voxels} voxels of the mask"
-            waiting = deque((number, window) for number, window in waiting if number < clicked)
-            continue
-        further = [w for w in _windows_at(faces, familiar, predictor) if w not in windows]
-        room = max(0, max_windows - len(windows))
-        if len(further) > room:
+            break
+        if len(windows) >= max_windows:
             hit_cap = f"{max_windows} windows"
-        waiting.extend(enumerate(further[:room], len(windows)))
-        windows += further[:room]
+            break
+        prompts = join([(points, labels), canvas.seeds(window)])
+        canvas.add(window, predictor.predict(window, *prompts, maps))
+        windows.append(window)
     regions = predictor.region_order is not None
-    return BoxLogits(canvas.logits(), canvas.start, predictor.shape, regions, looked_at, hit_cap)
+    return BoxLogits(canvas.logits(), canvas.start, predictor.shape, regions, windows, hit_cap)
 
 
-def _windows_at(faces: list[np.ndarray], familiar: Sequence[Window], predictor: WindowPredictor) -> list[Window]:
-    """Windows around voxels (N, 3) at which the mask goes on, given face by face.
+def _further(windows: list[Window], canvas: "_Canvas", familiar: Sequence[Window]) -> Iterator[Window]:
+    """Windows to look at next, one after another, until each place where the mask touches a face has been seen.
 
-    Each face gets its own, as far as those of larger ones don't see it: the middle of opposite faces is where the
-    window has been that they belong to.
+    Each is put across one face: around the voxels of opposite faces it would lie where the window is that has them.
+
+    Args:
+        windows: those that have been looked at. The caller appends each further one before asking for the next.
+        canvas: what has been found in them.
+        familiar: to be preferred.
     """
-    chosen = []
-    for face in sorted(faces, key=len, reverse=True):
-        border = _unseen(face, chosen, predictor)
-        for window in familiar:
-            unseen = _unseen(border, [window], predictor)
-            if len(unseen) < len(border):
-                chosen.append(window)
-                border = unseen
-        # a face may have thousands of voxels, of which neighbours need the same window
-        cells = border // np.maximum(1, np.array(predictor.patch_size) // CELLS)
-        _, first = np.unique(cells, axis=0, return_index=True)
-        chosen += windows_around(border[np.sort(first)], predictor.shape, predictor.patch_size)
-    return chosen
+    shape, patch_size = canvas.predictor.shape, canvas.predictor.patch_size
+    gone_through = 0
+    while gone_through < len(windows):  # again, since the mask may touch more of a face by now
+        gone_through = len(windows)
+        for window in windows:
+            for touched in sorted(canvas.touched(window), key=len, reverse=True):
+                while len(border := touched[~np.any([w.sees(touched, shape) for w in windows], axis=0)]):
+                    known = (w for w in familiar if w.sees(border, shape).any())
+                    yield next(known, None) or window_seeing(_thinned(border, patch_size), shape, patch_size)
 
 
-def _unseen(points: np.ndarray, windows: Sequence[Window], predictor: WindowPredictor) -> np.ndarray:
-    """Those of (N, 3) voxels that no window sees."""
-    seen = [window.sees(points, predictor.shape) for window in windows]
-    return points[~np.any(seen, axis=0)] if seen else points
+def _thinned(voxels: np.ndarray, patch_size: tuple[int, ...]) -> np.ndarray:
+    """Some of (N, 3) voxels: a face may have thousands, of which neighbours need the same window."""
+    cells = voxels // np.maximum(1, np.array(patch_size) // CELLS)
+    _, first = np.unique(cells, axis=0, return_index=True)
+    return voxels[np.sort(first)]
 
 
 class _Canvas:
@@ -125,13 +116,11 @@ class _Canvas:
         logits[0 if self.predictor.region_order is not None else 1 :, weights == 0] = -SURE
         return logits
 
-    def touched(self, window: Window) -> list[np.ndarray]:
+    def touched(self, window: Window) -> Iterator[np.ndarray]:
         """(N, 3) voxels of the mask in each of those outermost planes of a window behind which the image goes on."""
-        faces = []
         for face in window.open_faces(self.predictor.shape):
             mask = self.predictor.as_labels(self.logits(face)) > 0
-            faces.append(np.argwhere(mask) + [s.start for s in face])
-        return faces
+            yield np.argwhere(mask) + [s.start for s in face]
 
     def seeds(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Interior points of the largest components of each class found so far in a window, and their labels."""

@@ -71,15 +71,28 @@ def windows_around(points: np.ndarray, shape: tuple[int, ...], size: tuple[int, 
     """
     windows, rest = [], points
     while len(rest):
-        low, high, member = rest[0], rest[0], np.zeros(len(rest), bool)
-        for i, point in enumerate(rest):
-            lower, higher = np.minimum(low, point), np.maximum(high, point)
-            if i == 0 or (higher - lower < np.array(size) - 1).all():
-                low, high, member[i] = lower, higher, True
-        window = Window(_start((low + high) / 2, shape, size), size)
+        window, member = _around_first(rest, shape, size, np.array(size))
         windows.append(window)
         rest = rest[~(window.contains(rest) | member)]  # a click outside the image is in no window, but has got its own
     return windows
+
+
+def window_seeing(points: np.ndarray, shape: tuple[int, ...], size: tuple[int, int, int]) -> Window:
+    """A window that sees the first of (N, 3) voxels of the image, and with it what others it can."""
+    seen = np.array(size) - 2 * np.ceil(np.array(size) * MARGIN)
+    return _around_first(points, shape, size, seen)[0]
+
+
+def _around_first(
+    points: np.ndarray, shape: tuple[int, ...], size: tuple[int, int, int], within: np.ndarray
+) -> tuple[Window, np.ndarray]:
+    """A window around the first of (N, 3) points and others that fit with it into a box; and (N,) which they are."""
+    low, high, member = points[0], points[0], np.zeros(len(points), bool)
+    for i, point in enumerate(points):
+        lower, higher = np.minimum(low, point), np.maximum(high, point)
+        if i == 0 or (higher - lower < within - 1).all():
+            low, high, member[i] = lower, higher, True
+    return Window(_start((low + high) / 2, shape, size), size), member
 
 
 def _start(centre: np.ndarray, shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@ import cc3d
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from sam3d_nnunet.inference.box_logits import BoxLogits
@@ -226,9 +227,24 @@ def test_an_object_that_touches_opposite_faces_is_found_whole(seed):
     places = np.stack(np.indices(shape), -1)
     objects = (((places - np.array(shape) / 2) / radii) ** 2).sum(-1) <= 1
     click = rng.choice(np.argwhere(objects)) if seed else np.array(shape) // 2
-    result = grow(objects, [click], max_windows=64)
+    result = grow(objects, [click])
     assert result.hit_cap is None
     assert np.array_equal(result.on_grid().argmax(0).numpy(), objects)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_growth_ends_where_all_that_touches_faces_has_been_seen(seed):
+    """In branching objects that many windows touch, and no window is looked at twice."""
+    rng, shape = np.random.default_rng(seed), (36, 42, 48)
+    noise = gaussian_filter(rng.normal(size=shape), 3)
+    objects = cc3d.largest_k(noise > np.quantile(noise, 0.8), k=1) > 0
+    result = grow(objects, [rng.choice(np.argwhere(objects))], max_windows=1000)
+    assert result.hit_cap is None and len(set(result.windows)) == len(result.windows)
+    found = result.on_grid().argmax(0).numpy() > 0
+    for window in result.windows:
+        for face in window.open_faces(shape):
+            touched = np.argwhere(found[face]) + [s.start for s in face]
+            assert np.any([w.sees(touched, shape) for w in result.windows], axis=0).all()
 
 
 def test_growth_keeps_classes_apart():

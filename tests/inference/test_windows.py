@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sam3d_nnunet.inference.windows import Window, windows_around
+from sam3d_nnunet.inference.windows import Window, window_seeing, windows_around
 
 SIZES = st.tuples(*[st.integers(4, 24)] * 3)
 SHAPES = st.tuples(*[st.integers(1, 60)] * 3)
@@ -73,6 +73,20 @@ def test_clicks_too_far_apart_get_windows_of_their_own():
         [True, False, True, False],
         [False, True, False, True],
     ]
+
+
+@given(SCENES)
+def test_a_window_sees_the_voxel_that_it_is_put_around(scene):
+    points, shape, size = scene
+    voxels = np.clip(np.rint(points), 0, np.array(shape) - 1)
+    assert window_seeing(voxels, shape, size).sees(voxels[:1], shape).all()
+
+
+def test_a_window_sees_all_voxels_that_it_can():
+    size, shape = (8, 16, 24), (100, 100, 100)
+    apart = np.array([[50.0, 50, 50], [54, 60, 66]])
+    assert window_seeing(apart, shape, size).sees(apart, shape).all()
+    assert window_seeing(apart * [1, 1, 1.1], shape, size).sees(apart, shape).tolist() == [True, False]
 
 
 def test_faces_of_a_window():
