@@ -61,8 +61,8 @@ def evaluate(
         place and name of each case that failed; what is wrong with it has been printed.
 
     Raises:
-        SAM3DError: the model, the data set or a protocol can't be used, the results are about something else, or a
-            fold was trained on other splits.
+        SAM3DError: the model, the data set or a protocol can't be used, the results are about something else, or of
+            another training of the model, or a fold was trained on other splits.
     """
     folder, options = Path(model_folder), options or PredictionOptions()
     wanted = [Protocol.parse(protocol) for protocol in dict.fromkeys(protocols)]
@@ -78,11 +78,13 @@ def evaluate(
         runs = [(fold, [fold], data.cases_of_fold(fold)) for fold in folds]
         for fold, _, cases in runs:
             _refuse_other_splits(folder, fold, data, cases)
-    failures = []
+    root, name, failures = ResultsFolder(results), name or folder.resolve().name, []
+    for fold, ensemble, _ in runs:
+        root.refuse_other_weights(name, fold, folder, ensemble, options.checkpoint)
     for fold, ensemble, cases in runs:
         model = EvaluatedModel(folder, ensemble, options)
         _refuse_clicks(model, wanted)
-        method = _Method(ResultsFolder(results), name or folder.resolve().name, model)
+        method = _Method(root, name, model)
         method.claim(data, test_data)
         for protocol in wanted:
             for trial in range(1 if protocol.kind == AUTOMATIC else trials):

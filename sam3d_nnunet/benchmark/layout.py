@@ -1,12 +1,14 @@
 """RESULTS/ as `sam3d evaluate` writes it; `evaluation/results.py` reads it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sam3d_nnunet.benchmark.dataset import EvaluationData
+from sam3d_nnunet.benchmark.fingerprint import fingerprint
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results import DATA, METHOD, PREDICTION, PROMPTS, SPLITS
 from sam3d_nnunet.prompts.text_files import read_json, write_whole
@@ -110,6 +112,32 @@ class ResultsFolder:
         (self.root / method).mkdir(parents=True, exist_ok=True)
         _write_json(self.root / method / METHOD, merged)
 
+    def refuse_other_weights(self, method: str, fold: str, model: Path, folds: Sequence[str], checkpoint: str) -> None:
+        """Else figures from before a model was trained further, or anew, would stand beside its own under one name.
+
+        Args:
+            method: name of its folder.
+            fold: that of its predictions.
+            model: folder of the model.
+            folds: whose predictions are averaged.
+            checkpoint: file in each of them.
+
+        Raises:
+            SAM3DError: there are predictions of these checkpoints when they held other weights.
+        """
+        files = [model / f"fold_{f}" / checkpoint for f in folds]
+        weights = [fingerprint(file) if file.is_file() else None for file in files]
+        now = {"folds": list(folds), "checkpoint": checkpoint, WEIGHTS: weights}
+        for folder in sorted((self.root / method).glob(f"*/fold_{fold}/trial_*")):
+            then = now | known_settings(folder)
+            if folder.name[6:].isdecimal() and [key for key in now if then[key] != now[key]] == [WEIGHTS]:
+                missing = ", which is not there" if None in weights else ""
+                raise SAM3DError(
+                    f"{folder} was predicted by another training than {' and '.join(map(str, files))}{missing}. Delete "
+                    f"{self.root / method / '*' / f'fold_{fold}'} to predict anew, give the method another name, or "
+                    "put the model back."
+                )
+
     def keep_splits(self, method: str, splits: Path) -> None:
         """Copy the splits that a method was trained on.
 
@@ -148,9 +176,16 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def known_settings(folder: Path) -> dict[str, Any]:
-    """With which settings a folder was predicted; nothing where nothing was."""
+    """With which settings a folder was predicted; nothing where nothing was.
+
+    Raises:
+        SAM3DError: that can't be read.
+    """
     file = folder / SETTINGS
-    return read_json(file) if file.is_file() else {}
+    known = read_json(file) if file.is_file() else {}
+    if not isinstance(known, dict):
+        raise SAM3DError(f"{file} holds no JSON object {{...}}. Delete {folder} to predict anew.")
+    return known
 
 
 def add_cost(folder: Path, case: str, clicks: int, windows: int | None, seconds: float) -> None:

@@ -11,9 +11,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from sam3d_nnunet.benchmark.comparison import WORK, ComparedMethod, Comparison
 from sam3d_nnunet.benchmark.dataset import EvaluationData
-from sam3d_nnunet.benchmark.fingerprint import fingerprint
 from sam3d_nnunet.benchmark.iterated import step_folder
-from sam3d_nnunet.benchmark.layout import WEIGHTS, ResultsFolder, known_settings
+from sam3d_nnunet.benchmark.layout import ResultsFolder
 from sam3d_nnunet.benchmark.measuring import up_to_date
 from sam3d_nnunet.benchmark.model import takes_clicks, trainer_class
 from sam3d_nnunet.data.nnunet_folders import preprocessed_root
@@ -97,7 +96,8 @@ class Steps:
             self._refuse_other_plans(plans)
         for method in self.trained:
             self._refuse_model_of_other_plans(method)
-            self._refuse_results_of_another_training(method)
+            for fold in map(str, comparison.folds):
+                self.results.refuse_other_weights(method.name, fold, self._model_folder(method), [fold], FINAL)
 
     def left(self) -> list[Step]:
         """What isn't finished, in an order in which it can be run."""
@@ -259,19 +259,6 @@ class Steps:
                 f"{copy.parent} was trained from plans with other values of {', '.join(differs)} than {file} has now. "
                 "Delete the model and its predictions to train it anew, or give the method plans of another name."
             )
-
-    def _refuse_results_of_another_training(self, method: ComparedMethod) -> None:
-        """Else they would pass for those of a model that has been trained, or is about to be trained, since."""
-        for fold in self.comparison.folds:
-            checkpoint = self._model_folder(method) / f"fold_{fold}" / FINAL
-            now = [fingerprint(checkpoint)] if checkpoint.is_file() else None
-            for predicted in (self.results.root / method.name).glob(f"*/fold_{fold}/trial_*"):
-                if known_settings(predicted).get(WEIGHTS, now) != now:
-                    missing = "" if now else ", which is not there"
-                    raise SAM3DError(
-                        f"{predicted} was predicted by another training than {checkpoint} is of{missing}. Delete "
-                        f"{self.results.root / method.name} to evaluate the method anew, or put the model back."
-                    )
 
     def _as_trained(self, file: Path, method: ComparedMethod) -> dict[str, Any]:
         """All that a training takes from plans: what is common to configurations, and what one of them holds."""

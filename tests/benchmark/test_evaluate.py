@@ -138,8 +138,12 @@ def test_predictions_of_another_training_are_refused(make_evaluated, tmp_path):
     name = next(name for name in checkpoint["network_weights"] if ".seg_layers." in name)
     checkpoint["network_weights"][name] *= -1
     torch.save(checkpoint, file)
-    with pytest.raises(SAM3DError, match="trial_0 holds predictions with weights .* or delete that folder to predict"):
-        evaluate(*asked)
+    facts = (root / model.folder.name / "method.json").read_text()
+    for protocol in ("automatic", "volume_1"):  # under any, or one method would have rows of two models
+        with pytest.raises(SAM3DError, match="automatic/fold_0/trial_0 was predicted by another training than .*pth.*"):
+            evaluate(model.folder, root, ["0"], [protocol], 1, QUICK)
+    assert not (root / model.folder.name / "volume_1").exists()
+    assert (root / model.folder.name / "method.json").read_text() == facts
     settings.write_text(json.dumps({key: value for key, value in noted.items() if key != "weights"}))
     evaluate(*asked)  # older results don't tell
     assert json.loads(settings.read_text())["weights"] != noted["weights"]

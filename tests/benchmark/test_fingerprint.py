@@ -13,6 +13,8 @@ def test_changes_with_the_weights_and_not_with_the_file(tmp_path):
     shutil.copyfile(tmp_path / "a.pth", tmp_path / "copy.pth")
     torch.save({"network_weights": network.state_dict(), "current_epoch": 3}, tmp_path / "again.pth")
     assert fingerprint(tmp_path / "copy.pth") == fingerprint(tmp_path / "again.pth") == before
+    torch.save({"network_weights": network.state_dict(), "current_epoch": 4, "device": "cpu"}, tmp_path / "again.pth")
+    assert fingerprint(tmp_path / "again.pth") == before
     with torch.no_grad():
         network.weight[3, 4] += 1e-3
     torch.save({"network_weights": network.state_dict(), "current_epoch": 3}, tmp_path / "a.pth")

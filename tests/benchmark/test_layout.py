@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from sam3d_nnunet.benchmark.dataset import EvaluationData
 from sam3d_nnunet.benchmark.layout import ResultsFolder, add_cost, check_settings
@@ -87,3 +88,20 @@ def test_predictions_with_other_settings_are_not_mixed(tmp_path):
     check_settings(tmp_path / "a", {"step": 0.5, "folds": ["0"]})
     with pytest.raises(SAM3DError, match="step 0.5, not 0.3"):
         check_settings(tmp_path / "a", {"step": 0.3, "folds": ["0"]})
+    (tmp_path / "a" / "settings.json").write_text("[]")
+    with pytest.raises(SAM3DError, match="settings.json holds no JSON object"):
+        check_settings(tmp_path / "a", {"step": 0.5})
+
+
+def test_weights_are_compared_where_they_should_be_the_same(tmp_path):
+    """Not of another checkpoint or ensemble, nor in a copy that is kept beside the results."""
+    root, model = ResultsFolder(tmp_path / "results"), tmp_path / "model"
+    for fold in "01":
+        (model / f"fold_{fold}").mkdir(parents=True)
+        torch.save({"weight": torch.zeros(3)}, model / f"fold_{fold}" / "last.pth")
+    settings = {"folds": ["0"], "checkpoint": "last.pth", "weights": ["others"]}
+    for trial, more in (("0", {"folds": ["0", "1"]}), ("1", {"checkpoint": "best.pth"}), ("2_old", {})):
+        check_settings(root.root / f"M/automatic/fold_0/trial_{trial}", settings | more)
+    root.refuse_other_weights("M", "0", model, ["0"], "last.pth")
+    with pytest.raises(SAM3DError, match="trial_0 was predicted by another training than .*fold_1/last.pth"):
+        root.refuse_other_weights("M", "0", model, ["0", "1"], "last.pth")

@@ -244,7 +244,7 @@ def test_results_of_another_training_are_refused_before_any_work(dataset):
     with pytest.raises(SAM3DError, match="automatic/fold_0/trial_0 was predicted by another training than .*final.pth"):
         left(dataset, [NNUNET])
     checkpoint.unlink()
-    with pytest.raises(SAM3DError, match="which is not there. Delete .*measured/nnU-Net to evaluate"):
+    with pytest.raises(SAM3DError, match="which is not there. Delete .*measured/nnU-Net/./fold_0 to predict"):
         left(dataset, [NNUNET])
     (predicted / "settings.json").write_text("{}")  # of a version that didn't note it
     assert left(dataset, [NNUNET])
