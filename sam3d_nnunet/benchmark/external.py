@@ -12,7 +12,8 @@ from sam3d_nnunet.benchmark.drawn_prompts import refuse_same_names
 from sam3d_nnunet.benchmark.layout import ResultsFolder
 from sam3d_nnunet.benchmark.measuring import measure, print_failed
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.results import PREDICTION, TEST
+from sam3d_nnunet.evaluation.measure import METRICS_JSON
+from sam3d_nnunet.evaluation.results import METRICS, PREDICTION, TEST
 from sam3d_nnunet.prompts.protocols import AUTOMATIC, ITERATED, Protocol
 from sam3d_nnunet.prompts.text_files import write_whole
 
@@ -68,8 +69,9 @@ def evaluate_predictions(
     root.write_method(name, {"name": name, "kind": kind, **dict.fromkeys(unknown), "device": None})
     folder = root.predictions(name, wanted.name, fold, trial)
     folder.mkdir(parents=True, exist_ok=True)
-    for case in set(cases) - set(there):  # what an earlier run has copied
-        (folder / f"{case}{data.file_ending}").unlink(missing_ok=True)
+    gone = [f"{case}{data.file_ending}" for case in cases if case not in there]
+    for old in (*gone, METRICS, METRICS_JSON):  # of an earlier run, should none of these be measurable
+        (folder / old).unlink(missing_ok=True)
     for case in there:
         _copy(source / f"{case}{data.file_ending}", folder)
     if costs is None:

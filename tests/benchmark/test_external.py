@@ -72,6 +72,10 @@ def test_predictions_that_are_gone_are_not_counted_again(dataset, predictions, t
     ]
     assert set(Results(root).metrics["case"]) == {CASES[0]}
     assert not (root / "Others/automatic/fold_0/trial_0/prediction.csv").exists()
+    (predictions / f"{CASES[0]}.nii.gz").write_text("nothing")
+    with pytest.raises(SAM3DError, match="None of 2 case.s. in .* could be measured"):
+        evaluate_predictions(predictions, root, dataset.name, "Others", "0")
+    assert not Results(root).folders
 
 
 @pytest.mark.parametrize("what", ["truth", "labels"])
