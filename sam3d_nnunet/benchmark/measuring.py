@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sam3d_nnunet.benchmark.dataset import EvaluationData
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.measure import METRICS_JSON, measure_folder, targets_of
+from sam3d_nnunet.evaluation.measure import METRICS_JSON, measure_folder
 from sam3d_nnunet.evaluation.results import METRICS
 from sam3d_nnunet.prompts.text_files import read_json
 
@@ -47,19 +47,17 @@ def up_to_date(folder: Path, data: EvaluationData, cases: Sequence[str], toleran
     file = folder / METRICS_JSON
     if not file.is_file() or not (folder / METRICS).is_file():
         return False
-    try:
-        known = read_json(file)
-    except SAM3DError:
-        return False
-    targets, since = targets_of(data.dataset_json).keys(), file.stat().st_mtime_ns
-    measured = known.get("cases") if isinstance(known, dict) else None
-    if not isinstance(measured, dict) or any(set(of_case) != targets for of_case in measured.values()):
-        return False
+    since = file.stat().st_mtime_ns
     predictions = [folder / f"{case}{data.file_ending}" for case in cases]
     truths = [truth for truth in map(data.truth_file, cases) if truth.is_file()]
-    return (
-        measured.keys() == set(cases)
-        and known.get("tolerances_mm") == list(tolerances)
-        and all(prediction.is_file() for prediction in predictions)
-        and all(read.stat().st_mtime_ns < since for read in predictions + truths)
-    )
+    try:
+        known = read_json(file)
+        return (
+            set(known["cases"]) == set(cases)
+            and list(known["tolerances_mm"]) == list(tolerances)
+            and known["labels"] == data.dataset_json["labels"]
+            and all(prediction.is_file() for prediction in predictions)
+            and all(read.stat().st_mtime_ns < since for read in predictions + truths)
+        )
+    except (SAM3DError, KeyError, TypeError):  # broken, or of another version
+        return False

@@ -86,6 +86,7 @@ def measure_folder(
     content = {
         "format": "sam3d_metrics",
         "version": 1,
+        "labels": dataset_json["labels"],
         "tolerances_mm": [float(t) for t in tolerances],
         "rule": RULE,
         "failed": failed,

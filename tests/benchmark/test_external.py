@@ -78,7 +78,7 @@ def test_predictions_that_are_gone_are_not_counted_again(dataset, predictions, t
     assert not Results(root).folders
 
 
-@pytest.mark.parametrize("what", ["truth", "labels"])
+@pytest.mark.parametrize("what", ["truth", "names", "values"])
 def test_what_changes_in_the_truth_is_measured_again(dataset, predictions, tmp_path, monkeypatch, what):
     raw, root = tmp_path / "raw" / dataset.name, tmp_path / "evaluated"
     shutil.copytree(dataset.root / "raw" / dataset.name, raw)
@@ -90,7 +90,8 @@ def test_what_changes_in_the_truth_is_measured_again(dataset, predictions, tmp_p
         sitk.WriteImage(sitk.Cast(image == 2, image.GetPixelID()), file)
     else:
         description = json.loads((raw / "dataset.json").read_text())
-        description["labels"] = {"background": 0, "A": 1, "B": 2}
+        names = ("A", "B") if what == "names" else ("rim", "core")
+        description["labels"] = {"background": 0, names[0]: 1, names[1]: 2}
         (raw / "dataset.json").write_text(json.dumps(description))
     folder = root / "Others/automatic/fold_0/trial_0"
     data = EvaluationData.from_nnunet(dataset.name)
@@ -100,9 +101,10 @@ def test_what_changes_in_the_truth_is_measured_again(dataset, predictions, tmp_p
     if what == "truth":
         assert Results(root).metrics.set_index(["case", "target"]).loc[("case_2", "core"), "dice"] < 0.9
     else:
-        assert set(Results(root).metrics["target"]) == {"A", "B"}
-    (folder / "metrics.json").write_text("[]")
-    assert not up_to_date(folder, data, CASES, [5.0])
+        assert Results(root).metrics["target"].tolist() == [*names, *names]
+    for content in ("[]", "{}", '{"cases": 1, "tolerances_mm": null, "labels": 0}', "{"):
+        (folder / "metrics.json").write_text(content)
+        assert not up_to_date(folder, data, CASES, [5.0])
 
 
 def test_a_test_set(dataset, predictions, tmp_path):

@@ -82,6 +82,7 @@ def test_files(folders):
     pd.testing.assert_frame_equal(in_csv, rows, check_dtype=False)
     content = json.loads((folders[0] / "metrics.json").read_text())
     assert content["tolerances_mm"] == [1.0, 2.5] and content["failed"] == {}
+    assert content["labels"] == dataset()["labels"]
     first = rows.iloc[0]
     assert content["cases"][first["case"]][first["target"]]["nsd_2.5mm"] == first["nsd_2.5mm"]
     assert content["cases"][CASES[-1]]["tumour"]["dice"] is None
