@@ -21,8 +21,10 @@ AUTOMATIC = "automatic"
 TEST = "test"
 """The fold of a separate test set."""
 KEYS = ["method", "protocol", "fold", "trial", "clicks"]
-NEEDED = ["case", "target", "dice", "truth_voxels"]
-"""Columns without which a metrics.csv tells nothing."""
+NEEDED = {METRICS: ["case", "target", "dice", "truth_voxels"], PREDICTION: ["seconds"]}
+"""Columns without which a table tells nothing."""
+NAMES = {"case": str, "target": str}
+"""Columns of names; all others hold numbers."""
 _PLACE = re.compile(r"fold_(?P<fold>[0-9]+|test)/trial_(?P<trial>[0-9]+)(?:/after_(?P<clicks>[0-9]+))?")
 
 
@@ -115,7 +117,7 @@ class Results:
             if not file.is_file():
                 continue
             table = _read_csv(file)
-            missing = [column for column in NEEDED if name == METRICS and column not in table]
+            missing = [column for column in NEEDED[name] if column not in table]
             if missing:
                 raise SAM3DError(f"{file} has no column {', '.join(missing)}. Remove it, and run sam3d evaluate again.")
             if "clicks" in table:
@@ -152,10 +154,14 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 def _read_csv(file: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(file, dtype={"case": str, "target": str})
+        table = pd.read_csv(file, dtype=NAMES)
     except (OSError, ValueError) as e:
         raise SAM3DError(f"{file} can't be read: {e}.") from e
-    for column in table.columns.difference(["case", "target"]):
-        if not pd.api.types.is_numeric_dtype(table[column]):
-            raise SAM3DError(f"{file} holds something else than numbers in the column {column}. Have it written anew.")
+    for column in table.columns.difference(list(NAMES), sort=False):
+        wrong = table.loc[table[column].notna() & pd.to_numeric(table[column], errors="coerce").isna(), column]
+        if len(wrong):
+            raise SAM3DError(
+                f"{file} has {wrong.iloc[0]!r} in the column {column}, which is no number. Mend or remove it, and "
+                "run sam3d evaluate again."
+            )
     return table

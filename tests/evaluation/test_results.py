@@ -24,12 +24,27 @@ def test_a_table_without_a_needed_column(results_folder):
     rows.drop(columns=["truth_voxels", "target"]).to_csv(file, index=False)
     with pytest.raises(SAM3DError, match=f"{file} has no column target, truth_voxels"):
         _ = Results(results_folder).metrics
-    rows.assign(dice="x0.5").to_csv(file, index=False)
-    with pytest.raises(SAM3DError, match=f"{file} holds something else than numbers in the column dice"):
-        _ = Results(results_folder).metrics
     file.write_text("")
     with pytest.raises(SAM3DError, match=f"{file} can't be read"):
         _ = Results(results_folder).metrics
+
+
+@pytest.mark.parametrize("name, column", [("metrics.csv", "hd95_mm"), ("prediction.csv", "seconds")])
+def test_a_table_with_words_for_numbers(results_folder, name, column):
+    file = results_folder / UNET / "automatic/fold_0/trial_0" / name
+    rows = pd.read_csv(file).astype({column: object})
+    rows.loc[3, column] = "1,5"
+    rows.to_csv(file, index=False)
+    results = Results(results_folder)
+    with pytest.raises(SAM3DError, match=f"{file} has '1,5' in the column {column}, which is no number. Mend"):
+        _ = results.metrics if name == "metrics.csv" else results.costs
+
+
+def test_costs_without_seconds(results_folder):
+    file = results_folder / UNET / "automatic/fold_0/trial_0/prediction.csv"
+    pd.read_csv(file).drop(columns="seconds").to_csv(file, index=False)
+    with pytest.raises(SAM3DError, match=f"{file} has no column seconds"):
+        _ = Results(results_folder).costs
 
 
 def test_only_numbered_folds_and_test_sets_are_results(results_folder):
