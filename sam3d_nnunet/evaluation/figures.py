@@ -139,7 +139,7 @@ def _figures(
         figures[f"bars_{protocol}{suffix}"] = lambda protocol=protocol: plot_bars(selection, protocol)
     figures[f"click_position{suffix}"] = lambda: plot_click_position(selection)
     if selection.baseline is None:
-        _say("left out scatter_METHOD: no baseline was named")
+        _say(f"left out scatter_METHOD{suffix}: no baseline was named, or nothing was measured of it on these cases")
     else:
         for method in selection.methods:
             if method != selection.baseline:

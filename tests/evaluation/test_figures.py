@@ -150,6 +150,15 @@ def test_a_test_set_has_plots_of_its_own(results_root, tmp_path):
     assert {"Dice against the volume of the truth", "Dice against the volume of the truth: test set"} <= headings
 
 
+def test_a_baseline_without_test_set_costs_the_others_nothing(results_root, tmp_path, capsys):
+    shutil.copytree(results_root / "ours/automatic/fold_0", results_root / "ours/automatic/fold_test")
+    files = write_figures(Results(results_root), tmp_path / "out", cases=["c1"], baseline="nnU-Net")
+    assert {"scatter_ours", "bars_automatic_test"} <= {f.stem for f in files}
+    said = capsys.readouterr().err
+    assert "left out scatter_METHOD_test: no baseline was named, or nothing was measured of it" in said
+    assert "left out scatter_METHOD:" not in said
+
+
 def test_what_is_left_out_is_said(results_root, tmp_path, capsys):
     (results_root / "nnunet/automatic/fold_0/trial_0/c1.nii.gz").write_bytes(b"no image")
     (results_root / "prompts/volume_1/trial_1/c1.json").write_text("{")
