@@ -1,0 +1,138 @@
+"""Parts of pages that are generated when the site is built, so that they always match the code.
+
+A page asks for one with a comment: `<!-- generate: commands -->`.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from annotated_types import Ge, Gt, Le, Lt
+from mkdocs.exceptions import PluginError
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from typer.main import get_command
+
+from sam3d_nnunet.cli.main import app
+from sam3d_nnunet.nnunet.names import TRAINERS
+from sam3d_nnunet.planning.settings import SAM3DSettings
+from sam3d_nnunet.workflow.comparison import Comparison
+
+ROOT = Path(__file__).parents[1]
+MARKER = re.compile(r"^<!-- (generate|include): (.+) -->$", re.MULTILINE)
+BOUNDS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Replace each marker of a page by what it asks for (mkdocs calls this for each page).
+
+    Raises:
+        PluginError: a page asks for something that does not exist.
+    """
+    return MARKER.sub(_replacement, markdown)
+
+
+def commands() -> str:
+    """Every command of `sam3d` with its options and its example."""
+    group = get_command(app)
+    context = group.context_class(group, info_name="sam3d")
+    return "\n".join(_command(group.commands, context))
+
+
+def settings() -> str:
+    """The keys of a plan's block "sam3d"."""
+    return _table(["key", "default", "meaning"], _keys(SAM3DSettings))
+
+
+def comparison() -> str:
+    """The keys of a recipe's block "benchmark"."""
+    return _table(["key", "default", "meaning"], _keys(Comparison))
+
+
+def trainers() -> str:
+    """The trainers of each group of the registry."""
+    groups: dict[str, list[list[str]]] = {}
+    for name, trainer in TRAINERS.items():
+        groups.setdefault(trainer.group, []).append([f"`{name}`", _text(trainer.summary), f"`{trainer.module}`"])
+    head = ["trainer", "what it trains", "module below `sam3d_nnunet`"]
+    return "\n\n".join(f"### {group[0].upper()}{group[1:]}\n\n{_table(head, rows)}" for group, rows in groups.items())
+
+
+def recipes() -> str:
+    """The installed recipes."""
+    files = sorted((ROOT / "plans").glob("*.json"))
+    rows = [[f"`{file.stem}`", json.loads(file.read_text(encoding="utf-8"))["description"]] for file in files]
+    return _table(["recipe", "what it plans"], rows)
+
+
+GENERATORS = {f.__name__: f for f in (commands, settings, comparison, trainers, recipes)}
+
+
+def _replacement(marker: re.Match) -> str:
+    kind, name = marker.groups()
+    if kind == "generate" and name in GENERATORS:
+        return GENERATORS[name]()
+    if kind == "include" and (ROOT / name).is_file():
+        return _included(ROOT / name)
+    raise PluginError(f"A page asks to {kind} {name!r}; docs/hooks.py knows {', '.join(GENERATORS)}, and files.")
+
+
+def _included(file: Path) -> str:
+    """A Markdown file of the repository's root, its links seen from docs/."""
+    text = file.read_text(encoding="utf-8")
+    return re.sub(r"\]\(docs/", "](", text)
+
+
+def _command(commands: dict[str, Any], parent: Any) -> Iterator[str]:
+    for name, command in commands.items():
+        context = command.context_class(command, info_name=name, parent=parent)
+        if hasattr(command, "commands"):
+            yield from _command(command.commands, context)
+            continue
+        usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+        yield f"## {context.command_path}\n\n{inspect.cleandoc(command.help)}\n\n```\n{usage}\n```\n"
+        records = [p.get_help_record(context) for p in command.get_params(context) if p.name != "help"]
+        rows = [[f"`{names}`", _text(meaning)] for names, meaning in filter(None, records)]
+        if rows:
+            yield _table(["argument or option", "meaning"], rows) + "\n"
+        if command.epilog:
+            yield f"Example:\n\n```\n{command.epilog.removeprefix('Example: ')}\n```\n"
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[list[str]]:
+    for name, field in model.model_fields.items():
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield [f"`{prefix}{name}`", _default(field), _meaning(field)]
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, list) and value and isinstance(value[0], BaseModel):
+        return "see below"
+    return f"`{json.dumps(value)}`"
+
+
+def _meaning(field: FieldInfo) -> str:
+    """The description, with the range of numbers."""
+    bounds = [
+        f"{sign} {getattr(m, key):g}"
+        for m in field.metadata
+        for kind, (sign, key) in BOUNDS.items()
+        if isinstance(m, kind)
+    ]
+    return _text(field.description or "") + (f" ({', '.join(bounds)})" if bounds else "")
+
+
+def _table(head: list[str], rows: Iterator[list[str]] | list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(text: str) -> str:
+    """In one cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
