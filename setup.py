@@ -34,8 +34,8 @@ setup(
     package_dir={"sam3d_nnunet.plans": "plans"},
     package_data={
         "sam3d_nnunet": ["py.typed"],
-        "sam3d_nnunet.benchmark": ["Snakefile"],
-        "sam3d_nnunet.evaluation": ["*.jinja"],
+        "sam3d_nnunet.workflow": ["Snakefile"],
+        "sam3d_nnunet.report": ["*.jinja"],
         "sam3d_nnunet.plans": ["*.json"],
     },
     include_package_data=False,
@@ -60,7 +60,7 @@ setup(
         "jinja2",
     ],
     extras_require={"test": TEST, "baselines": BASELINES, "benchmark": BENCHMARK, "dev": DEV},
-    entry_points={"console_scripts": ["sam3d = sam3d_nnunet.cli:main"]},
+    entry_points={"console_scripts": ["sam3d = sam3d_nnunet.cli.main:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

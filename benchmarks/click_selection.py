@@ -14,9 +14,9 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
+from sam3d_nnunet.nnunet.registration import EXT_FOLDER
 from sam3d_nnunet.prompts.files import write_prompt
 from sam3d_nnunet.prompts.prompt import Prompt
-from sam3d_nnunet.registration import EXT_FOLDER
 
 SIZE, RADIUS, DISTANCE = 32, 4.2, 11.0  # voxels
 NAME = "Dataset981_ThreeLesions"

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from sam3d_nnunet.registration import EXT_FOLDER
+from sam3d_nnunet.nnunet.registration import EXT_FOLDER
 
 RADII = np.array([25.0, 20.0, 15.0])  # of the lesion, mm
 AIR, BODY, LESION, NOISE = -1000, 40, 130, 15  # HU

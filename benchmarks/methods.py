@@ -24,9 +24,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sam3d_nnunet.baselines.prompted_unet_trainer import PLAIN, RESIDUAL, residual
+from sam3d_nnunet.baselines.prompted_unet import PLAIN, RESIDUAL, residual
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.nnunet_names import class_lookup
+from sam3d_nnunet.nnunet.names import class_lookup
 from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings
 
 PUBLISHED_SIZE = (64, 160, 160)  # for which the paper's table counts parameters

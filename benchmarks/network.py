@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "network"))
 import reference
 
 from sam3d_nnunet.network import PRESETS, SAM3D
-from sam3d_nnunet.network.precision import has_bf16_arithmetic
+from sam3d_nnunet.network.device import has_bf16_arithmetic
 
 REFERENCE = "reference"
 STEPS = ("image encoder", "encode", "decode", "training step")

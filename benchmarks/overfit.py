@@ -75,7 +75,7 @@ def make_trainer(name: str, arguments: argparse.Namespace) -> Any:
     from nnunetv2.paths import nnUNet_preprocessed
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-    from sam3d_nnunet.nnunet_names import class_lookup
+    from sam3d_nnunet.nnunet.names import class_lookup
 
     folder = Path(nnUNet_preprocessed) / maybe_convert_to_dataset_name(arguments.dataset)
     plans = load_json(str(folder / f"{arguments.plans}.json")) | {"continue_training": False}

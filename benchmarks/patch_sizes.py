@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "network"))
 import reference
 
 from sam3d_nnunet.network import PRESETS, SAM3D
-from sam3d_nnunet.network.windows import WINDOW
+from sam3d_nnunet.network.window_attention import WINDOW
 
 
 def main() -> None:

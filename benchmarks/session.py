@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from sam3d_nnunet.inference.session import SAM3DSession
-from sam3d_nnunet.prompts.corrections import correction_click
+from sam3d_nnunet.prediction.session import SAM3DSession
+from sam3d_nnunet.simulation.draw import correction_click
 
 SHOWN = (1, 3, 5)
 COLUMNS = ("case", "clicks", "d", "h", "w", "label", "seconds", "dice")

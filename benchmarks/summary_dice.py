@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sam3d_nnunet.data.raw_dataset import read_dataset_json
+from sam3d_nnunet.datasets.raw_dataset import read_dataset_json
 from sam3d_nnunet.evaluation.measure import measure_folder
 from sam3d_nnunet.evaluation.nnunet_summary import read_summary
 

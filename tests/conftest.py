@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 # beside these, tests import helpers and benchmarks by name: pyproject.toml says where they lie
-pytest_plugins = ["training_fixtures", "model_fixtures"]
+pytest_plugins = ["training_fixtures", "model_fixtures", "evaluated_fixtures", "results_fixtures"]
 
 # how long an example takes tells of the machine, not of the code
 settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

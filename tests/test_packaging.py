@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sam3d_nnunet import __version__
-from sam3d_nnunet.doctor import NNUNET_MINOR
+from sam3d_nnunet.nnunet.doctor import NNUNET_MINOR
 
 ROOT = Path(__file__).parents[1]
 IGNORED = shutil.ignore_patterns(".git", ".ci", "__pycache__", "*.egg-info", "build", "dist", "tests", "*venv")
@@ -43,7 +43,7 @@ def test_metadata(wheel):
     assert f"Requires-Dist: nnunetv2<{major}.{int(minor) + 1},>={NNUNET_MINOR}" in metadata
     assert all(f"Provides-Extra: {extra}" in metadata for extra in ("test", "baselines", "benchmark", "dev"))
     scripts = wheel.read(f"sam3d_nnunet-{__version__}.dist-info/entry_points.txt").decode()
-    assert "sam3d = sam3d_nnunet.cli:main" in scripts
+    assert "sam3d = sam3d_nnunet.cli.main:main" in scripts
 
 
 def test_citation_names_this_version():

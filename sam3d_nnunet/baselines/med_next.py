@@ -4,8 +4,7 @@ from monai.networks.nets.mednext import create_mednext
 from torch import nn
 
 from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
-from sam3d_nnunet.baselines.padding import Padded
-from sam3d_nnunet.baselines.seg_layers import SegLayers
+from sam3d_nnunet.baselines.wrappers import Padded, SegLayers
 
 
 class MedNeXtTrainer(AutomaticTrainer):

@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam3d_nnunet.baselines.padding import Size
 from sam3d_nnunet.baselines.slice_encoder import BlockTuning, SliceEncoder
-from sam3d_nnunet.baselines.tuned_sam import TunedSAM
-from sam3d_nnunet.baselines.tuned_sam_trainer import TunedSAMTrainer
+from sam3d_nnunet.baselines.tuned_sam import TunedSAM, TunedSAMTrainer
+from sam3d_nnunet.baselines.wrappers import Size
 from sam3d_nnunet.network.sam3d import Preset
 
 AXES = (2, 3, 4)  # of a volume's Fourier transform

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
-from sam3d_nnunet.baselines.padding import Padded, Size, padded_size
 from sam3d_nnunet.baselines.ux_net import ChannelNorm
+from sam3d_nnunet.baselines.wrappers import Padded, Size, padded_size
 
 TOKEN = (2, 4, 4)  # voxels along (d, h, w)
 

@@ -4,10 +4,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from sam3d_nnunet.baselines.padding import Size
 from sam3d_nnunet.baselines.slice_encoder import BlockTuning, SliceEncoder
-from sam3d_nnunet.baselines.tuned_sam import TunedSAM
-from sam3d_nnunet.baselines.tuned_sam_trainer import TunedSAMTrainer
+from sam3d_nnunet.baselines.tuned_sam import TunedSAM, TunedSAMTrainer
+from sam3d_nnunet.baselines.wrappers import Size
 
 
 class ProTuning(BlockTuning):

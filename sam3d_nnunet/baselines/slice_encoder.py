@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.network.image_encoder import EPS, SAM_WINDOW
-from sam3d_nnunet.network.patch_embed import SAM_PATCH
+from sam3d_nnunet.network.image_encoder import EPS, SAM_PATCH, SAM_WINDOW
 from sam3d_nnunet.network.sam3d import Preset
 from sam3d_nnunet.network.weights import read_checkpoint
 

@@ -9,8 +9,7 @@ from monai.networks.nets import SwinUNETR
 from torch import Tensor, nn
 
 from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
-from sam3d_nnunet.baselines.padding import Padded
-from sam3d_nnunet.baselines.seg_layers import SegLayers
+from sam3d_nnunet.baselines.wrappers import Padded, SegLayers
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.weights import read_checkpoint
 

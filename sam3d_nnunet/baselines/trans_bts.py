@@ -10,7 +10,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, nn
 
 from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
-from sam3d_nnunet.baselines.padding import Padded, Size, padded_size
+from sam3d_nnunet.baselines.wrappers import Padded, Size, padded_size
 
 IMAGE_DROPOUT = 0.2  # of whole channels behind the first convolution
 DROPOUT = 0.1  # in the transformer

@@ -1,14 +1,23 @@
-"""An image encoder with SAM's weights and the aggregation decoder, without prompts."""
+"""An image encoder with SAM's weights and the aggregation decoder, without prompts, and its trainers."""
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
+from sam3d_nnunet.baselines.slice_encoder import SliceEncoder
+from sam3d_nnunet.baselines.wrappers import Size
+from sam3d_nnunet.network.device import computes_in_bf16
+from sam3d_nnunet.network.image_encoder import ImageEncoder
 from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
-from sam3d_nnunet.network.precision import computes_in_bf16
 from sam3d_nnunet.network.sam3d import PRESETS, Preset, default_stride
+from sam3d_nnunet.planning.settings import SAM3DSettings
+from sam3d_nnunet.training.trainer import SAMTuning
 
 
 class TunedSAM(nn.Module):
@@ -74,3 +83,91 @@ class TunedSAM(nn.Module):
         if padded != fused_size:
             logits = enlarge(logits, padded)
         return logits[..., :depth, :height, :width]
+
+
+class TunedSAMTrainer(SAMTuning, AutomaticTrainer):
+    """Trains a `TunedSAM` as `SAM3DAdapterTrainer` trains ours: preset, precision, rates and clipping from the plan.
+
+    All methods so start from the same weights and train alike; only what is tuned differs.
+    """
+
+    paper_millions: float
+    """Millions of parameters tuned in the encoder, as the paper counts them for ViT-B."""
+
+    @classmethod
+    def network_arguments(cls, settings: SAM3DSettings) -> dict[str, Any]:
+        """What the plan says of SAM, and what it gives for this trainer's network.
+
+        Raises:
+            SAM3DError: the network has no such argument.
+        """
+        sam = settings.model_dump(include={"preset", "stride", "precision", "activation_checkpointing"})
+        return sam | super().network_arguments(settings)
+
+    def on_train_start(self) -> None:
+        """As `SAMTuning` does; the log says how much is tuned."""
+        if not self.was_initialized:
+            self.initialize()
+        count = tuned_parameters(self.plain_network().image_encoder)
+        paper = f"the paper counts {self.paper_millions:.2f} M for ViT-B"
+        self.print_to_log_file(f"Tuned in the image encoder: {count / 1e6:.2f} M parameters; {paper}")
+        super().on_train_start()
+
+    def train_step(self, batch: dict) -> dict:
+        """nnU-Net's, with the plan's gradient clipping."""
+        image, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(self.network(image), target)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
+        self.optimizer.step()
+        return {"loss": loss.detach().cpu().numpy()}
+
+    def load_sam(self, encoder: nn.Module, path: Path) -> None:
+        """Copy the weights of a SAM file into the encoder, in place."""
+        encoder.load_sam(path)
+
+
+def tuned_parameters(module: nn.Module) -> int:
+    """How many numbers training changes."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+class SAM3DFullFineTuneTrainer(TunedSAMTrainer):
+    """Tunes SAM's encoder as a whole, slice by slice: 89,670,912 parameters of ViT-B, the paper's 89.67 M."""
+
+    paper_millions = 89.67
+
+    @staticmethod
+    def make_network(input_channels: int, num_classes: int, patch_size: Size, **sam) -> TunedSAM:
+        """SAM's encoder on slices; `sam` are arguments of `TunedSAM`."""
+        encoder = partial(SliceEncoder, tuning=None)
+        return TunedSAM(encoder, input_channels, num_classes, patch_size, **sam)
+
+
+class SAM3DAdapterAutoTrainer(TunedSAMTrainer):
+    """Tunes `SAM3D` without its prompt encoder: 15,209,984 parameters of ViT-B in the encoder, the paper's 15.21 M.
+
+    7,868,416 of them are its four 3-D necks, which the slice-wise methods don't have.
+    """
+
+    paper_millions = 15.21
+    load_sam = SAMTuning.load_sam
+
+    @staticmethod
+    def make_network(input_channels: int, num_classes: int, patch_size: Size, **sam) -> TunedSAM:
+        """Our encoder and decoder; `sam` are arguments of `TunedSAM`."""
+        return TunedSAM(_encoder, input_channels, num_classes, patch_size, **sam)
+
+
+def _encoder(preset: Preset, input_channels: int, stride: int, activation_checkpointing: bool) -> ImageEncoder:
+    return ImageEncoder(
+        input_channels,
+        preset.embed_dim,
+        preset.depth,
+        preset.num_heads,
+        preset.global_blocks,
+        preset.feature_channels,
+        stride,
+        activation_checkpointing,
+    )

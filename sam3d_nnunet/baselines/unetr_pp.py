@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
-from sam3d_nnunet.baselines.padding import Padded, Size, padded_size
+from sam3d_nnunet.baselines.wrappers import Padded, Size, padded_size
 
 TOKEN = (2, 4, 4)  # voxels along (d, h, w)
 

@@ -7,7 +7,7 @@ from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 from torch import Tensor, nn
 
 from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
-from sam3d_nnunet.baselines.padding import Padded
+from sam3d_nnunet.baselines.wrappers import Padded
 
 
 class UXNet3D(nn.Module):

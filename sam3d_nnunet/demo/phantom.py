@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from sam3d_nnunet.prompts.geometry import ImageGeometry
+from sam3d_nnunet.geometry.world import ImageGeometry
 
 MANIFEST = "phantom.json"
 ENDING = ".nii.gz"

@@ -17,11 +17,11 @@ from sam3d_nnunet.demo.figure import draw_figure
 from sam3d_nnunet.demo.layout import BASELINE, OURS, DemoFolder
 from sam3d_nnunet.demo.phantom import make_phantom, read_manifest
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.recipes import load_recipe
-from sam3d_nnunet.registration import EXT_FOLDER
+from sam3d_nnunet.nnunet.registration import EXT_FOLDER
+from sam3d_nnunet.planning.recipes import load_recipe
 
 COMMANDS = {
-    "sam3d": "from sam3d_nnunet.cli import main as run",
+    "sam3d": "from sam3d_nnunet.cli.main import main as run",
     "nnUNetv2_preprocess": (
         "from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import preprocess_entry as run"
     ),

@@ -1,1 +1,1 @@
-"""Measures predictions and makes tables and figures of them: reads files, writes files, runs no model."""
+"""`sam3d evaluate`: prompts drawn once, prediction under a protocol, metrics, and the folder of results."""

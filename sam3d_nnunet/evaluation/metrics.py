@@ -1,9 +1,10 @@
-"""How well a mask agrees with the truth."""
+"""How well a mask agrees with the truth: the columns of metrics.csv, and how tables name them."""
 
 from collections.abc import Sequence
 
 import cc3d
 import numpy as np
+import pandas as pd
 from surface_distance import (
     compute_robust_hausdorff,
     compute_surface_dice_at_tolerance,
@@ -115,3 +116,31 @@ def _f1(hit: int, right: int, number: int, count: int) -> float:
         return 0.0
     sensitivity, precision = hit / number, right / count
     return 2 * sensitivity * precision / (sensitivity + precision)
+
+
+FALSE_POSITIVES = "false_positive_ml"
+LESION_SCORES = ("lesion_f1", "lesion_sensitivity", "lesion_precision", "lesion_dice")
+OTHER_METRICS = ("hd95_mm", "volume_error")
+NAMES = {
+    "dice": "Dice",
+    FALSE_POSITIVES: "false positives (ml)",
+    "lesion_f1": "lesion F1",
+    "lesion_sensitivity": "lesion sensitivity",
+    "lesion_precision": "lesion precision",
+    "lesion_dice": "lesion Dice",
+}
+
+
+def is_score(metric: str) -> bool:
+    """Whether a column of metrics.csv holds a share, the higher the better."""
+    return metric == "dice" or metric.startswith("nsd_") or metric in LESION_SCORES
+
+
+def metrics_of(table: pd.DataFrame) -> list[str]:
+    """Columns that are averaged."""
+    return [c for c in table if is_score(c) or c in OTHER_METRICS or c == FALSE_POSITIVES]
+
+
+def metric_name(metric: str) -> str:
+    """As people write it: "nsd_5mm" -> "NSD at 5 mm"."""
+    return NAMES.get(metric) or f"NSD at {metric.removeprefix('nsd_').removesuffix('mm')} mm"

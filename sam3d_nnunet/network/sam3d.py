@@ -9,15 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam3d_nnunet.dense_maps import KINDS, NOTHING
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.network.dense_prompt import DensePrompt
+from sam3d_nnunet.network.device import PRECISIONS, computes_in_bf16
 from sam3d_nnunet.network.image_encoder import ImageEncoder
 from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
-from sam3d_nnunet.network.position_prompt import PositionPromptEncoder
-from sam3d_nnunet.network.precision import PRECISIONS, computes_in_bf16
-from sam3d_nnunet.network.prompt_encoder import PromptEncoder
-from sam3d_nnunet.network.promptable import Prompts
+from sam3d_nnunet.network.prompt_encoder import DensePrompt, PositionPromptEncoder, PromptEncoder
+from sam3d_nnunet.network.prompts import Prompts
+from sam3d_nnunet.prompts.prompt import KINDS, NOTHING
 
 STRIDES = (2, 4, 8)
 PUBLISHED_GRID = 32  # tokens a side of the published network
@@ -223,7 +221,7 @@ class SAM3D(nn.Module):
             image: (B, C, D, H, W).
             points: (B, N, 3) clicks in voxels of the image, centres at integers.
             labels: (B, N) int: k >= 1 a click on class k, 0 on background, -1 padding.
-            maps: (B, 3, D, H, W) int: previous mask, scribbles and boxes as label maps, see `sam3d_nnunet.dense_maps`.
+            maps: (B, 3, D, H, W) int: previous mask, scribbles and boxes as label maps, see `prompts.prompt`.
             correct: in training, turns first logits and the prompts they came from (points, labels, maps) into the
                 prompts of a second decoding, of which alone there are gradients. Both share one encoding.
 

@@ -25,7 +25,7 @@ def __getattr__(name: str) -> type:
     if name.startswith("_"):  # Python's own questions
         raise AttributeError(name)
     try:
-        from sam3d_nnunet.nnunet_names import class_lookup
+        from sam3d_nnunet.nnunet.names import class_lookup
     except Exception as error:
         # The package is gone or broken, which is nobody's business who asks for another trainer.
         if not name.startswith(OURS):

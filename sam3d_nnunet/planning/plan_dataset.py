@@ -1,6 +1,7 @@
-"""`sam3d plan`: planning without a registered planner."""
+"""`sam3d plan`: planning without a registered planner, and whether plans agree with a recipe."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_json
@@ -11,12 +12,12 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
-from sam3d_nnunet.dataset_name import dataset_name
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.sam3d import PRESETS
-from sam3d_nnunet.planning.planner import PLANS, SAM3DPlanner
-from sam3d_nnunet.planning.settings import merge
-from sam3d_nnunet.recipes import load_recipe
+from sam3d_nnunet.nnunet.folders import dataset_name
+from sam3d_nnunet.planning.planner import PLANS, SAM3DPlanner, unet_topology
+from sam3d_nnunet.planning.recipes import load_recipe
+from sam3d_nnunet.planning.settings import BLOCK, merge, parse_settings, planned_block
 
 
 def plan_dataset(
@@ -95,3 +96,29 @@ def _refuse_empty_labels(name: str) -> None:
         if np.any(reader.read_seg(case["label"])[0] > 0):
             return
     raise SAM3DError(f"No label file of {name} holds any foreground voxel.")
+
+
+def differences(plans: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
+    """What of a recipe isn't as planned in 3d_fullres; patch size and spacing count where the recipe gives them.
+
+    Args:
+        plans: as nnU-Net keeps them.
+        recipe: as `load_recipe` reads it.
+
+    Raises:
+        SAM3DError: the block "sam3d" of either is not usable.
+        KeyError: the plans have no 3d_fullres.
+    """
+    configuration = plans["configurations"]["3d_fullres"]
+    planned = parse_settings(planned_block(plans, "3d_fullres"), "the plans").model_dump()
+    wanted = parse_settings(merge({"stride": planned["stride"]}, recipe.get(BLOCK, {})), "the recipe").model_dump()
+    found = [key for key in planned if planned[key] != wanted[key]]
+    # nnU-Net transposes axes, and enlarges patches to what its U-Net divides
+    spacing, patch_size = configuration["spacing"], configuration["patch_size"]
+    if sorted(recipe.get("target_spacing", spacing)) != sorted(spacing):
+        found.append("target_spacing")
+    if "patch_size" in recipe:
+        _, _, _, fitted, _ = unet_topology(spacing, recipe["patch_size"])
+        if sorted(fitted) != sorted(patch_size):
+            found.append("patch_size")
+    return found

@@ -12,10 +12,10 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWit
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
+from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.network.sam3d import default_stride
-from sam3d_nnunet.nnunet_names import TRAINERS
+from sam3d_nnunet.nnunet.names import TRAINERS
 from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, merge, parse_settings
-from sam3d_nnunet.prompts.geometry import ImageGeometry
 
 show_as_sentence()
 

@@ -37,7 +37,7 @@ class Block(BaseModel):
 class ClickSettings(Block):
     """How clicks are simulated in training."""
 
-    policy: Literal["default", "paper", "released"] = Field("default", description="see sam3d_nnunet.prompts.policies")
+    policy: Literal["default", "paper", "released"] = Field("default", description="see simulation.simulator")
     no_click_share: float = Field(0.15, ge=0, le=1, description="share in which no clicks are drawn (policy default)")
     mask_share: float = Field(0.2, ge=0, le=1, description="share of patches with a previous mask (policy default)")
     scribble_share: float = Field(0.1, ge=0, le=1, description="share of patches with scribbles (policy default)")

@@ -5,7 +5,8 @@ from collections.abc import Collection
 import numpy as np
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.prompts.geometry import ImageGeometry, PreprocessedGrid
+from sam3d_nnunet.geometry.grid import PreprocessedGrid
+from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.prompts.prompt import Prompt
 
 

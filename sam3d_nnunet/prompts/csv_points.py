@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.prompts.geometry import ImageGeometry
+from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.io import brief, read_text
 from sam3d_nnunet.prompts.prompt import Prompt
-from sam3d_nnunet.prompts.text_files import brief, read_text
 from sam3d_nnunet.prompts.values import label_forms, to_label
 
 WORLD, VOXEL = ("x", "y", "z"), ("i", "j", "k")

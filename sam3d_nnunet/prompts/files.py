@@ -9,12 +9,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.io import write_whole
 from sam3d_nnunet.prompts.csv_points import images_in_csv, read_csv, to_csv
-from sam3d_nnunet.prompts.geometry import ImageGeometry
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.prompts.sam3d_json import read_sam3d_json, to_json
 from sam3d_nnunet.prompts.slicer_markups import read_markups, to_markups
-from sam3d_nnunet.prompts.text_files import write_whole
 
 JSON, MARKUPS, CSV = ".json", ".mrk.json", ".csv"
 ENDINGS = (MARKUPS, JSON, CSV)  # the longer one first: both end in .json

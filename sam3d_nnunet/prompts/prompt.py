@@ -1,10 +1,16 @@
-"""Clicks on one image, in the world."""
+"""What a prompt is: clicks in the world, and dense prompts as label maps."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from sam3d_nnunet.errors import SAM3DError
+
+MASK, SCRIBBLE, BOX = range(3)
+"""Channels of dense prompts, (..., 3, D, H, W) int16: a previous mask, scribbles and boxes as label maps."""
+KINDS = 3
+NOTHING = -1
+"""Value of a voxel about which a dense prompt says nothing; k >= 0 stands for label k, and 0 for background."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import brief, read_json
 from sam3d_nnunet.prompts.prompt import Prompt
-from sam3d_nnunet.prompts.text_files import brief, read_json
 from sam3d_nnunet.prompts.values import MAX_LABEL, to_position
 
 FORMAT, VERSION, COORDINATES = "sam3d_prompts", 1, "LPS, mm"

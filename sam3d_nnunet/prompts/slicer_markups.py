@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import brief, read_json
 from sam3d_nnunet.prompts.prompt import Prompt
-from sam3d_nnunet.prompts.text_files import brief, read_json
 from sam3d_nnunet.prompts.values import label_forms, named_label, to_label, to_position
 
 # Slicer refuses files without a schema of this form.

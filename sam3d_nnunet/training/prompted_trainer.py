@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.prompts.maps import MapSimulator
-from sam3d_nnunet.prompts.policies import ClickSimulator
-from sam3d_nnunet.prompts.simulator import PromptSimulator
-from sam3d_nnunet.training.correction import Correction, with_free_click
-from sam3d_nnunet.training.data_loader import PromptedDataLoader
+from sam3d_nnunet.simulation.maps import MapSimulator
+from sam3d_nnunet.simulation.simulator import ClickSimulator, PromptSimulator
 from sam3d_nnunet.training.planned_trainer import PlannedTrainer
+from sam3d_nnunet.training.prompted_batches import Correction, PromptedDataLoader, with_free_click
 from sam3d_nnunet.training.prompted_validation import validate_prompted
 
 
@@ -23,6 +21,9 @@ class PromptedTrainer(PlannedTrainer):
 
     nnU-Net's planning, augmentation, loss, folds and sliding-window validation stay as they are.
     """
+
+    takes_prompts = True
+    """Read where a model is loaded: prediction from clicks needs such a trainer."""
 
     def __init__(
         self,

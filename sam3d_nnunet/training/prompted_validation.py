@@ -8,15 +8,15 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from tqdm import tqdm
 
-from sam3d_nnunet.inference.case_writer import CaseWriter
-from sam3d_nnunet.inference.image_case import ImageCase
-from sam3d_nnunet.inference.model_folder import TrainedModel
-from sam3d_nnunet.inference.predictor import SAM3DPredictor
-from sam3d_nnunet.prompts.draw import case_generator
-from sam3d_nnunet.prompts.draw import clicks_per_class as draw_clicks_per_class
-from sam3d_nnunet.prompts.geometry import ImageGeometry
-from sam3d_nnunet.prompts.label_map import read_label_map
+from sam3d_nnunet.geometry.label_maps import read_label_map
+from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.prediction.image import ImageCase
+from sam3d_nnunet.prediction.model_folder import TrainedModel
+from sam3d_nnunet.prediction.predictor import SAM3DPredictor
+from sam3d_nnunet.prediction.writer import CaseWriter
 from sam3d_nnunet.prompts.prompt import Prompt
+from sam3d_nnunet.simulation.draw import case_generator
+from sam3d_nnunet.simulation.draw import clicks_per_class as draw_clicks_per_class
 from sam3d_nnunet.training.planned_trainer import wait_for_all_ranks
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Any
 import overfit
 import pytest
 
-from sam3d_nnunet.nnunet_names import class_lookup
+from sam3d_nnunet.nnunet.names import class_lookup
 
 SMALL: dict[str, dict[str, Any]] = {
     "SwinUNETRTrainer": {"feature_size": 12, "depths": [1, 1, 1, 1]},

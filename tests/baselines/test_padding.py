@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import avg_pool3d
 
-from sam3d_nnunet.baselines.padding import Padded, padded_size
+from sam3d_nnunet.baselines.wrappers import Padded, padded_size
 
 SIDES = st.tuples(*[st.integers(1, 40)] * 3)
 MULTIPLES = st.tuples(*[st.sampled_from([1, 2, 4, 8])] * 3)

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from sam3d_nnunet.baselines.prompted_unet import PromptedUNet, prompt_channels
-from sam3d_nnunet.dense_maps import BOX, MASK, NOTHING
+from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING
 
 SIZE = (8, 10, 12)
 

@@ -13,12 +13,11 @@ from segment_anything.modeling import Sam
 from small_sam import make_sam
 from typer.testing import CliRunner, Result
 
-from sam3d_nnunet import cli
-from sam3d_nnunet.baselines.sam2d import SliceSAM, load_sam, to_grey
-from sam3d_nnunet.baselines.sam2d_cases import SliceCases
+from sam3d_nnunet.baselines.sam2d import SliceCases, SliceSAM, load_sam, to_grey
+from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.prompts.files import write_prompt
-from sam3d_nnunet.prompts.geometry import ImageGeometry
 from sam3d_nnunet.prompts.prompt import Prompt
 
 DATASET = {"labels": {"background": 0, "organ": 1, "lesion": 2}, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}

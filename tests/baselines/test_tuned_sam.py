@@ -8,16 +8,15 @@ import pytest
 import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
 
-from sam3d_nnunet.baselines.adapter_auto import SAM3DAdapterAutoTrainer
-from sam3d_nnunet.baselines.full_fine_tuning import SAM3DFullFineTuneTrainer
 from sam3d_nnunet.baselines.houlsby_adapter import SAM3DHoulsbyAdapterTrainer
 from sam3d_nnunet.baselines.med_tuning import SAM3DMedTuningTrainer
 from sam3d_nnunet.baselines.pro_tuning import SAM3DProTuningTrainer
 from sam3d_nnunet.baselines.slice_encoder import SliceEncoder
 from sam3d_nnunet.baselines.st_adapter import SAM3DSTAdapterTrainer
+from sam3d_nnunet.baselines.tuned_sam import SAM3DAdapterAutoTrainer, SAM3DFullFineTuneTrainer
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.sam3d import PRESETS
-from sam3d_nnunet.nnunet_names import class_lookup
+from sam3d_nnunet.nnunet.names import class_lookup
 
 ALL = (
     SAM3DFullFineTuneTrainer,

@@ -4,14 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from sam3d_nnunet.baselines.adapter_auto import SAM3DAdapterAutoTrainer
-from sam3d_nnunet.baselines.full_fine_tuning import SAM3DFullFineTuneTrainer
 from sam3d_nnunet.baselines.houlsby_adapter import SAM3DHoulsbyAdapterTrainer
 from sam3d_nnunet.baselines.med_tuning import SAM3DMedTuningTrainer
 from sam3d_nnunet.baselines.pro_tuning import SAM3DProTuningTrainer
 from sam3d_nnunet.baselines.st_adapter import SAM3DSTAdapterTrainer
-from sam3d_nnunet.baselines.tuned_sam import TunedSAM
-from sam3d_nnunet.baselines.tuned_sam_trainer import TunedSAMTrainer, tuned_parameters
+from sam3d_nnunet.baselines.tuned_sam import (
+    SAM3DAdapterAutoTrainer,
+    SAM3DFullFineTuneTrainer,
+    TunedSAM,
+    TunedSAMTrainer,
+    tuned_parameters,
+)
 from sam3d_nnunet.network.sam3d import SAM3D
 
 ADDED = {  # to SAM's encoder

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sam3d_nnunet.network import SAM3D
-from sam3d_nnunet.network.attention import WindowAttention
+from sam3d_nnunet.network.image_encoder import PatchEmbed
 from sam3d_nnunet.network.mask_decoder import Fusion
-from sam3d_nnunet.network.patch_embed import PatchEmbed
+from sam3d_nnunet.network.window_attention import WindowAttention
 
 WINDOW = 8
 

@@ -5,8 +5,14 @@ import reference
 import torch
 from reference import relative_error
 
-from sam3d_nnunet.network.attention import WindowAttention, distance_index, distance_table
-from sam3d_nnunet.network.windows import WINDOW, WindowLayout, window_places
+from sam3d_nnunet.network.window_attention import (
+    WINDOW,
+    WindowAttention,
+    WindowLayout,
+    distance_index,
+    distance_table,
+    window_places,
+)
 
 # whole windows; padded axes; one window along an axis (never shifted), shorter and longer than it
 GRIDS = [(8, 8, 8), (16, 8, 16), (10, 14, 10), (6, 10, 4), (3, 3, 17), (1, 9, 8)]

@@ -8,7 +8,7 @@ from ddp_step import SMALL
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network import SAM3D
-from sam3d_nnunet.network.dense_prompt import BOX, MASK, NOTHING, SCRIBBLE, click_balls, map_channels
+from sam3d_nnunet.network.prompt_encoder import BOX, MASK, NOTHING, SCRIBBLE, click_balls, map_channels
 
 
 def test_a_ball_lies_at_its_click_in_the_channel_of_its_label():

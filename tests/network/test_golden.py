@@ -9,12 +9,11 @@ import pytest
 import torch
 from reference import relative_error
 
-from sam3d_nnunet.network.adapter import SpatialAdapter
-from sam3d_nnunet.network.image_encoder import Block, ImageEncoder
+from sam3d_nnunet.network.image_encoder import Block, ImageEncoder, SpatialAdapter
 from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
 from sam3d_nnunet.network.prompt_encoder import PromptEncoder
 from sam3d_nnunet.network.weights import load_released_checkpoint, translate_released
-from sam3d_nnunet.network.windows import WindowLayout
+from sam3d_nnunet.network.window_attention import WindowLayout
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 TOLERANCE = 1e-5

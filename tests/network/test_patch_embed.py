@@ -5,7 +5,7 @@ import reference
 import torch
 from reference import relative_error
 
-from sam3d_nnunet.network.patch_embed import PatchEmbed, enlargement_matrix
+from sam3d_nnunet.network.image_encoder import PatchEmbed, enlargement_matrix
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8])

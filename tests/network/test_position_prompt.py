@@ -4,7 +4,7 @@ import pytest
 import torch
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 
-from sam3d_nnunet.network.position_prompt import PositionCode, PositionPromptEncoder
+from sam3d_nnunet.network.prompt_encoder import PositionCode, PositionPromptEncoder
 
 
 @pytest.mark.parametrize("size", [(40, 56), (128, 128)])

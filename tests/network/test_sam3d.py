@@ -14,7 +14,7 @@ from segment_anything import sam_model_registry
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network import PRESETS, SAM3D, default_stride
-from sam3d_nnunet.network.precision import computes_in_bf16
+from sam3d_nnunet.network.device import computes_in_bf16
 
 POINTS = torch.tensor([[[5.0, 10, 7], [8, 21, 9], [10, 5, 12]]])
 LABELS = torch.tensor([[1, 2, 0]])

@@ -10,10 +10,9 @@ from segment_anything.modeling.image_encoder import ImageEncoderViT, get_rel_pos
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network import PRESETS
-from sam3d_nnunet.network.attention import distance_table
 from sam3d_nnunet.network.image_encoder import ImageEncoder
 from sam3d_nnunet.network.weights import CHECKPOINT_VARIABLE, lift_sam, sam_checkpoint
-from sam3d_nnunet.network.windows import WindowLayout
+from sam3d_nnunet.network.window_attention import WindowLayout, distance_table
 
 
 def neutralise(encoder: ImageEncoder) -> None:

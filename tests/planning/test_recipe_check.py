@@ -3,7 +3,7 @@ import copy
 import pytest
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.planning.recipe_check import differences
+from sam3d_nnunet.planning.plan_dataset import differences
 from sam3d_nnunet.planning.settings import SAM3DSettings
 
 PLANS = {

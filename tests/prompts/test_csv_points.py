@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.prompts import Prompt
 from sam3d_nnunet.prompts.files import read_prompt, write_prompt
-from sam3d_nnunet.prompts.geometry import ImageGeometry
 
 GEOMETRY = ImageGeometry(np.eye(4), np.array([[0, 0, 4.0, 1], [2, 0, 0, -5], [0, -3, 0, 9], [0, 0, 0, 1]]))
 

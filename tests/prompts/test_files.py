@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.prompts import Prompt
 from sam3d_nnunet.prompts.files import ENDINGS, find_prompts, read_prompt, write_prompt
-from sam3d_nnunet.prompts.geometry import ImageGeometry
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 # tables trim their cells, and their files hold UTF-8

@@ -7,10 +7,15 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from sam3d_nnunet.nnunet_names import TRAINERS, class_lookup
-from sam3d_nnunet.training.ablations import SAM3DAdapterTrainer_deepprompt_14, SAM3DAdapterTrainer_posenc
-from sam3d_nnunet.training.published import SAM3DAdapterTrainer_paper, SAM3DAdapterTrainer_released
-from sam3d_nnunet.training.published_augmentation import ShiftIntensity, loaded_size, published_augmentation
+from sam3d_nnunet.nnunet.names import ABLATION, PUBLISHED, TRAINERS, class_lookup
+from sam3d_nnunet.training.published import (
+    SAM3DAdapterTrainer_paper,
+    SAM3DAdapterTrainer_released,
+    ShiftIntensity,
+    loaded_size,
+    published_augmentation,
+)
+from sam3d_nnunet.training.variants import SAM3DAdapterTrainer_deepprompt_14, SAM3DAdapterTrainer_posenc
 
 NAMES = {
     "posenc": {"prompt_encoding": "position"},
@@ -35,7 +40,7 @@ class TinyReleased(SAM3DAdapterTrainer_released):
 
 
 def test_nnunet_finds_all_by_name():
-    names = [n for n, place in TRAINERS.items() if place.endswith((".ablations", ".published"))]
+    names = [n for n, trainer in TRAINERS.items() if trainer.group in (ABLATION, PUBLISHED)]
     assert sorted(n.removeprefix("SAM3DAdapterTrainer_") for n in names) == sorted(
         [*NAMES, "vitl", "vith", "paper", "released"]
     )

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from sam3d_nnunet.dense_maps import BOX, MASK, NOTHING, SCRIBBLE
-from sam3d_nnunet.training.correction import Correction, with_free_click
+from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
+from sam3d_nnunet.training.prompted_batches import Correction, with_free_click
 
 SHAPE = (10, 12, 11)
 IGNORE = 3

@@ -6,11 +6,10 @@ import pytest
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from sam3d_nnunet.dense_maps import BOX, MASK, NOTHING, SCRIBBLE
-from sam3d_nnunet.prompts.components import Components
-from sam3d_nnunet.prompts.policies import ClickSimulator
-from sam3d_nnunet.prompts.simulator import PromptSimulator
-from sam3d_nnunet.training.data_loader import DrawPrompts, PromptedDataLoader
+from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
+from sam3d_nnunet.simulation.components import Components
+from sam3d_nnunet.simulation.simulator import ClickSimulator, PromptSimulator
+from sam3d_nnunet.training.prompted_batches import DrawPrompts, PromptedDataLoader
 
 IGNORE = 3
 CLICKS = {"default": 32, "paper": 40, "released": 30}

@@ -3,7 +3,7 @@ import warnings
 import pytest
 import torch
 
-from sam3d_nnunet.training.linear_decay import LinearDecay
+from sam3d_nnunet.training.trainer import LinearDecay
 
 
 @pytest.fixture

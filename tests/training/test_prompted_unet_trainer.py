@@ -8,12 +8,12 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from sam3d_nnunet.baselines.prompted_unet_trainer import PromptedResEncUNetTrainer, PromptedUNetTrainer, residual
+from sam3d_nnunet.baselines.prompted_unet import PromptedResEncUNetTrainer, PromptedUNetTrainer, residual
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.inference.predictor import SAM3DPredictor
-from sam3d_nnunet.inference.session import SAM3DSession
+from sam3d_nnunet.nnunet.registration import EXT_FOLDER
+from sam3d_nnunet.prediction.predictor import SAM3DPredictor
+from sam3d_nnunet.prediction.session import SAM3DSession
 from sam3d_nnunet.prompts.prompt import Prompt
-from sam3d_nnunet.registration import EXT_FOLDER
 
 SHORT = {"num_epochs": 2, "steps_per_epoch": 2, "validation_steps": 1}
 

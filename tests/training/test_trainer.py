@@ -19,14 +19,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 import sam3d_nnunet.network.weights as weights
 import sam3d_nnunet.training.planned_trainer as planned_trainer
 import sam3d_nnunet.training.prompted_validation as prompted_validation
-import sam3d_nnunet.training.sam_tuning as sam_tuning
-from sam3d_nnunet.baselines.prompted_unet_trainer import PromptedUNetTrainer
+import sam3d_nnunet.training.trainer as sam_tuning
+from sam3d_nnunet.baselines.prompted_unet import PromptedUNetTrainer
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.network.sam3d import PRESETS
-from sam3d_nnunet.nnunet_names import class_lookup
-from sam3d_nnunet.prompts.draw import case_generator, clicks_per_class
+from sam3d_nnunet.nnunet.names import class_lookup
 from sam3d_nnunet.prompts.files import read_prompt
-from sam3d_nnunet.prompts.geometry import ImageGeometry
+from sam3d_nnunet.simulation.draw import case_generator, clicks_per_class
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
 from sam3d_nnunet.training.variants import SAM3DAdapterTrainer_5epochs, SAM3DAdapterTrainer_smoke
 

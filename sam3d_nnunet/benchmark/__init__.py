@@ -1,1 +1,0 @@
-"""Predicts under protocols, then measures; and runs whole comparisons."""

@@ -1,0 +1,1 @@
+"""Raw data sets, folds, and published data sets in nnU-Net's layout."""

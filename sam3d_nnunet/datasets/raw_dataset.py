@@ -1,0 +1,137 @@
+"""A data set in nnUNet_raw: its description, and the files of its training cases."""
+
+import copy
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.nnunet.folders import dataset_name, raw_root
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """Training cases of a data set.
+
+    Attributes:
+        folder: in nnUNet_raw.
+        dataset_json: nnU-Net's description of it.
+    """
+
+    folder: Path
+    dataset_json: dict[str, Any]
+
+    @classmethod
+    def find(cls, dataset: str) -> "RawDataset":
+        """The data set with an id or name.
+
+        Raises:
+            SAM3DError: there is none in nnUNet_raw, or its dataset.json can't be used.
+        """
+        folder = raw_root() / dataset_name(dataset)
+        return cls(folder, read_dataset_json(folder / "dataset.json"))
+
+    @property
+    def name(self) -> str:
+        """Such as Dataset004_Hippocampus."""
+        return self.folder.name
+
+    @property
+    def file_ending(self) -> str:
+        """Of images and label maps."""
+        return self.dataset_json["file_ending"]
+
+    @cached_property
+    def cases(self) -> list[str]:
+        """Names of the training cases, those of the label maps.
+
+        Raises:
+            SAM3DError: there is none.
+        """
+        if self.listed is not None:
+            return sorted(self.listed)
+        labels = (self.folder / "labelsTr").glob(f"*{self.file_ending}")
+        cases = sorted(f.name.removesuffix(self.file_ending) for f in labels if not f.name.startswith("."))
+        if not cases:
+            raise SAM3DError(f"{self.folder / 'labelsTr'} holds no label map CASE{self.file_ending}.")
+        return cases
+
+    @cached_property
+    def cases_with_images(self) -> list[str]:
+        """Names of the training cases that nnU-Net trains on.
+
+        Raises:
+            SAM3DError: there is none.
+        """
+        cases = [case for case in self.cases if self.image_files(case)[0].is_file()]
+        if not cases:
+            raise SAM3DError(f"There is no image of the {len(self.cases)} training case(s) of {self.name}.")
+        return cases
+
+    def image_files(self, case: str) -> list[Path]:
+        """One for each channel.
+
+        Raises:
+            SAM3DError: dataset.json lists other cases only.
+        """
+        if self.listed is not None:
+            return [Path(file) for file in self._listed_case(case)["images"]]
+        channels = range(len(self.dataset_json["channel_names"]))
+        return [self.folder / "imagesTr" / f"{case}_{channel:04}{self.file_ending}" for channel in channels]
+
+    def label_file(self, case: str) -> Path:
+        """The label map of a case.
+
+        Raises:
+            SAM3DError: dataset.json lists other cases only.
+        """
+        if self.listed is not None:
+            return Path(self._listed_case(case)["label"])
+        return self.folder / "labelsTr" / f"{case}{self.file_ending}"
+
+    @cached_property
+    def listed(self) -> dict[str, dict[str, Any]] | None:
+        """Files that dataset.json lists, by case: "images" and "label", which may lie anywhere, by absolute paths.
+
+        None where they lie in imagesTr and labelsTr.
+
+        Raises:
+            SAM3DError: the list isn't nnU-Net's.
+        """
+        if "dataset" not in self.dataset_json:
+            return None
+        content = copy.deepcopy(self.dataset_json)  # nnU-Net writes the absolute paths into it
+        try:
+            return get_filenames_of_train_images_and_targets(str(self.folder), content)
+        except (AttributeError, KeyError, TypeError) as e:
+            raise SAM3DError(
+                f'The "dataset" in {self.folder / "dataset.json"} can\'t be used: it must name "images" and "label" of '
+                "each case."
+            ) from e
+
+    def _listed_case(self, case: str) -> dict[str, Any]:
+        if case not in self.listed:
+            raise SAM3DError(f"{self.folder / 'dataset.json'} lists no files of the case {case}. Add them there.")
+        return self.listed[case]
+
+
+def read_dataset_json(file: Path) -> dict[str, Any]:
+    """nnU-Net's description of a data set.
+
+    Raises:
+        SAM3DError: the file can't be read, or is no dataset.json of nnU-Net v2.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise SAM3DError(f"There is no description {file} of a data set. Give the id or name of one that is.") from e
+    except (OSError, ValueError) as e:
+        raise SAM3DError(f"The description {file} of the data set can't be read: {e}.") from e
+    needed = {"channel_names", "labels", "file_ending"}
+    if not isinstance(content, dict) or not needed <= content.keys():
+        raise SAM3DError(f"{file} is no dataset.json of nnU-Net v2: it lacks one of {', '.join(sorted(needed))}.")
+    return content

@@ -1,0 +1,136 @@
+"""Where published data sets keep images and label maps, and what their label values mean."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import some
+
+ENDING = ".nii.gz"
+KITS21_CASES = [f"case_{number:05}" for number in range(300)]
+LITS17_CASES = [f"volume-{number}" for number in range(131)]
+
+
+@dataclass(frozen=True)
+class SourceCase:
+    """Files of a training case, whether they are there or not."""
+
+    image: Path
+    label: Path
+
+
+@dataclass(frozen=True)
+class Source:
+    """A published data set as it lies on the disk.
+
+    Attributes:
+        title: of the data set.
+        channels: names of an image's channels, for nnU-Net's choice of normalisation.
+        labels: values by name, with the background.
+        training: by the name of the case.
+        test: images by the name of the case.
+        more: further keys for dataset.json.
+    """
+
+    title: str
+    channels: list[str]
+    labels: dict[str, int]
+    training: dict[str, SourceCase]
+    test: dict[str, Path] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def find_msd(folder: Path) -> Source:
+    """A task of the Medical Segmentation Decathlon: dataset.json, imagesTr, labelsTr, imagesTs.
+
+    Raises:
+        SAM3DError: its dataset.json is not there or not laid out so.
+    """
+    file = folder / "dataset.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        channels = [content["modality"][key] for key in sorted(content["modality"], key=int)]
+        labels = {name: int(value) for value, name in content["labels"].items()}
+        listed = [Path(case["label"]).name.removesuffix(ENDING) for case in content["training"]]
+        tests = {Path(image).name.removesuffix(ENDING) for image in content.get("test", [])}
+    except OSError as e:
+        raise SAM3DError(f"{folder} is no task of the Decathlon: {file} can't be read: {e}.") from e
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise SAM3DError(
+            f'{file} is not as the Decathlon has it ({type(e).__name__}: {e}): "modality", "labels" and "training" are '
+            "needed. Data sets of nnU-Net need no conversion."
+        ) from e
+    if labels.get("background") != 0 or len(labels) != len(content["labels"]):
+        raise SAM3DError(f'The "labels" of {file} need names of their own, and "background" for 0.')
+    names = {*listed, *_names(folder / "imagesTr"), *_names(folder / "labelsTr")}
+    training = {
+        name: SourceCase(folder / "imagesTr" / f"{name}{ENDING}", folder / "labelsTr" / f"{name}{ENDING}")
+        for name in sorted(names)
+    }
+    tests |= _names(folder / "imagesTs")
+    if not (folder / "imagesTs").is_dir():
+        tests = set()  # nobody trains on them
+    test = {name: folder / "imagesTs" / f"{name}{ENDING}" for name in sorted(tests)}
+    about = {key: content[key] for key in ("description", "reference", "licence", "release") if key in content}
+    return Source(content.get("name") or folder.name, channels, labels, training, test, about)
+
+
+def find_kits(folder: Path) -> Source:
+    """KiTS21: case_00000 to case_00299, with the majority vote of the annotations.
+
+    Its files have the slices along their first axis; a reader that turns images brings them in the usual order.
+
+    Raises:
+        SAM3DError: no case is there, or none with this annotation.
+    """
+    there = {path.name for path in folder.glob("case_*") if re.fullmatch(r"case_[0-9]{5}", path.name)}
+    if not there:
+        raise SAM3DError(f"{folder} holds no case_00000 of KiTS21. Give the folder where these are (kits21/data).")
+    training = {
+        name: SourceCase(folder / name / "imaging.nii.gz", folder / name / "aggregated_MAJ_seg.nii.gz")
+        for name in sorted(there.union(KITS21_CASES))
+    }
+    if not any(case.label.is_file() for case in training.values()):
+        raise SAM3DError(f"No case in {folder} has an aggregated_MAJ_seg.nii.gz: these are not the files of KiTS21.")
+    labels = {"background": 0, "kidney": 1, "tumour": 2, "cyst": 3}
+    return Source("KiTS21", ["CT"], labels, training, more={"overwrite_image_reader_writer": "SimpleITKIOWithReorient"})
+
+
+def find_lits(folder: Path) -> Source:
+    """The training volumes of LiTS17: volume-0 to volume-130 and segmentation-N, in whatever folders below.
+
+    Raises:
+        SAM3DError: no volume is there, or one twice.
+    """
+    images, labels = _numbered(folder, "volume"), _numbered(folder, "segmentation")
+    if not images:
+        raise SAM3DError(f"{folder} and the folders in it hold no volume-0.nii of LiTS17.")
+    names = {*LITS17_CASES, *(f"volume-{number}" for number in {*images, *labels})}
+    training = {}
+    for number in sorted(int(name.removeprefix("volume-")) for name in names):
+        image = images.get(number, folder / f"volume-{number}.nii")
+        training[f"volume-{number}"] = SourceCase(image, labels.get(number, folder / f"segmentation-{number}.nii"))
+    return Source("LiTS17", ["CT"], {"background": 0, "liver": 1, "tumour": 2}, training)
+
+
+LAYOUTS: dict[str, Callable[[Path], Source]] = {"msd": find_msd, "kits": find_kits, "lits": find_lits}
+
+
+def _names(folder: Path) -> set[str]:
+    """Cases in a folder, without the ._ files that macOS puts beside them."""
+    return {f.name.removesuffix(ENDING) for f in folder.glob(f"*{ENDING}") if not f.name.startswith(".")}
+
+
+def _numbered(folder: Path, kind: str) -> dict[int, Path]:
+    found: dict[int, Path] = {}
+    for file in sorted(folder.rglob(f"{kind}-*.nii*")):
+        match = re.fullmatch(rf"{kind}-([0-9]+)\.nii(\.gz)?", file.name)
+        if match and int(match[1]) in found:
+            raise SAM3DError(f"{kind}-{match[1]} is there twice: {some([str(file), str(found[int(match[1])])])}.")
+        if match:
+            found[int(match[1])] = file
+    return found

@@ -1,0 +1,150 @@
+"""The data that methods are evaluated on: images, true label maps, and the cases of each fold."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from sam3d_nnunet.datasets.raw_dataset import RawDataset
+from sam3d_nnunet.datasets.splits import read_splits, splits_file
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.label_maps import read_label_map
+from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.nnunet.folders import preprocessed_root
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """Images and truth of a data set.
+
+    Attributes:
+        name: of the data set, such as Dataset004_Hippocampus.
+        images: folder of CASE_0000 and so on, where dataset.json doesn't list them.
+        truth: folder of the label maps CASE.
+        dataset_json: nnU-Net's description of both; the files that it lists are named by absolute paths.
+        raw: knows the images of training cases; None for others.
+    """
+
+    name: str
+    images: Path
+    truth: Path
+    dataset_json: dict[str, Any]
+    raw: RawDataset | None = None
+
+    @classmethod
+    def from_nnunet(cls, dataset: str) -> "EvaluationData":
+        """The training cases of a data set in nnUNet_raw.
+
+        Where dataset.json lists their files, the truth is what nnU-Net's own validation takes: the copies that its
+        preprocessing has made.
+
+        Args:
+            dataset: id or name.
+
+        Raises:
+            SAM3DError: there is no such data set, or its dataset.json can't be used.
+        """
+        raw = RawDataset.find(dataset)
+        images, truth, content = raw.folder / "imagesTr", raw.folder / "labelsTr", raw.dataset_json
+        if raw.listed is not None:
+            truth = preprocessed_root() / raw.name / "gt_segmentations"
+            content = content | {"dataset": raw.listed}
+        return cls(raw.name, images, truth, content, raw)
+
+    def with_folders(self, images: str | Path, truth: str | Path) -> "EvaluationData":
+        """Other images of the same kind, such as a test set.
+
+        Raises:
+            SAM3DError: a folder is not there.
+        """
+        for folder in (images, truth):
+            if not Path(folder).is_dir():
+                raise SAM3DError(f"There is no folder {folder} for the test set. Give those of images and label maps.")
+        return replace(self, images=Path(images).absolute(), truth=Path(truth).absolute(), raw=None)
+
+    @property
+    def file_ending(self) -> str:
+        """Of images and label maps."""
+        return self.dataset_json["file_ending"]
+
+    @cached_property
+    def labels(self) -> LabelManager:
+        """What the values of label maps mean."""
+        return LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
+
+    @cached_property
+    def reader(self) -> BaseReaderWriter:
+        """nnU-Net's reader of these files."""
+        return determine_reader_writer_from_dataset_json(self.dataset_json, verbose=False)()
+
+    def cases_of_fold(self, fold: str) -> list[str]:
+        """The validation cases of a fold.
+
+        Raises:
+            SAM3DError: there are no folds, or not this one.
+        """
+        if not fold.isdecimal():
+            raise SAM3DError(
+                f"The fold {fold} has no validation cases of its own. Give a numbered fold, or a test set by --test."
+            )
+        file = splits_file(self.name)
+        splits = read_splits(file)
+        if int(fold) >= len(splits):
+            raise SAM3DError(f"{file} has no fold {fold}, only 0 to {len(splits) - 1}.")
+        return sorted(splits[int(fold)]["val"])
+
+    def cases_with_truth(self) -> list[str]:
+        """All cases that have a label map.
+
+        Raises:
+            SAM3DError: there is none.
+        """
+        ending = self.file_ending
+        cases = sorted(f.name.removesuffix(ending) for f in self.truth.glob(f"[!.]*{ending}"))
+        if not cases:
+            raise SAM3DError(f"{self.truth} holds no label map CASE{ending}.")
+        return cases
+
+    def image_files(self, case: str) -> list[Path]:
+        """One for each channel.
+
+        Raises:
+            SAM3DError: dataset.json lists other cases only.
+        """
+        if self.raw is not None:
+            return self.raw.image_files(case)
+        channels = range(len(self.dataset_json["channel_names"]))
+        return [self.images / f"{case}_{channel:04}{self.file_ending}" for channel in channels]
+
+    def truth_file(self, case: str) -> Path:
+        """The label map of a case."""
+        return self.truth / f"{case}{self.file_ending}"
+
+    def read_truth(self, case: str) -> tuple[np.ndarray, ImageGeometry]:
+        """(D, H, W) label map with axes as `read_label_map` gives them, and where its voxels are in the world.
+
+        Raises:
+            SAM3DError: the label map is missing, or it or the image can't be read.
+        """
+        file = self.truth_file(case)
+        segmentation, as_in_file = read_label_map(file, self.reader)
+        if as_in_file:
+            return segmentation, ImageGeometry.from_file(file)
+        # the image's header counts, if there is an image: what says the spacing of TIFF may lie beside it alone
+        file = next((image for image in self.image_files(case) if image.is_file()), file)
+        try:
+            _, properties = self.reader.read_images([str(file)])
+        except Exception as e:  # whatever the reader of the format raises
+            raise SAM3DError(f"The image {file} can't be read: {type(e).__name__}.") from e
+        return segmentation, ImageGeometry.from_file(file, properties)
+
+
+def spacing_of(geometry: ImageGeometry) -> Sequence[float]:
+    """mm along (d, h, w)."""
+    return np.linalg.norm(geometry.affine[:3, :3], axis=0).tolist()

@@ -1,0 +1,237 @@
+"""`sam3d evaluate`: predict with drawn clicks, then measure."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sam3d_nnunet.datasets.splits import splits_file
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.data import EvaluationData
+from sam3d_nnunet.evaluation.drawn_prompts import drawn_prompts, refuse_same_names
+from sam3d_nnunet.evaluation.measure import measure, print_failed
+from sam3d_nnunet.evaluation.model import EvaluatedModel, PredictionOptions, choose_folds, dataset_of
+from sam3d_nnunet.evaluation.protocol_prediction import (
+    IteratedPrediction,
+    predict_automatic,
+    predict_prompted_cases,
+    step_folder,
+)
+from sam3d_nnunet.evaluation.results import TEST
+from sam3d_nnunet.evaluation.results_folder import WEIGHTS, ResultsFolder, add_cost, check_settings
+from sam3d_nnunet.io import some
+from sam3d_nnunet.prediction.batch import CaseReport
+from sam3d_nnunet.prompts.prompt import Prompt
+from sam3d_nnunet.simulation.protocols import AUTOMATIC, ITERATED, PAPER, Protocol
+
+TestFolders = tuple[str | Path, str | Path]
+"""Images and true label maps of a separate test set."""
+
+
+def evaluate(
+    model_folder: str | Path,
+    results: str | Path,
+    folds: Sequence[str] = (),
+    protocols: Sequence[str] = (AUTOMATIC,),
+    trials: int = 1,
+    options: PredictionOptions | None = None,
+    name: str | None = None,
+    dataset: str | None = None,
+    test: TestFolders | None = None,
+    tolerances: Sequence[float] = (5.0,),
+) -> list[str]:
+    """Predict the validation cases of folds, or a test set, under protocols, and measure the predictions.
+
+    What is finished is not done again; that a model has been trained anew since is refused. Clicks are drawn once for
+    each data set, protocol and trial.
+
+    Args:
+        model_folder: TRAINER__PLANS__CONFIGURATION.
+        results: folder of results of the data set, as `evaluation.results.Results` reads it.
+        folds: numbers; default: all that are trained. A test set is predicted by their ensemble.
+        protocols: names, see `Protocol`.
+        trials: how many times clicks are drawn.
+        options: of the predictions.
+        name: of the method in the results; default: that of the model folder.
+        dataset: id or name; default: that which the model was trained on.
+        test: a test set, instead of the validation cases.
+        tolerances: of the surface Dice, in mm.
+
+    Returns:
+        place and name of each case that failed; what is wrong with it has been printed.
+
+    Raises:
+        SAM3DError: the model, the data set or a protocol can't be used, the results are about something else, or of
+            another training of the model, or a fold was trained on other splits.
+    """
+    folder, options = Path(model_folder), options or PredictionOptions()
+    wanted = [Protocol.parse(protocol) for protocol in dict.fromkeys(protocols)]
+    data = EvaluationData.from_nnunet(dataset or dataset_of(folder))
+    test_data = test and data.with_folders(*test)
+    if options.per_lesion and any(protocol.kind == ITERATED for protocol in wanted):
+        raise SAM3DError("Iterated protocols correct one prediction: they can't be had per lesion.")
+    folds = choose_folds(folder, folds, options.checkpoint)
+    if test_data:
+        runs = [(TEST, folds, test_data.cases_with_truth())]
+        refuse_same_names(data, test_data, runs[0][2])
+    else:
+        runs = [(fold, [fold], data.cases_of_fold(fold)) for fold in folds]
+        for fold, _, cases in runs:
+            _refuse_other_splits(folder, fold, data, cases)
+    root, name, failures = ResultsFolder(results), name or folder.resolve().name, []
+    for fold, ensemble, _ in runs:
+        root.refuse_other_weights(name, fold, folder, ensemble, options.checkpoint)
+    for fold, ensemble, cases in runs:
+        model = EvaluatedModel(folder, ensemble, options)
+        _refuse_clicks(model, wanted)
+        method = _Method(root, name, model)
+        method.claim(data, test_data)
+        for protocol in wanted:
+            for trial in range(1 if protocol.kind == AUTOMATIC else trials):
+                failures += method.run(test_data or data, protocol, fold, trial, cases, tolerances)
+        method.write_facts()
+    return failures
+
+
+def evaluate_as_in_paper(
+    model_folder: str | Path,
+    results: str | Path,
+    folds: Sequence[str] = (),
+    trials: int = 1,
+    options: PredictionOptions | None = None,
+    **more: object,
+) -> list[str]:
+    """`evaluate` with fold 0, the protocols `PAPER`, and sliding windows as in the paper.
+
+    Models that know no clicks are evaluated automatically alone. Arguments and errors are those of `evaluate`.
+    """
+    options = (options or PredictionOptions()).as_in_paper()
+    folds = list(folds) or ["0"]
+    takes_clicks = EvaluatedModel(Path(model_folder), folds, options).takes_clicks
+    protocols = [protocol.name for protocol in PAPER if takes_clicks or protocol.kind == AUTOMATIC]
+    return evaluate(model_folder, results, folds, protocols, trials, options, **more)
+
+
+def _refuse_other_splits(model: Path, fold: str, data: EvaluationData, cases: Sequence[str]) -> None:
+    """Cases that weren't validated after the training may have been trained on."""
+    file = model / f"fold_{fold}" / "validation" / "summary.json"
+    if not file.is_file():  # without final validation nothing but splits_final.json tells
+        return
+    try:
+        validated = json.loads(file.read_text(encoding="utf-8"))["metric_per_case"]
+        names = {Path(case["prediction_file"]).name.removesuffix(data.file_ending) for case in validated}
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise SAM3DError(
+            f"{file} can't be read, so that it is not known what fold {fold} was trained on: {type(e).__name__}: {e}. "
+            "Have nnU-Net write it again with the splits of the training: nnUNetv2_train with --val."
+        ) from e
+    if names != set(cases):
+        sides = ((set(cases) - names, splits_file(data.name)), (names - set(cases), file))
+        only = " and ".join(f"{some(which)} only in {where}" for which, where in sides if which)
+        raise SAM3DError(
+            f"Fold {fold} of {model} was validated on other cases than it would be evaluated on now: {only}. It may "
+            "have been trained on cases of this fold. Put the splits_final.json of the training back (and name no "
+            "other data set), or train the fold again into an empty folder; other images are evaluated with --test."
+        )
+
+
+def _refuse_clicks(model: EvaluatedModel, protocols: Sequence[Protocol]) -> None:
+    prompted = [protocol.name for protocol in protocols if protocol.kind != AUTOMATIC]
+    if prompted and not model.takes_clicks:
+        raise SAM3DError(
+            f"{model.folder} was trained with {model.trainer}, which knows no clicks: it can't be evaluated under "
+            f"{', '.join(prompted)}. Choose the protocol {AUTOMATIC}."
+        )
+
+
+@dataclass
+class _Method:
+    """A model and its place in the results.
+
+    Attributes:
+        results: those of all methods.
+        name: of its folder there.
+        model: that is evaluated.
+        predicted: whether any case was to be predicted: all of them may be there.
+    """
+
+    results: ResultsFolder
+    name: str
+    model: EvaluatedModel
+    predicted: bool = False
+
+    def claim(self, data: EvaluationData, test: EvaluationData | None) -> None:
+        self.results.claim(data, test)
+        self.write_facts()
+        self.results.keep_splits(self.name, splits_file(data.name))
+
+    def write_facts(self) -> None:
+        facts = self.model.facts(self.name)
+        if not self.predicted:  # what is there may be from another device
+            facts |= {"device": None, "peak_memory_gib": None}
+        self.results.write_method(self.name, facts)
+
+    def run(
+        self,
+        data: EvaluationData,
+        protocol: Protocol,
+        fold: str,
+        trial: int,
+        cases: Sequence[str],
+        tolerances: Sequence[float],
+    ) -> list[str]:
+        """Predict and measure what isn't finished in one folder; returns place and name of the cases that failed."""
+        folder = self.results.predictions(self.name, protocol.name, fold, trial)
+        check_settings(folder, self._settings(protocol))
+        steps = range(1, protocol.clicks + 1) if protocol.kind == ITERATED else ()
+        folders = [step_folder(folder, step) for step in steps] or [folder]
+        prompts, failed = {}, {}
+        if protocol.kind != AUTOMATIC:
+            prompts, failed = drawn_prompts(data, protocol, trial, cases, self.results.prompts(protocol.name, trial))
+        ending = data.file_ending
+        left = [c for c in cases if c not in failed and not all((f / f"{c}{ending}").is_file() for f in folders)]
+        if left and not self.predicted:
+            self.predicted = True
+            self.write_facts()  # now, since this may be cut off
+        reports = self._predict(data, protocol, trial, left, prompts, folder) if left else ()
+        place = str(folder.relative_to(self.results.root))
+        with tqdm(total=len(left) * len(folders), desc=place, unit="case", disable=not left) as bar:
+            for where, report in reports:
+                bar.update()
+                if report.error is None:
+                    add_cost(where, report.name, report.clicks, report.windows or None, report.seconds)
+                else:
+                    failed[report.name] = report.error
+        for where in folders if len(failed) < len(cases) else ():  # why all failed is more than "no prediction"
+            failed = measure(where, data, cases, tolerances) | failed
+        return print_failed(place, failed)
+
+    def _predict(
+        self,
+        data: EvaluationData,
+        protocol: Protocol,
+        trial: int,
+        cases: Sequence[str],
+        prompts: dict[str, Prompt],
+        folder: Path,
+    ) -> Iterator[tuple[Path, CaseReport]]:
+        prompts = {case: prompts[case] for case in cases if case in prompts}
+        if protocol.kind == ITERATED:
+            return IteratedPrediction(self.model.prompted, data, folder, protocol.clicks, trial).predict(prompts)
+        if protocol.kind == AUTOMATIC:
+            reports = predict_automatic(self.model.automatic, data, cases, folder)
+        else:
+            clicks = self.results.prompts(protocol.name, trial)
+            per_lesion = self.model.options.per_lesion
+            reports = predict_prompted_cases(self.model.prompted, data, prompts, clicks, folder, per_lesion)
+        return ((folder, report) for report in reports)
+
+    def _settings(self, protocol: Protocol) -> dict[str, object]:
+        options = self.model.options
+        settings = {"folds": self.model.folds, "checkpoint": options.checkpoint, WEIGHTS: self.model.fingerprints}
+        settings["mirroring"] = options.mirroring
+        if protocol.kind == AUTOMATIC:
+            return settings | {"step": options.step, "gaussian": options.gaussian}
+        return settings | {"max_windows": options.max_windows, "per_lesion": options.per_lesion}

@@ -1,0 +1,100 @@
+"""Predictions from elsewhere, beside those of our own evaluations."""
+
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.data import EvaluationData
+from sam3d_nnunet.evaluation.drawn_prompts import refuse_same_names
+from sam3d_nnunet.evaluation.measure import METRICS_JSON, measure, print_failed
+from sam3d_nnunet.evaluation.results import METRICS, PREDICTION, TEST
+from sam3d_nnunet.evaluation.results_folder import ResultsFolder
+from sam3d_nnunet.io import write_whole
+from sam3d_nnunet.simulation.protocols import AUTOMATIC, ITERATED, Protocol
+
+COSTS = ["case", "clicks", "windows", "seconds"]
+"""Columns of prediction.csv."""
+
+
+def evaluate_predictions(
+    predictions: str | Path,
+    results: str | Path,
+    dataset: str,
+    name: str,
+    fold_or_test: str | tuple[str | Path, str | Path],
+    protocol: str = AUTOMATIC,
+    trial: int = 0,
+    tolerances: Sequence[float] = (5.0,),
+) -> list[str]:
+    """Copy predictions into the results, with what they cost where prediction.csv says so, and measure them.
+
+    Args:
+        predictions: folder of label maps CASE on the original grid, with the data set's file ending.
+        results: folder of results of the data set.
+        dataset: id or name.
+        name: of the method.
+        fold_or_test: number of the fold whose validation cases these are; or images and label maps of a test set.
+        protocol: under which they were made.
+        trial: whose clicks, or which of several random seeds, they were made with.
+        tolerances: of the surface Dice, in mm.
+
+    Returns:
+        place and name of each case that failed; what is wrong with it has been printed.
+
+    Raises:
+        SAM3DError: the folder, the data set or the protocol can't be used, or the results are about something else.
+    """
+    source, wanted, root = Path(predictions), Protocol.parse(protocol), ResultsFolder(results)
+    if wanted.kind == ITERATED:
+        raise SAM3DError("Predictions from elsewhere can't be those of an iterated protocol: they hold one step only.")
+    data = EvaluationData.from_nnunet(dataset)
+    if isinstance(fold_or_test, str):
+        fold, test_data, cases = fold_or_test, None, data.cases_of_fold(fold_or_test)
+    else:
+        fold, test_data = TEST, data.with_folders(*fold_or_test)
+        cases = test_data.cases_with_truth()
+        refuse_same_names(data, test_data, cases)
+    there = [case for case in cases if (source / f"{case}{data.file_ending}").is_file()]
+    if not there:
+        raise SAM3DError(f"{source} holds no prediction CASE{data.file_ending} of fold {fold}.")
+    costs = _read_costs(source / PREDICTION, there)
+    root.claim(data, test_data)
+    kind = "automatic" if wanted.kind == AUTOMATIC else "prompted"
+    unknown = ("trainer", "plans", "configuration", "parameters", "tuned_parameters", "training_hours")
+    root.write_method(name, {"name": name, "kind": kind, **dict.fromkeys(unknown), "device": None})
+    folder = root.predictions(name, wanted.name, fold, trial)
+    folder.mkdir(parents=True, exist_ok=True)
+    gone = [f"{case}{data.file_ending}" for case in cases if case not in there]
+    for old in (*gone, METRICS, METRICS_JSON):  # of an earlier run, should none of these be measurable
+        (folder / old).unlink(missing_ok=True)
+    for case in there:
+        _copy(source / f"{case}{data.file_ending}", folder)
+    if costs is None:
+        (folder / PREDICTION).unlink(missing_ok=True)
+    else:
+        write_whole(folder / PREDICTION, costs.to_csv(index=False))
+    failed = measure(folder, test_data or data, cases, tolerances)
+    return print_failed(str(folder.relative_to(root.root)), failed)
+
+
+def _copy(file: Path, folder: Path) -> None:
+    """A copy that appears whole and is new, so that it is measured."""
+    part = folder / f".part_{file.name}"
+    shutil.copyfile(file, part)
+    os.replace(part, folder / file.name)
+
+
+def _read_costs(file: Path, cases: Collection[str]) -> pd.DataFrame | None:
+    """What the cases cost, as `sam3d predict-sam2d` notes it beside them; None if nothing is noted."""
+    if not file.is_file():
+        return None
+    try:
+        table = pd.read_csv(file, dtype={"case": str, "seconds": float})
+        costs = table.loc[table["case"].isin(cases), COSTS]
+    except (OSError, ValueError, KeyError) as e:
+        raise SAM3DError(f"{file} is no table with the columns {', '.join(COSTS)}: {e}. Mend or remove it.") from e
+    return costs if len(costs) else None

@@ -1,0 +1,199 @@
+"""Predictions under a protocol: automatic, from drawn clicks, or click by click."""
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.data import EvaluationData
+from sam3d_nnunet.prediction.batch import CaseReport, PlannedCase, predict_cases
+from sam3d_nnunet.prediction.cases import ClickSource
+from sam3d_nnunet.prediction.image import ImageCase, read_case
+from sam3d_nnunet.prediction.predictor import CasePrediction, SAM3DPredictor
+from sam3d_nnunet.prediction.writer import CaseWriter
+from sam3d_nnunet.prompts.prompt import Prompt
+from sam3d_nnunet.simulation.draw import case_generator, correction_click
+
+
+def predict_automatic(
+    predictor: nnUNetPredictor, data: EvaluationData, cases: Sequence[str], folder: Path
+) -> Iterator[CaseReport]:
+    """Predict cases one after the other; files appear complete or not at all.
+
+    Args:
+        predictor: with a model.
+        data: holds the images.
+        cases: names.
+        folder: for the predictions.
+    """
+    for case in cases:
+        start = time.perf_counter()
+        try:
+            _predict(predictor, data, case, folder)
+        except SAM3DError as e:
+            yield CaseReport(case, str(e))
+        except Exception as e:  # one bad case doesn't cost the others
+            traceback.print_exception(e, file=sys.stderr)
+            yield CaseReport(case, f"{type(e).__name__}: {e}")
+        else:
+            yield CaseReport(case, seconds=time.perf_counter() - start)
+
+
+def _predict(predictor: nnUNetPredictor, data: EvaluationData, case: str, folder: Path) -> None:
+    files = data.image_files(case)
+    for file in files:
+        if not file.is_file():
+            raise SAM3DError(f"There is no image file {file}.")
+    with tempfile.TemporaryDirectory(prefix=".part_", dir=folder) as part:
+        with contextlib.redirect_stdout(io.StringIO()):  # many lines a case
+            predictor.predict_from_files_sequential([[str(file) for file in files]], [str(Path(part) / case)])
+        prediction = f"{case}{data.file_ending}"
+        os.replace(Path(part) / prediction, folder / prediction)
+
+
+def predict_prompted_cases(
+    predictor: SAM3DPredictor,
+    data: EvaluationData,
+    prompts: Mapping[str, Prompt],
+    prompt_folder: Path,
+    folder: Path,
+    per_lesion: bool,
+) -> Iterator[CaseReport]:
+    """Predict cases one after the other. Where nothing is clicked, since no class is there, all is background.
+
+    Args:
+        predictor: with a loaded model.
+        data: holds the images.
+        prompts: the clicks on the cases that are to be predicted.
+        prompt_folder: with the files that hold these clicks.
+        folder: for the predictions.
+        per_lesion: as in `SAM3DPredictor.predict_case`.
+    """
+    writer = CaseWriter(folder, predictor.model)
+    writer.prepare()
+    clicked = sorted(case for case, prompt in prompts.items() if len(prompt.points))
+    clicks = ClickSource(predictor.model.class_names, prompt_folder)
+    yield from predict_cases(predictor, [_plan(data, case, clicks) for case in clicked], writer, per_lesion)
+    for case in sorted(prompts.keys() - set(clicked)):
+        yield _nothing(predictor, data, prompts[case], writer)
+
+
+def _plan(data: EvaluationData, case: str, clicks: ClickSource) -> PlannedCase:
+    """Not `plan_cases`, which looks for images in a folder: dataset.json may list them."""
+    try:
+        files = data.image_files(case)
+    except SAM3DError as e:
+        return PlannedCase(case, [], clicks, error=str(e))
+    missing = [file for file in files if not file.is_file()]
+    return PlannedCase(case, files, clicks, error=f"There is no image file {missing[0]}." if missing else None)
+
+
+def _nothing(predictor: SAM3DPredictor, data: EvaluationData, prompt: Prompt, writer: CaseWriter) -> CaseReport:
+    start = time.perf_counter()
+    try:
+        image = read_case(data.image_files(prompt.image), predictor.model)
+        writer.write(prompt.image, predictor.predict_nothing(image, prompt))
+    except SAM3DError as e:
+        return CaseReport(prompt.image, str(e))
+    return CaseReport(prompt.image, seconds=time.perf_counter() - start)
+
+
+NO_ERROR = -1
+"""What the truth says where no click may correct."""
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Where the predictions after so many clicks lie."""
+    return folder / f"after_{step}"
+
+
+class IteratedPrediction:
+    """Predicts cases again after each click, and sets the next click from the truth.
+
+    The first step has the drawn clicks: one on each class that is there. The later ones add a click each, on the
+    original grid, in the largest component of the errors of all classes, and the prediction before is given as
+    previous mask to models that take one, as in `SAM3DSession`. Where nothing is wrong any more, the prediction stays.
+    Models that know no background clicks get corrections on missed foreground only.
+    """
+
+    def __init__(self, predictor: SAM3DPredictor, data: EvaluationData, folder: Path, most: int, trial: int) -> None:
+        """
+        Args:
+            predictor: with a loaded model.
+            data: holds images and truth.
+            folder: for the folders of the steps.
+            most: how many steps.
+            trial: seeds the corrections, together with the name of the case and the step.
+        """
+        self.predictor = predictor
+        self.data = data
+        self.trial = trial
+        self.writers = [CaseWriter(step_folder(folder, step), predictor.model) for step in range(1, most + 1)]
+
+    def predict(self, prompts: Mapping[str, Prompt]) -> Iterator[tuple[Path, CaseReport]]:
+        """Predict cases, given the first clicks on them; a report for each folder comes when it is written."""
+        for writer in self.writers:
+            writer.prepare()
+        for case, prompt in prompts.items():
+            try:
+                yield from self._steps(prompt)
+            except SAM3DError as e:
+                yield self.writers[-1].folder, CaseReport(case, str(e))
+            except Exception as e:  # one bad case doesn't cost the others
+                traceback.print_exception(e, file=sys.stderr)
+                yield self.writers[-1].folder, CaseReport(case, f"{type(e).__name__}: {e}")
+
+    def _steps(self, prompt: Prompt) -> Iterator[tuple[Path, CaseReport]]:
+        start = time.perf_counter()
+        image = read_case(self.data.image_files(prompt.image), self.predictor.model)
+        truth = self._truth(image, prompt.image)
+        prediction = None
+        for step, writer in enumerate(self.writers):
+            so_far = None if prediction is None else prediction.segmentation()
+            corrected = prompt if so_far is None else self._corrected(prediction.prompt, so_far, truth, image, step)
+            if corrected is not None:
+                prediction = self._predict(image, corrected, so_far)
+            writer.write(prompt.image, prediction)
+            clicks, windows = len(prediction.prompt.points), len(prediction.logits.windows)
+            yield writer.folder, CaseReport(prompt.image, None, clicks, windows, time.perf_counter() - start)
+            start = time.perf_counter()
+
+    def _truth(self, image: ImageCase, case: str) -> np.ndarray:
+        """(D, H, W) label map, its axes as the reader of the model has them; NO_ERROR where no click may correct."""
+        model, file = self.predictor.model, self.data.truth_file(case)
+        try:
+            truth = model.plans.image_reader_writer_class().read_seg(str(file))[0][0].astype(np.int16)
+        except Exception as e:  # whatever the reader of the format raises
+            raise SAM3DError(f"The label map {file} can't be read: {type(e).__name__}: {e}") from e
+        if truth.shape != image.shape:
+            raise SAM3DError(f"{file} has {truth.shape} voxels (d, h, w), but its image has {image.shape}.")
+        if model.labels.ignore_label is not None:
+            truth[truth == model.labels.ignore_label] = NO_ERROR
+        if not model.clicks_carry_labels:
+            truth[truth == 0] = NO_ERROR
+        return truth
+
+    def _predict(self, image: ImageCase, prompt: Prompt, so_far: np.ndarray | None) -> CasePrediction:
+        if not len(prompt.points):
+            return self.predictor.predict_nothing(image, prompt)
+        return self.predictor.predict_read(image, prompt, so_far=so_far)
+
+    def _corrected(
+        self, prompt: Prompt, so_far: np.ndarray, truth: np.ndarray, image: ImageCase, step: int
+    ) -> Prompt | None:
+        """The clicks so far and one more; None where nothing is wrong."""
+        correction = correction_click(so_far, truth, case_generator(prompt.image, self.trial, step))
+        if correction is None:
+            return None
+        voxel, label = correction
+        point = image.geometry.to_world(voxel[None])
+        return Prompt(np.concatenate([prompt.points, point]), np.append(prompt.labels, label), prompt.image)

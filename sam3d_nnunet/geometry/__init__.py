@@ -1,0 +1,1 @@
+"""World, image, grid and boxes: one place for each formula."""

@@ -1,0 +1,162 @@
+"""World, image and preprocessed grid: where a click is in each.
+
+Axis order is (d, h, w) in arrays, (x, y, z) in the world and (i, j, k) in image files. World coordinates are LPS
+millimetres as ITK has them, whatever reads the image.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from nibabel.orientations import inv_ornt_aff, io_orientation
+
+from sam3d_nnunet.errors import SAM3DError
+
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+REVERSED = [2, 1, 0, 3]  # of homogeneous axes: (i, j, k) <-> (d, h, w)
+
+PLACED = {"sitk_stuff", "nibabel_stuff"}
+"""In the properties of nnU-Net's readers of formats whose header places voxels in the world."""
+
+
+@dataclass(frozen=True)
+class ImageGeometry:
+    """Voxels of an image as nnU-Net's reader returns it, in the world.
+
+    Attributes:
+        affine: (4, 4), homogeneous array index (d, h, w) -> world (x, y, z).
+        file_affine: (4, 4), homogeneous index of the image file (i, j, k), i along x, as ITK and 3D Slicer have it ->
+            world. It differs in more than the order of axes where the reader reorients. None where it is not known.
+
+    Raises:
+        SAM3DError: voxels have no place in the world, since the affine is singular or not finite.
+    """
+
+    affine: np.ndarray
+    file_affine: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        for affine in (self.affine, self.file_affine):
+            if affine is not None and not (np.isfinite(affine).all() and np.linalg.det(affine[:3, :3])):
+                raise SAM3DError(
+                    f"The image's header gives its voxels no place in the world (affine {affine.tolist()}). Repair it."
+                )
+
+    @classmethod
+    def from_properties(cls, properties: dict[str, Any]) -> "ImageGeometry":
+        """From the properties that any of nnU-Net's readers returns with an image.
+
+        Readers of formats without a position in the world (PNG, TIFF) give the origin and axes of the array. nibabel's
+        world is not ITK's where a file's qform and sform differ; `from_file` is right there, too.
+        """
+        if "sitk_stuff" in properties:
+            itk = properties["sitk_stuff"]
+            affine = _itk_affine(itk["direction"], itk["spacing"], itk["origin"])
+            reoriented = "original_orientation" in itk
+            return cls(affine[:, REVERSED], None if reoriented else affine)
+        if "nibabel_stuff" in properties:
+            original = properties["nibabel_stuff"]["original_affine"]
+            affine = properties["nibabel_stuff"].get("reoriented_affine", original)
+            return cls((RAS_TO_LPS @ affine)[:, REVERSED], RAS_TO_LPS @ original)
+        affine = np.diag([*properties["spacing"][::-1], 1.0])
+        return cls(affine[:, REVERSED], affine)
+
+    @classmethod
+    def from_file(cls, path: str | Path, properties: dict[str, Any] | None = None) -> "ImageGeometry":
+        """From the header of an image file, where ITK puts it in the world.
+
+        Args:
+            path: the image; no voxels are read.
+            properties: what nnU-Net's reader returned with this image. They tell how it reoriented the array, and
+                replace the header where the format has no position in the world (PNG, TIFF) or ITK refuses it (sheared
+                axes). None: the array has the axes of the file, in reverse.
+
+        Raises:
+            SAM3DError: the file isn't there, or ITK can't read it and there are no properties.
+        """
+        if properties is not None and not PLACED & properties.keys():
+            return cls.from_properties(properties)
+        if not Path(path).is_file():
+            raise SAM3DError(f"There is no image file {path}.")
+        try:
+            header = sitk.ImageFileReader()
+            header.SetFileName(str(path))
+            header.ReadImageInformation()
+        except RuntimeError as e:
+            if properties is None:
+                reason = str(e).strip().splitlines()[-1]
+                raise SAM3DError(f"ITK can't tell where the image {path} is in the world: {reason}") from e
+            return cls.from_properties(properties)
+        affine = _itk_affine(header.GetDirection(), header.GetSpacing(), header.GetOrigin())
+        if properties is None:
+            return cls(affine[:, REVERSED], affine)
+        if "sitk_stuff" in properties:
+            return cls(cls.from_properties(properties).affine, affine)
+        return cls((affine @ _reorientation(properties["nibabel_stuff"], header.GetSize()))[:, REVERSED], affine)
+
+    @property
+    def axial_order(self) -> np.ndarray:
+        """The image's axes with that first which is nearest to the body's z, then those nearest to y and x.
+
+        Slices along the first are axial, with rows from the patient's one side to the other. No axis is reversed.
+        """
+        return np.argsort(-io_orientation(self.affine)[:, 0])
+
+    def to_world(self, voxels: np.ndarray) -> np.ndarray:
+        """(N, 3) array indices (d, h, w) -> (N, 3) millimetres (x, y, z)."""
+        return _apply(self.affine, voxels)
+
+    def to_voxels(self, world: np.ndarray) -> np.ndarray:
+        """(N, 3) millimetres (x, y, z) -> (N, 3) array indices (d, h, w)."""
+        return _invert(self.affine, world)
+
+    def from_file_index(self, indices: np.ndarray) -> np.ndarray:
+        """(N, 3) indices of the image file (i, j, k) -> (N, 3) millimetres (x, y, z).
+
+        Raises:
+            SAM3DError: the order of the file's axes is not known.
+        """
+        return _apply(self._known_file_affine(), indices)
+
+    def to_file_index(self, world: np.ndarray) -> np.ndarray:
+        """(N, 3) millimetres (x, y, z) -> (N, 3) float indices of the image file (i, j, k).
+
+        Raises:
+            SAM3DError: the order of the file's axes is not known.
+        """
+        return _invert(self._known_file_affine(), world)
+
+    def _known_file_affine(self) -> np.ndarray:
+        if self.file_affine is None:
+            raise SAM3DError(
+                "Voxel indices (i, j, k) count along the axes of the image file, which is not at hand: its reader "
+                "turned the image. Give the image file, or clicks in world millimetres."
+            )
+        return self.file_affine
+
+
+def _itk_affine(direction: tuple[float, ...], spacing: tuple[float, ...], origin: tuple[float, ...]) -> np.ndarray:
+    """(4, 4) index (i, j, k) -> world, of an image of 2, 3 or 4 axes; the fourth are its channels."""
+    axes = min(3, len(spacing))
+    cosines = np.reshape(direction, (len(spacing), len(spacing)))[:axes, :axes]
+    affine = np.eye(4)
+    affine[:axes, :axes] = cosines * spacing[:axes]
+    affine[:axes, 3] = origin[:axes]
+    return affine
+
+
+def _reorientation(nibabel: dict[str, np.ndarray], size: tuple[int, ...]) -> np.ndarray:
+    """(4, 4) index after nnU-Net's reader has turned the image to RAS -> index of the file."""
+    if "reoriented_affine" not in nibabel:
+        return np.eye(4)
+    return inv_ornt_aff(io_orientation(nibabel["original_affine"]), size[:3])
+
+
+def _apply(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return np.asarray(points) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def _invert(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return np.linalg.solve(affine[:3, :3], (np.asarray(points) - affine[:3, 3]).T).T

@@ -1,0 +1,50 @@
+"""Where the network runs, and in which arithmetic."""
+
+import torch
+
+from sam3d_nnunet.errors import SAM3DError
+
+PRECISIONS = ("auto", "bf16", "fp32")
+WIDEST_KERNEL = 5  # of the convolutions over tokens
+
+
+def computes_in_bf16(precision: str, device: torch.device, depth: int) -> bool:
+    """Whether matrix products and convolutions run in bfloat16.
+
+    Not on a CPU where a convolution may be wider than what it sees: PyTorch (2.14.1, oneDNN) then returns memory that
+    nobody has written to as the kernel's gradient in bfloat16.
+
+    Args:
+        precision: "bf16", "fp32", or "auto" for bfloat16 where the device has arithmetic for it.
+        device: where the network runs.
+        depth: the fewest voxels or tokens along d that it convolves.
+    """
+    if device.type == "cpu" and depth < WIDEST_KERNEL:
+        return False
+    if precision == "auto":
+        return has_bf16_arithmetic(device)
+    return precision == "bf16"
+
+
+@torch.compiler.assume_constant_result  # asks the driver, which can't be compiled
+def has_bf16_arithmetic(device: torch.device) -> bool:
+    """Whether bfloat16 is computed by the device itself; emulated, it would be slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # younger than the oldest torch of nnU-Net
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        SAM3DError: it is not there.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(str(device).partition(":")[0]):
+        usable = ", ".join(name for name, usable in there.items() if usable)
+        raise SAM3DError(f"The device {device} can't be used here; choose one of {usable}.")
+    return torch.device(device)

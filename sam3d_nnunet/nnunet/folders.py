@@ -1,0 +1,91 @@
+"""nnU-Net's folders, and the names and ids of data sets in them."""
+
+import os
+import re
+from pathlib import Path
+
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
+from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets, maybe_convert_to_dataset_name
+
+from sam3d_nnunet.errors import SAM3DError
+
+
+def raw_root() -> Path:
+    """nnUNet_raw. Raises SAM3DError if it isn't set."""
+    return _root(nnUNet_raw)
+
+
+def preprocessed_root() -> Path:
+    """nnUNet_preprocessed. Raises SAM3DError if it isn't set."""
+    return _root(nnUNet_preprocessed)
+
+
+def trained_folds(dataset_name: str) -> list[str]:
+    """TRAINER__PLANS__CONFIGURATION/fold_X of what was trained on a data set."""
+    if not nnUNet_results.is_set():
+        return []
+    folder = Path(nnUNet_results) / dataset_name
+    return sorted(str(fold.relative_to(folder)) for fold in folder.glob("*__*__*/fold_[0-9]*"))
+
+
+def new_dataset_name(dataset: str, title: str) -> str:
+    """Name for a data set that is to be made.
+
+    Args:
+        dataset: its id, or its whole name.
+        title: how to call it where only the id is given; what can't be part of a file's name becomes a hyphen.
+
+    Raises:
+        SAM3DError: that is neither, or a data set with this id exists.
+    """
+    whole = re.fullmatch(r"Dataset([0-9]{3})_[\w.+-]+", dataset)
+    if not whole and not re.fullmatch(r"[0-9]{1,3}", dataset):
+        raise SAM3DError(
+            f"The data set {dataset!r} is neither an id from 1 to 999 nor a name such as Dataset220_KiTS21."
+        )
+    number = int(whole[1] if whole else dataset)
+    if number == 0:
+        raise SAM3DError("nnU-Net's data sets have ids from 1 to 999, not 0.")
+    taken = find_candidate_datasets(number)
+    if len(taken):
+        raise SAM3DError(
+            f"The id {number} is taken by {', '.join(taken)} (in nnUNet_raw, nnUNet_preprocessed or nnUNet_results). "
+            "Take another one, or delete that data set."
+        )
+    return dataset if whole else f"Dataset{number:03}_{re.sub(r'[^A-Za-z0-9]+', '-', title).strip('-')}"
+
+
+def _root(variable: os.PathLike) -> Path:
+    try:
+        root = Path(variable)
+    except RuntimeError as e:
+        raise SAM3DError(f"nnU-Net's folders are not known: {e}") from e
+    if not root.is_dir():
+        raise SAM3DError(f"nnU-Net's folder {root} is not there. Make it, or correct the variable that names it.")
+    return root
+
+
+def dataset_number(name: str) -> int:
+    """The id of a data set with a name such as Dataset004_Hippocampus."""
+    return int(name.removeprefix("Dataset").partition("_")[0])
+
+
+def dataset_name(dataset: str) -> str:
+    """Name of a data set.
+
+    Args:
+        dataset: its id, or its name, for which nothing is looked up.
+
+    Raises:
+        SAM3DError: nnU-Net's folders hold no or several data sets with this id, or it is no id.
+    """
+    try:
+        return str(maybe_convert_to_dataset_name(dataset))
+    except ValueError as e:
+        raise SAM3DError(f"The data set {dataset!r} is neither an id such as 4 nor a name Dataset004_Some.") from e
+    except RuntimeError as e:
+        reason = str(e).partition(". ")[0]  # nnU-Net goes on about its variables, line by line
+        raise SAM3DError(
+            f"The data set {dataset} can't be found in nnUNet_raw, nnUNet_preprocessed and nnUNet_results: {reason}. "
+            "Look at these variables and the folders that they name."
+        ) from e

@@ -1,0 +1,1 @@
+"""Segmentation from prompts with a trained model."""

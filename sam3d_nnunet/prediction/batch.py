@@ -1,0 +1,277 @@
+"""Many images into a folder: read ahead, written in the background, and one bad case doesn't cost the others."""
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import SimpleITK as sitk
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+
+from sam3d_nnunet.errors import SAM3DError, refusal
+from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.io import read_json
+from sam3d_nnunet.prediction.cases import ClickSource, find_cases
+from sam3d_nnunet.prediction.image import ImageCase, read_case
+from sam3d_nnunet.prediction.model_folder import TrainedModel
+from sam3d_nnunet.prediction.predictor import CasePrediction, SAM3DPredictor
+from sam3d_nnunet.prediction.writer import CaseWriter
+from sam3d_nnunet.prompts.prompt import Prompt
+from sam3d_nnunet.prompts.sam3d_json import to_json
+
+
+@dataclass(frozen=True)
+class PlannedCase:
+    """A case to predict.
+
+    Attributes:
+        name: of the case.
+        image_files: one for each channel.
+        clicks: where its clicks come from.
+        refine_from: its existing segmentation, if one is to be refined.
+        error: what is already known to be wrong with it, in a sentence.
+    """
+
+    name: str
+    image_files: list[Path]
+    clicks: ClickSource
+    refine_from: Path | None = None
+    error: str | None = None
+
+    @property
+    def voxel_files(self) -> list[Path]:
+        """What is read beside the clicks."""
+        return [*self.image_files, *([] if self.refine_from is None else [self.refine_from])]
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """How the prediction of a case went.
+
+    Attributes:
+        name: of the case.
+        error: why there is no prediction, in a sentence; None if there is one.
+        clicks: how many were used.
+        windows: how many were looked at.
+        seconds: for reading, predicting and writing.
+        volume_ml: of all that is not background.
+        notes: what else the user should know.
+    """
+
+    name: str
+    error: str | None = None
+    clicks: int = 0
+    windows: int = 0
+    seconds: float = 0.0
+    volume_ml: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.error is not None:
+            return f"{self.name}: failed. {self.error}"
+        counts = f"{self.clicks} click(s), {self.windows} window(s), {self.seconds:.1f} s, {self.volume_ml:.3g} ml"
+        return "; ".join([f"{self.name}: {counts}", *self.notes])
+
+
+def plan_cases(
+    predictor: SAM3DPredictor,
+    images: str | Path,
+    clicks: ClickSource,
+    writer: CaseWriter,
+    refine_from: str | Path | None = None,
+    overwrite: bool = True,
+) -> list[PlannedCase]:
+    """Find the cases and look at all that is quickly looked at: files, headers of images, clicks.
+
+    A case whose prediction would replace its own image, clicks or segmentation to refine is none to predict.
+
+    Args:
+        predictor: with a loaded model.
+        images: as `find_cases` takes them.
+        clicks: where clicks come from.
+        writer: of the predictions.
+        refine_from: folder with a segmentation CASE of each case, to be refined.
+        overwrite: plan finished cases, too.
+
+    Raises:
+        SAM3DError: there are no images, or nothing that prompts; what is wrong with one case only is noted in its plan.
+    """
+    if not clicks and refine_from is None:
+        raise SAM3DError(
+            "There are no clicks: give prompt files, clicks, or segmentations to refine. For automatic segmentation of "
+            "whole images run nnUNetv2_predict with the same model."
+        )
+    if refine_from is not None and not Path(refine_from).is_dir():
+        raise SAM3DError(f"There is no folder {refine_from} with segmentations to refine.")
+    files = find_cases(images, predictor.model)
+    clicks.check(list(files))
+    return [
+        _plan(predictor, name, channels, clicks, writer, refine_from)
+        for name, channels in files.items()
+        if overwrite or not writer.is_finished(name)
+    ]
+
+
+def predict_cases(
+    predictor: SAM3DPredictor, cases: Sequence[PlannedCase], writer: CaseWriter, per_lesion: bool = False
+) -> Iterator[CaseReport]:
+    """Predict cases one after the other; a report comes when all files of its case are written.
+
+    Args:
+        predictor: with a loaded model.
+        cases: what to predict; those known to be wrong are reported at once.
+        writer: of the predictions.
+        per_lesion: as in `SAM3DPredictor.predict_case`.
+    """
+    yield from (CaseReport(case.name, case.error) for case in cases if case.error is not None)
+    writer.prepare()
+    # threads: their work is in libraries that let others run, and no worker can be killed without this process
+    with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
+        written = None
+        for case, read in _read_ahead(reading, predictor, [case for case in cases if case.error is None]):
+            try:
+                image, seconds = read.result()
+                start = time.perf_counter()
+                prompt = case.clicks.prompt(case.name, image.geometry)
+                prediction = predictor.predict_read(image, prompt, per_lesion, case.refine_from)
+                seconds += time.perf_counter() - start
+            except Exception as e:
+                yield CaseReport(case.name, _reason(e))
+                continue
+            if written is not None:
+                yield written.result()
+            written = writing.submit(_write, writer, case.name, prediction, seconds)
+            del image, prediction  # large: the writer lets go of them when it has finished
+        if written is not None:
+            yield written.result()
+
+
+def predict_from_files(
+    predictor: SAM3DPredictor,
+    images: str | Path,
+    output_folder: str | Path,
+    prompts: str | Path | None = None,
+    refine_from: str | Path | None = None,
+    per_lesion: bool = False,
+    instances: bool = False,
+    save_probabilities: bool = False,
+    overwrite: bool = True,
+) -> list[CaseReport]:
+    """Predict images into a folder, as nnU-Net's method of this name does, from clicks.
+
+    Args:
+        predictor: with a loaded model.
+        images: folder with CASE_0000 and so on, or the first channel of one image.
+        output_folder: for CASE, with the data set's file ending.
+        prompts: folder of prompt files named like the cases, or one file.
+        refine_from: folder of segmentations named like the cases, to be refined.
+        per_lesion: as in `SAM3DPredictor.predict_case`.
+        instances, save_probabilities: as in `CaseWriter`; instances need `per_lesion`.
+        overwrite: predict finished cases, too.
+
+    Returns:
+        a report for each case; those with an `error` have no prediction.
+
+    Raises:
+        SAM3DError: there are no images, no prompts, or instances without `per_lesion`.
+    """
+    if instances and not per_lesion:
+        raise SAM3DError("An instance map needs each lesion predicted on its own: ask for per_lesion, too.")
+    writer = CaseWriter(output_folder, predictor.model, save_probabilities, instances)
+    clicks = ClickSource(predictor.model.class_names, None if prompts is None else Path(prompts))
+    cases = plan_cases(predictor, images, clicks, writer, refine_from, overwrite)
+    return list(predict_cases(predictor, cases, writer, per_lesion))
+
+
+def _plan(
+    predictor: SAM3DPredictor,
+    name: str,
+    files: list[Path],
+    clicks: ClickSource,
+    writer: CaseWriter,
+    refine_from: str | Path | None,
+) -> PlannedCase:
+    previous = None if refine_from is None else Path(refine_from) / f"{name}{predictor.model.file_ending}"
+    case = PlannedCase(name, files, clicks, previous)
+    try:
+        for file in case.voxel_files:
+            if not file.is_file():
+                raise SAM3DError(f"There is no file {file}.")
+        header, prompt = _header(files[0], predictor.model), None
+        if header is not None and clicks:
+            prompt = clicks.prompt(name, header[0])
+            predictor.check_clicks(prompt, *header, complete=previous is None)
+        click_file = clicks.file(name)
+        writer.refuse_to_overwrite(name, case.voxel_files)
+        if click_file is not None and not _stays_as_it_is(click_file, case, prompt):
+            writer.refuse_to_overwrite(name, [click_file])
+    except SAM3DError as e:
+        return replace(case, error=str(e))
+    return case
+
+
+def _stays_as_it_is(click_file: Path, case: PlannedCase, prompt: Prompt | None) -> bool:
+    """Whether clicks that were written beside a prediction would be written there once more, and no others."""
+    known = prompt is not None and case.refine_from is None
+    return known and click_file.suffix == ".json" and read_json(click_file) == json.loads(to_json(prompt))
+
+
+def _header(file: Path, model: TrainedModel) -> tuple[ImageGeometry, tuple[int, int, int]] | None:
+    """Geometry of an image and its (D, H, W), axes as in the file; None where only reading the image tells."""
+    if issubclass(model.plans.image_reader_writer_class, (Tiff3DIO, NaturalImage2DIO)):
+        return None
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(file))
+    try:
+        header.ReadImageInformation()
+    except RuntimeError:
+        return None
+    return ImageGeometry.from_file(file), (*header.GetSize(), 1)[2::-1]
+
+
+def _read_ahead(
+    reading: ThreadPoolExecutor, predictor: SAM3DPredictor, cases: list[PlannedCase]
+) -> Iterator[tuple[PlannedCase, Future]]:
+    """Each case with its image and the seconds that reading took, while the next one is being read."""
+    following = [reading.submit(_read, case, predictor.model) for case in cases[:1]]
+    for number, case in enumerate(cases):
+        current = following.pop()
+        following = [reading.submit(_read, case, predictor.model) for case in cases[number + 1 : number + 2]]
+        yield case, current
+
+
+def _read(case: PlannedCase, model: TrainedModel) -> tuple[ImageCase, float]:
+    start = time.perf_counter()
+    return read_case(case.image_files, model), time.perf_counter() - start
+
+
+def _write(writer: CaseWriter, name: str, prediction: CasePrediction, seconds: float) -> CaseReport:
+    start = time.perf_counter()
+    try:
+        segmentation = writer.write(name, prediction)
+    except Exception as e:
+        return CaseReport(name, _reason(e))
+    return CaseReport(
+        name,
+        None,
+        len(prediction.prompt.points),
+        len(prediction.logits.windows),
+        seconds + time.perf_counter() - start,
+        float((segmentation > 0).sum()) * prediction.case.voxel_ml,
+        tuple(prediction.notes),
+    )
+
+
+def _reason(error: Exception) -> str:
+    """A sentence for the report; what nobody has foreseen also leaves its traceback on stderr."""
+    if isinstance(error, SAM3DError):
+        return str(error)
+    if isinstance(error, OSError) and (sentence := refusal(error)):
+        return sentence
+    traceback.print_exception(error, file=sys.stderr)
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,189 @@
+"""A trained model as nnU-Net keeps it: plans, data set and one checkpoint a fold."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.utilities.file_path_utilities import get_output_folder
+from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.network.prompts import PromptableNetwork
+from sam3d_nnunet.nnunet.folders import dataset_name
+from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
+from sam3d_nnunet.planning.settings import BLOCK, parse_settings
+
+FINAL = "checkpoint_final.pth"
+Fold = int | str
+"""A number, or "all"."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What prediction needs of a training.
+
+    Attributes:
+        networks: one for each fold, in evaluation mode.
+        plans, configuration, labels, dataset_json: of the training.
+        channels: of its images.
+        mirror_axes: spatial axes that training mirrored, for test-time mirroring.
+        clicks_carry_labels: whether background clicks and classes mean something to the networks.
+    """
+
+    networks: list[PromptableNetwork]
+    plans: PlansManager
+    configuration: ConfigurationManager
+    labels: LabelManager
+    dataset_json: dict[str, Any]
+    channels: int
+    mirror_axes: tuple[int, ...] | None
+    clicks_carry_labels: bool
+
+    @property
+    def file_ending(self) -> str:
+        """Of the data set's images and label maps."""
+        return self.dataset_json["file_ending"]
+
+    @property
+    def class_names(self) -> dict[str, int]:
+        """Labels by name; regions of several labels are none."""
+        return {name: k for name, k in self.dataset_json["labels"].items() if isinstance(k, int) and name != "ignore"}
+
+    @property
+    def click_labels(self) -> list[int]:
+        """Labels that a user's clicks may have."""
+        foreground = [int(label) for label in self.labels.foreground_labels]
+        return [0, *foreground] if self.clicks_carry_labels else foreground
+
+    @property
+    def region_order(self) -> list[int] | None:
+        """The label that each logit sets, where logits are those of regions."""
+        return self.labels.regions_class_order if self.labels.has_regions else None
+
+    @property
+    def takes_maps(self) -> bool:
+        """Whether a previous mask means something to the networks."""
+        return all(network.takes_maps for network in self.networks)
+
+
+def load_model_folder(
+    folder: str | Path, folds: Sequence[Fold] | Fold | None = None, checkpoint_name: str = FINAL
+) -> TrainedModel:
+    """Load a model on the CPU.
+
+    Checkpoints are nnU-Net's, which can run code when they are loaded: load none that you don't trust.
+
+    Args:
+        folder: TRAINER__PLANS__CONFIGURATION, with plans.json, dataset.json and fold_X/.
+        folds: which; their predictions are averaged. None: all that are numbered, else fold_all.
+        checkpoint_name: file in each fold.
+
+    Raises:
+        SAM3DError: a file is missing or unusable, or the model is none of our trainers'.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SAM3DError(f"There is no model folder {folder}. Give the folder TRAINER__PLANS__CONFIGURATION.")
+    plans, dataset_json = (_read_json(folder / name) for name in ("plans.json", "dataset.json"))
+    chosen = _choose_folds(folder, folds, checkpoint_name)
+    checkpoints = [_load_checkpoint(folder / f"fold_{fold}" / checkpoint_name) for fold in chosen]
+    trainer = _trainer_class(checkpoints[0]["trainer_name"], folder)
+    plans = PlansManager(plans)
+    configuration_name = checkpoints[0]["init_args"]["configuration"]
+    if configuration_name not in plans.available_configurations:
+        raise SAM3DError(f"{folder / 'plans.json'} has no configuration {configuration_name}, which was trained.")
+    configuration = plans.get_configuration(configuration_name)
+    settings = parse_settings(configuration.configuration.get(BLOCK, {}), str(folder / "plans.json"))
+    labels = plans.get_label_manager(dataset_json)
+    channels = determine_num_input_channels(plans, configuration, dataset_json)
+    networks = []
+    for fold, checkpoint in zip(chosen, checkpoints):
+        network = trainer.build_network_architecture(
+            plans, configuration, channels, labels.num_segmentation_heads, enable_deep_supervision=False
+        )
+        try:
+            network.load_state_dict(checkpoint["network_weights"])
+        except RuntimeError as e:
+            file = folder / f"fold_{fold}" / checkpoint_name
+            raise SAM3DError(f"{file} doesn't fit the network of {folder / 'plans.json'}: {e}") from e
+        networks.append(network.eval())
+    mirror_axes = checkpoints[0].get("inference_allowed_mirroring_axes")
+    return TrainedModel(
+        networks, plans, configuration, labels, dataset_json, channels, mirror_axes, settings.clicks_carry_labels
+    )
+
+
+def trained_model_folder(dataset: str, configuration: str, trainer: str, plans_name: str) -> Path:
+    """Where nnU-Net keeps a model, below the folder that nnUNet_results names.
+
+    Raises:
+        SAM3DError: nnUNet_results is not set, or no data set has this id or name.
+    """
+    name = dataset_name(dataset)
+    try:
+        return Path(get_output_folder(name, trainer, plans_name, configuration))
+    except RuntimeError as e:
+        raise SAM3DError(f"The model folder of data set {dataset} can't be found: {e}") from e
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise SAM3DError(f"{file.parent} is no model folder: it has no {file.name}. {_content(file.parent)}") from e
+    except (OSError, ValueError) as e:
+        raise SAM3DError(f"{file} can't be read: {e}.") from e
+
+
+def _choose_folds(folder: Path, folds: Sequence[Fold] | Fold | None, checkpoint_name: str) -> list[Fold]:
+    there = {f.parent.name for f in folder.glob(f"fold_*/{checkpoint_name}") if f.is_file()}
+    if folds is None:
+        numbers = sorted(int(name[5:]) for name in there if re.fullmatch("fold_[0-9]+", name))
+        chosen = numbers or (["all"] if "fold_all" in there else [])
+    else:
+        chosen = list(dict.fromkeys([folds] if isinstance(folds, (int, str)) else folds))
+    missing = [f"fold_{fold}" for fold in chosen if f"fold_{fold}" not in there]
+    if missing or not chosen:
+        wanted = f"no {checkpoint_name} in {', '.join(missing)}" if missing else f"no fold that holds {checkpoint_name}"
+        raise SAM3DError(f"{folder} has {wanted}. {_content(folder)}")
+    return chosen
+
+
+def _content(folder: Path) -> str:
+    """What a folder holds of a model, for messages."""
+    checkpoints = sorted(str(f.relative_to(folder)) for f in folder.glob("fold_*/*.pth"))
+    if checkpoints:
+        return f"It holds {', '.join(checkpoints)}."
+    names = sorted(f.name for f in folder.iterdir())
+    return f"It holds {', '.join(names[:10]) or 'nothing'}{' and more' if len(names) > 10 else ''}, no checkpoint."
+
+
+def _load_checkpoint(file: Path) -> dict[str, Any]:
+    try:
+        # as nnU-Net does: its checkpoints hold more than tensors
+        checkpoint = torch.load(file, map_location="cpu", weights_only=False)
+    except Exception as e:  # a broken file fails in whatever it is taken for
+        raise SAM3DError(f"The checkpoint {file} can't be read: {type(e).__name__}: {e}") from e
+    needed = {"trainer_name", "init_args", "network_weights"}
+    if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
+        raise SAM3DError(f"{file} is no checkpoint of nnU-Net's. (sam3d import-released converts the authors' files.)")
+    return checkpoint
+
+
+def _trainer_class(name: str, folder: Path) -> type:
+    """A trainer that takes prompts."""
+    try:
+        found = find_trainer(name)
+    except SAM3DError as e:
+        raise SAM3DError(f"{folder} was trained with {name}. {e}") from e
+    if not takes_prompts(found):
+        raise SAM3DError(
+            f"{folder} was trained with {name}, which knows no clicks. Predict with nnUNetv2_predict, or choose a "
+            "model of SAM3DAdapterTrainer or PromptedUNetTrainer."
+        )
+    return found

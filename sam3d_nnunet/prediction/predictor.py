@@ -1,0 +1,284 @@
+"""SAM3DPredictor: segments images from clicks with a trained model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.grid import to_image
+from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.network.device import usable_device
+from sam3d_nnunet.prediction.box_logits import BoxLogits
+from sam3d_nnunet.prediction.growth import MAX_WINDOWS, predict_prompted
+from sam3d_nnunet.prediction.image import ImageCase, read_case
+from sam3d_nnunet.prediction.lesions import predict_per_lesion
+from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load_model_folder
+from sam3d_nnunet.prediction.refine import PreviousMask, mask_maps, read_previous_mask
+from sam3d_nnunet.prediction.window_predictor import WindowPredictor
+from sam3d_nnunet.prompts.check import check_crop, check_prompt
+from sam3d_nnunet.prompts.prompt import Prompt
+
+
+@dataclass
+class CasePrediction:
+    """What was found in an image.
+
+    Attributes:
+        case: the image.
+        prompt: all clicks that were used, with those from a previous segmentation.
+        logits: on the preprocessed grid.
+        owners: (d, h, w) int32 in the box of `logits`: the foreground click that each voxel goes to, counted from 1.
+            None without `per_lesion`.
+        notes: what the user should know, in sentences.
+    """
+
+    case: ImageCase
+    prompt: Prompt
+    logits: BoxLogits
+    owners: np.ndarray | None
+    notes: list[str]
+    _model: TrainedModel  # that found it
+
+    def segmentation(self) -> np.ndarray:
+        """Label map of the original image, its axes as nnU-Net's reader has them."""
+        return self.logits.segmentation(self.case.grid, self.case.shape, self._model.labels)
+
+    def probabilities(self, file: str | Path | None = None) -> np.ndarray:
+        """(K, D, H, W) float32 of the original image.
+
+        Args:
+            file: .npy file to hold them, where memory should not.
+        """
+        shape = (len(self.logits.logits), *self.case.shape)
+        if file is None:
+            probabilities = np.empty(shape, np.float32)
+        else:
+            probabilities = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+        self.logits.write_probabilities(self.case.grid, self._model.labels, probabilities)
+        return probabilities
+
+    def instances(self, segmentation: np.ndarray) -> np.ndarray:
+        """Which lesion each foreground voxel is, as int32: 1 for the first foreground click, 0 for background.
+
+        Args:
+            segmentation: what `segmentation` returned.
+
+        Raises:
+            SAM3DError: the lesions were not predicted on their own.
+        """
+        if self.owners is None:
+            raise SAM3DError("An instance map needs each lesion predicted on its own: ask for per_lesion.")
+        owners = np.zeros(self.logits.shape, np.int32)
+        owners[self.logits.box] = self.owners
+        return np.where(segmentation > 0, to_image(owners, self.case.grid, self.case.shape), 0)
+
+
+class SAM3DPredictor:
+    """Loads a model as nnU-Net's predictor does, and predicts images from clicks.
+
+    docs/prediction.md shows how it is used; `predict_cases` predicts many images into a folder.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device = "cpu",
+        precision: str | None = None,
+        use_mirroring: bool = True,
+        max_windows: int = MAX_WINDOWS,
+        max_volume_ml: float | None = None,
+        keep_in_crop: bool = False,
+    ) -> None:
+        """
+        Args:
+            device: "cpu", "cuda" or "mps".
+            precision: "auto", "bf16" or "fp32", see `SAM3D`; None: as in training.
+            use_mirroring: average over mirrored images, where training mirrored too.
+            max_windows: of an image, that are looked at for one prediction.
+            max_volume_ml: no further windows are looked at once the mask is so large. Default: any size.
+            keep_in_crop: move clicks on the empty border, which nnU-Net cuts off, to the nearest voxel that is left,
+                instead of refusing them: for clicks drawn from a truth that reaches there.
+
+        Raises:
+            SAM3DError: the device is not there.
+        """
+        self.device = usable_device(device)
+        self.precision = precision
+        self.use_mirroring = use_mirroring
+        self.max_windows = max_windows
+        self.max_volume_ml = max_volume_ml
+        self.keep_in_crop = keep_in_crop
+        self._model: TrainedModel | None = None
+
+    def initialize_from_trained_model_folder(
+        self,
+        model_training_output_dir: str | Path,
+        use_folds: Sequence[Fold] | Fold | None = None,
+        checkpoint_name: str = FINAL,
+    ) -> None:
+        """Load a model; arguments and errors are those of `load_model_folder`."""
+        self.use(load_model_folder(model_training_output_dir, use_folds, checkpoint_name))
+        for network in self.model.networks:
+            network.to(self.device)
+            if self.precision is not None:
+                network.precision = self.precision
+
+    def use(self, model: TrainedModel) -> None:
+        """Predict with a model that is at hand, on the device and in the precision that it has."""
+        self._model = model
+
+    @property
+    def model(self) -> TrainedModel:
+        """The loaded model.
+
+        Raises:
+            SAM3DError: none has been loaded.
+        """
+        if self._model is None:
+            raise SAM3DError("No model is loaded: call initialize_from_trained_model_folder first.")
+        return self._model
+
+    def check_clicks(
+        self, prompt: Prompt, geometry: ImageGeometry, shape: tuple[int, ...], complete: bool = True
+    ) -> None:
+        """Refuse clicks that the model can't use on an image.
+
+        Args:
+            prompt, geometry, shape: as for `check_prompt`.
+            complete: whether these are all clicks, so that one must be on foreground.
+
+        Raises:
+            SAM3DError: as `check_prompt`; also where there is no click on foreground, or one on background that means
+                nothing to the model.
+        """
+        if not complete and not len(prompt.points):
+            return
+        if not len(prompt.points):
+            raise SAM3DError(
+                f"There are no clicks on {prompt.image}. Give at least one; for automatic segmentation of the whole "
+                "image run nnUNetv2_predict with the same model."
+            )
+        if not self.model.clicks_carry_labels and (prompt.labels == 0).any():
+            raise SAM3DError(
+                f"There is a background click on {prompt.image}, but this model was trained with foreground clicks "
+                "alone. Leave it out."
+            )
+        check_prompt(prompt, geometry, shape, self.model.click_labels)
+        if complete and not (prompt.labels > 0).any():
+            raise SAM3DError(f"All clicks on {prompt.image} are on background. Give at least one on foreground.")
+
+    def predict_case(
+        self,
+        image_files: Sequence[str | Path],
+        prompt: Prompt | None = None,
+        per_lesion: bool = False,
+        refine_from: str | Path | None = None,
+    ) -> CasePrediction:
+        """Segment an image from clicks.
+
+        Args:
+            image_files: one for each channel.
+            prompt: the clicks. None: only those from `refine_from`.
+            per_lesion: predict each foreground click on its own (with all background clicks), then unite.
+            refine_from: an existing segmentation on the same voxels. It is given as previous mask, with a click in each
+                of its components.
+
+        Raises:
+            SAM3DError: a file can't be read, or the clicks don't fit the image and the model.
+        """
+        return self.predict_read(read_case(image_files, self.model), prompt, per_lesion, refine_from)
+
+    def predict_read(
+        self,
+        case: ImageCase,
+        prompt: Prompt | None = None,
+        per_lesion: bool = False,
+        refine_from: str | Path | None = None,
+        so_far: np.ndarray | None = None,
+    ) -> CasePrediction:
+        """As `predict_case`, for an image that has been read.
+
+        Args:
+            so_far: (D, H, W) label map, given as previous mask without clicks of its own, where the model takes one.
+        """
+        previous = None
+        maps = None if so_far is None else mask_maps(so_far, case)
+        if refine_from is not None:
+            name = Path(refine_from).name.removesuffix(self.model.file_ending) if prompt is None else prompt.image
+            previous = read_previous_mask(refine_from, case, self.model, name)
+            maps = previous.maps
+        elif prompt is None:
+            raise SAM3DError("There is neither a prompt nor a segmentation to refine. Give one of them.")
+        prompt, notes = self._all_clicks(prompt, previous)
+        if previous is None or len(prompt.points):
+            self.check_clicks(prompt, case.geometry, case.shape)
+            if self.keep_in_crop:
+                prompt = _into_crop(prompt, case)
+            check_crop(prompt, case.geometry, case.grid)
+            logits, owners = self._logits(case, prompt, per_lesion, maps if self.model.takes_maps else None)
+        else:
+            notes.append("the segmentation to refine is empty, and so is the result")
+            logits, owners = self._nothing(case), np.zeros((0, 0, 0), np.int32) if per_lesion else None
+        if logits.hit_cap:
+            notes.append(f"stopped at {logits.hit_cap}: the object may go on")
+        return CasePrediction(case, prompt, logits, owners, notes, self.model)
+
+    def predict_nothing(self, case: ImageCase, prompt: Prompt) -> CasePrediction:
+        """The prediction of an image in which nobody clicked on anything: background."""
+        return CasePrediction(case, prompt, self._nothing(case), None, [], self.model)
+
+    def _all_clicks(self, prompt: Prompt | None, previous: PreviousMask | None) -> tuple[Prompt, list[str]]:
+        if previous is None:
+            return prompt, []
+        notes = []
+        if not self.model.takes_maps:
+            notes.append("the model takes no previous mask: only clicks from it are used")
+        if previous.components > len(previous.prompt.points):
+            notes.append(
+                f"clicks in the {len(previous.prompt.points)} largest of {previous.components} components to refine"
+            )
+        added = previous.prompt
+        if prompt is None:
+            return added, notes
+        points, labels = np.concatenate([prompt.points, added.points]), np.concatenate([prompt.labels, added.labels])
+        return Prompt(points, labels, prompt.image), notes
+
+    def _logits(
+        self, case: ImageCase, prompt: Prompt, per_lesion: bool, maps: np.ndarray | None
+    ) -> tuple[BoxLogits, np.ndarray | None]:
+        predictor = WindowPredictor(
+            self.model.networks,
+            torch.from_numpy(case.data),
+            tuple(self.model.configuration.patch_size),
+            self.model.region_order,
+            self.model.mirror_axes if self.use_mirroring else None,
+            clicks_carry_labels=self.model.clicks_carry_labels,
+        )
+        caps = {"max_windows": self.max_windows, "max_voxels": self._max_voxels(case)}
+        predict = partial(predict_prompted, predictor, maps=maps, **caps)
+        points = case.grid.from_image(case.geometry.to_voxels(prompt.points))
+        if per_lesion:
+            return predict_per_lesion(predict, points, prompt.labels)
+        return predict(points, prompt.labels), None
+
+    def _max_voxels(self, case: ImageCase) -> int | None:
+        """The cap on volume in voxels of the preprocessed grid."""
+        if self.max_volume_ml is None:
+            return None
+        voxel_ml = case.voxel_ml * np.prod(case.grid.crop_shape) / np.prod(case.grid.shape)
+        return max(1, int(self.max_volume_ml / voxel_ml))
+
+    def _nothing(self, case: ImageCase) -> BoxLogits:
+        labels = self.model.labels
+        logits = torch.zeros((labels.num_segmentation_heads, 0, 0, 0))
+        return BoxLogits(logits, (0, 0, 0), case.data.shape[1:], labels.has_regions)
+
+
+def _into_crop(prompt: Prompt, case: ImageCase) -> Prompt:
+    voxels = case.geometry.to_voxels(prompt.points)
+    kept = case.grid.clip(voxels)
+    moved = (np.abs(kept - voxels) > 0.5).any(axis=1, keepdims=True)
+    return replace(prompt, points=np.where(moved, case.geometry.to_world(kept), prompt.points))

@@ -1,0 +1,398 @@
+"""SAM3DSession: segmenting an image in memory interaction by interaction."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.boxes import Box, as_slices, bounding_box, cut
+from sam3d_nnunet.network.device import usable_device
+from sam3d_nnunet.prediction.interaction import InteractiveMask
+from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load_model_folder
+from sam3d_nnunet.prediction.regions import Region, box_points, fill_contour
+from sam3d_nnunet.prediction.session_image import SessionImage
+from sam3d_nnunet.prediction.target_buffer import TargetBuffer
+from sam3d_nnunet.prompts.prompt import BOX, SCRIBBLE
+
+logger = logging.getLogger(__name__)
+
+
+class SAM3DSession:
+    """Segments one object after another from points, scribbles, lassos, boxes and existing masks.
+
+    Methods, arguments and coordinates are those of nnInteractive's `nnInteractiveInferenceSession` (versions 1 and 2),
+    so that code written for it runs. Coordinates are voxels of the image array, in the order of its axes, centres at
+    whole numbers; boxes are [[low, high], ...] per axis, `high` not included.
+
+    After each interaction the mask is in the target buffer: labels of the model, 0 for the background.
+    """
+
+    preferred_scribble_thickness = (2, 2, 2)
+    supported_interactions = {"points": True, "scribble": True, "lasso": True, "bbox2d": True, "bbox3d": True}
+    supports_initial_label = True
+    supports_zero_shot_label_refinement = True
+
+    def __init__(
+        self,
+        device: torch.device | str | None = None,
+        use_torch_compile: bool = False,
+        verbose: bool = False,
+        torch_n_threads: int = 8,
+        do_autozoom: bool = True,
+        use_pinned_memory: bool = True,
+        interactions_storage: str = "auto",
+        enable_undo: bool = True,
+    ) -> None:
+        """
+        Args:
+            device: where to compute. Default: the GPU if there is one.
+            use_torch_compile, use_pinned_memory, interactions_storage: without effect here.
+            verbose: print what each prediction has looked at.
+            torch_n_threads: threads of torch, at most as many as the machine has.
+            do_autozoom: look further where the mask touches the face of a window.
+            enable_undo: keep what is needed for `undo`.
+
+        Raises:
+            SAM3DError: there is no such device.
+        """
+        self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.verbose = verbose
+        self.do_autozoom = do_autozoom
+        self.supports_undo = enable_undo
+        self.model: TrainedModel | None = None
+        self.original_image_shape: tuple[int, ...] | None = None
+        self._mask: InteractiveMask | None = None
+        torch.set_num_threads(min(torch_n_threads, os.cpu_count() or 1))
+
+    def initialize_from_trained_model_folder(
+        self,
+        model_training_output_dir: str | Path,
+        use_fold: Fold | Sequence[Fold] | None = None,
+        checkpoint_name: str = FINAL,
+    ) -> None:
+        """Load a model; an image that was set before is dropped.
+
+        Args:
+            model_training_output_dir: TRAINER__PLANS__CONFIGURATION.
+            use_fold: one or several, whose predictions are averaged. None: all that are there.
+            checkpoint_name: file in each fold.
+
+        Raises:
+            SAM3DError: the model can't be loaded.
+        """
+        model = load_model_folder(model_training_output_dir, use_fold, checkpoint_name)
+        for network in model.networks:
+            network.to(self.device)
+        self.model, self._mask, self.original_image_shape = model, None, None
+
+    def set_image(self, image: np.ndarray | Tensor, image_properties: dict[str, Any] | None = None) -> None:
+        """Start with an image. Its target buffer has to be set next; those of an earlier image are left as they are.
+
+        Args:
+            image: (C, x, y, z), as it is: the model's plan says how to resample and normalise. Works best with the
+                axes the model was trained on, those of SimpleITK's `GetArrayFromImage`.
+            image_properties: "spacing" holds millimetres along each axis, in the order of the array's. Without it, 1.
+
+        Raises:
+            SAM3DError: there is no model, or the image is none for it.
+        """
+        if self.model is None:
+            raise SAM3DError("There is no model yet: call initialize_from_trained_model_folder before set_image.")
+        spacing = (image_properties or {}).get("spacing")
+        if spacing is None:
+            logger.warning("The image came without spacing: 1 mm along each axis is taken for granted.")
+            spacing = (1.0, 1.0, 1.0)
+        self._mask = None  # one image in memory, not two
+        self._mask = InteractiveMask(
+            SessionImage(self.model, _as_array(image), spacing), self.model, self.supports_undo
+        )
+        self.original_image_shape = tuple(image.shape)
+
+    def set_target_buffer(self, target_buffer: np.ndarray | Tensor) -> None:
+        """Where the mask goes: (x, y, z), written in place. What was done before can't be undone any more.
+
+        Raises:
+            SAM3DError: there is no image, the shape is not the image's, or it can't be written to.
+        """
+        self._object("set_target_buffer").set_target(TargetBuffer(target_buffer, self._mask.image.shape))
+
+    @property
+    def target_buffer(self) -> np.ndarray | Tensor | None:
+        """What `set_target_buffer` was given."""
+        return self._mask.target.buffer if self._mask is not None and self._mask.target is not None else None
+
+    def set_do_autozoom(self, do_autozoom: bool, max_num_patches: int | None = None) -> None:
+        """As in the constructor; `max_num_patches` is without effect."""
+        self.do_autozoom = do_autozoom
+
+    def add_point_interaction(
+        self,
+        coordinates: Sequence[float],
+        include_interaction: bool,
+        run_prediction: bool = True,
+        override_capability_checks: bool = False,
+        *,
+        class_label: int = 1,
+    ) -> Box | None:
+        """Click on the object, or on what isn't part of it.
+
+        Args:
+            coordinates: (x, y, z) voxel of the image.
+            include_interaction: False for a click on background.
+            run_prediction: predict now; False: with the next interaction.
+            override_capability_checks: without effect.
+            class_label: what is clicked, for models of several classes.
+
+        Returns:
+            The box of all voxels that have changed; None if there are none, or without prediction.
+
+        Raises:
+            SAM3DError: the click is outside the image or the model doesn't know its label; or image or target buffer
+                are missing. Nothing has changed then.
+        """
+        label = self._label(include_interaction, class_label)
+        point = np.asarray(coordinates, dtype=float).reshape(-1)
+        if point.shape != (3,) or not np.isfinite(point).all():
+            raise SAM3DError(f"A point needs three coordinates (x, y, z), but got {coordinates}.")
+        if not ((point >= -0.5) & (point <= np.array(self._mask.image.shape) - 0.5)).all():
+            raise SAM3DError(f"The point {point.tolist()} lies outside the image, which has {self._size()} voxels.")
+        self._refuse_empty_border(point, label)
+        return self._interact(point[None], label, run_prediction)
+
+    def add_scribble_interaction(
+        self,
+        scribble_image: np.ndarray | Tensor,
+        include_interaction: bool,
+        run_prediction: bool = True,
+        override_capability_checks: bool = False,
+        interaction_bbox: Box | None = None,
+        *,
+        class_label: int = 1,
+    ) -> Box | None:
+        """Draw on the object, or on what isn't part of it.
+
+        Args:
+            scribble_image: of the image's shape, not 0 where the scribble is; or of the shape of `interaction_bbox`.
+            include_interaction, run_prediction, override_capability_checks, class_label: as in `add_point_interaction`.
+            interaction_bbox: the part of the image that `scribble_image` covers. Default: all.
+
+        Returns, Raises:
+            As `add_point_interaction`. An empty scribble changes nothing.
+        """
+        label = self._label(include_interaction, class_label)
+        region = self._drawn("scribble", scribble_image, interaction_bbox, label)
+        if region is None:
+            return None
+        return self._interact(region.points, label, run_prediction, SCRIBBLE, region)
+
+    def add_lasso_interaction(
+        self,
+        lasso_image: np.ndarray | Tensor,
+        include_interaction: bool,
+        run_prediction: bool = True,
+        override_capability_checks: bool = False,
+        interaction_bbox: Box | None = None,
+        *,
+        class_label: int = 1,
+    ) -> Box | None:
+        """Encircle the object roughly, or what isn't part of it: a closed contour or the region within.
+
+        Arguments, result and errors are those of `add_scribble_interaction`.
+        """
+        label = self._label(include_interaction, class_label)
+        region = self._drawn("lasso", lasso_image, interaction_bbox, label, fill_contour)
+        if region is None:
+            return None
+        return self._interact(region.points, label, run_prediction, BOX, region)
+
+    def add_bbox_interaction(
+        self,
+        bbox_coords: Box,
+        include_interaction: bool,
+        run_prediction: bool = True,
+        override_capability_checks: bool = False,
+        *,
+        class_label: int = 1,
+    ) -> Box | None:
+        """Put a box around the object, or around what isn't part of it, in one slice or in space.
+
+        Args:
+            bbox_coords: [[x1, x2], [y1, y2], [z1, z2]], upper ends not included; cut off at the image's border.
+            include_interaction, run_prediction, override_capability_checks, class_label: as in `add_point_interaction`.
+
+        Returns, Raises:
+            As `add_point_interaction`; also if the box is empty.
+        """
+        label = self._label(include_interaction, class_label)
+        seen = self._seen(self._inside_image(_checked_box(bbox_coords)), label)
+        if seen is None:
+            return None
+        low, high = np.array(seen).T
+        return self._interact(box_points(seen), label, run_prediction, BOX, Region(np.ones(high - low, bool), low))
+
+    def add_initial_seg_interaction(
+        self,
+        initial_seg: np.ndarray | Tensor,
+        run_prediction: bool = False,
+        override_capability_checks: bool = False,
+    ) -> Box | None:
+        """Start from an existing mask. This resets all other interactions.
+
+        Args:
+            initial_seg: (x, y, z) labels of the model; copied into the target buffer.
+            run_prediction: let the model improve it now. Otherwise it stays as it is until the next interaction, and
+                outside of what the model looks at then.
+            override_capability_checks: without effect.
+
+        Returns:
+            The box of all voxels that have changed, but None without prediction.
+
+        Raises:
+            SAM3DError: its shape is not the image's, it holds a label that the model doesn't know, or image or target
+                buffer are missing. Nothing has changed then.
+        """
+        mask, labels = _as_array(initial_seg), self._known_labels("add_initial_seg_interaction")
+        if mask.shape != self._mask.image.shape:
+            raise SAM3DError(f"The mask has the shape {mask.shape}; the image has {self._mask.image.shape}.")
+        unknown = mask[~np.isin(mask, [0, *labels])]
+        if len(unknown):
+            known = ", ".join(map(str, labels))
+            raise SAM3DError(f"The mask holds the value {unknown[0]}; the model knows {known}, and 0 for background.")
+        mask = mask.astype(np.min_scalar_type(max(labels)))
+        return self._with_target().start_from(mask, run_prediction, self.do_autozoom)
+
+    def undo(self) -> bool:
+        """Take the last interaction back: the mask becomes what it was, bit for bit.
+
+        Returns:
+            Whether there was one. As many can be undone as there were since the last reset, image or target buffer.
+        """
+        return self._object("undo").undo()
+
+    def reset_interactions(self) -> None:
+        """Empty the target buffer and forget all interactions, for the next object; this can't be undone."""
+        self._object("reset_interactions").reset()
+
+    # --- checks of what is given ---
+
+    def _object(self, method: str) -> InteractiveMask:
+        if self._mask is None:
+            raise SAM3DError(f"There is no image yet: call set_image before {method}.")
+        return self._mask
+
+    def _with_target(self) -> InteractiveMask:
+        if self._mask.target is None:
+            raise SAM3DError("There is no target buffer for this image: call set_target_buffer after set_image.")
+        return self._mask
+
+    def _known_labels(self, method: str) -> list[int]:
+        self._object(method)
+        return [int(label) for label in self.model.labels.foreground_labels]
+
+    def _label(self, include: bool, class_label: int) -> int:
+        """Of an interaction."""
+        known = self._known_labels("interactions")
+        if not include and not self.model.clicks_carry_labels:
+            raise SAM3DError(
+                "This model takes foreground prompts only (include_interaction=True): it was trained with unlabelled "
+                "clicks, as published."
+            )
+        if include and class_label not in known:
+            raise SAM3DError(f"The model has no class {class_label}; it knows {', '.join(map(str, known))}.")
+        return int(class_label) if include else 0
+
+    def _size(self) -> str:
+        return " x ".join(map(str, self._mask.image.shape))
+
+    def _refuse_empty_border(self, point: np.ndarray, label: int) -> None:
+        """Of foreground where the model sees nothing; background is right there."""
+        low, high = np.array(self._mask.image.content).T
+        if label > 0 and not ((point >= low - 0.5) & (point <= high - 0.5)).all():
+            raise SAM3DError(
+                f"The prompt at {point.tolist()} lies on the empty border of the image (all voxels 0), which is cut "
+                "off before prediction. Move it onto what the image shows."
+            )
+
+    def _inside_image(self, box: Box) -> Box:
+        inside = cut(box, [[0, n] for n in self._mask.image.shape])
+        if any(low >= high for low, high in inside):
+            raise SAM3DError(f"The box {box} lies outside the image, which has {self._size()} voxels.")
+        return inside
+
+    def _seen(self, box: Box, label: int) -> Box | None:
+        """The part of a box that the model sees; None where there is none and none is needed."""
+        seen = cut(box, self._mask.image.content)
+        if all(low < high for low, high in seen):
+            return seen
+        self._refuse_empty_border(np.mean(box, axis=1) - 0.5, label)
+        return None
+
+    def _drawn(
+        self,
+        kind: str,
+        image: np.ndarray | Tensor,
+        box: Box | None,
+        label: int,
+        complete: Callable[[np.ndarray], np.ndarray] = lambda mask: mask,
+    ) -> Region | None:
+        """What the model sees of a mask that the user has drawn; None if nothing is drawn."""
+        shape = self._mask.image.shape
+        mask = _as_array(image) != 0
+        box = [[0, n] for n in shape] if box is None else _checked_box(box)
+        if any(low < 0 or high > n for (low, high), n in zip(box, shape)):
+            raise SAM3DError(f"The box {box} of the {kind} reaches beyond the image, which has {self._size()} voxels.")
+        expected = tuple(high - low for low, high in box)
+        if mask.shape != expected:
+            raise SAM3DError(f"The {kind} has the shape {mask.shape}; it has to be {expected}.")
+        drawn = bounding_box(mask)
+        if drawn is None:
+            logger.warning("The %s is empty and changes nothing.", kind)
+            return None
+        mask = complete(mask[as_slices(drawn)])
+        start = np.array([low + d for (low, _), (d, _) in zip(box, drawn)])
+        seen = self._seen([[int(s), int(s) + n] for s, n in zip(start, mask.shape)], label)
+        if seen is None:
+            return None
+        mask = mask[tuple(slice(low - s, high - s) for (low, high), s in zip(seen, start))]
+        if not mask.any():
+            self._refuse_empty_border(start.astype(float), label)
+            return None
+        return Region(mask, np.array([low for low, _ in seen]))
+
+    def _interact(
+        self, points: np.ndarray, label: int, predict: bool, kind: int | None = None, region: Region | None = None
+    ) -> Box | None:
+        mask = self._with_target() if predict else self._mask
+        # training knows no boxes on background: there, points say more
+        if self.model.takes_maps and kind is not None and (kind, label) != (BOX, 0):
+            points = points[:1]
+        else:
+            kind, region = None, None
+        changed = mask.interact(points, label, predict, self.do_autozoom, kind, region)
+        if self.verbose and predict and mask.last is not None:
+            cap = f"; stopped at {mask.last.hit_cap}" if mask.last.hit_cap and self.do_autozoom else ""
+            print(f"Looked at {len(mask.last.windows)} window(s), changed {changed}{cap}")
+        return changed
+
+
+def _as_array(values: np.ndarray | Tensor) -> np.ndarray:
+    if isinstance(values, Tensor):
+        return values.detach().cpu().numpy()
+    return np.asarray(values)
+
+
+def _checked_box(box: Box) -> Box:
+    """A box of whole numbers."""
+    values = np.asarray(box, dtype=float)
+    if values.shape != (3, 2) or not np.isfinite(values).all():
+        raise SAM3DError(f"A box needs [[x1, x2], [y1, y2], [z1, z2]], but got {box}.")
+    values = np.rint(values).astype(int)
+    if (values[:, 0] >= values[:, 1]).any():
+        raise SAM3DError(f"The box {values.tolist()} is empty: its upper ends, not included, must be above its lower.")
+    return values.tolist()

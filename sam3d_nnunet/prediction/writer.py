@@ -1,0 +1,115 @@
+"""Files of a predicted case, which appear complete or not at all."""
+
+import json
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import write_whole
+from sam3d_nnunet.prediction.model_folder import TrainedModel
+from sam3d_nnunet.prediction.predictor import CasePrediction
+from sam3d_nnunet.prompts.files import write_prompt
+
+INSTANCES = "instances"  # a folder of its own: nnU-Net takes all files of an ending for segmentations
+
+
+class CaseWriter:
+    """Writes predictions into a folder, as nnU-Net would, with the clicks beside them."""
+
+    def __init__(
+        self, folder: str | Path, model: TrainedModel, probabilities: bool = False, instances: bool = False
+    ) -> None:
+        """
+        Args:
+            folder: for all cases; made if it isn't there.
+            model: that predicts them.
+            probabilities: write nnU-Net's .npz and .pkl, too.
+            instances: write instance maps, too, into the folder's `instances/`.
+        """
+        self.folder = Path(folder)
+        self.model = model
+        self.probabilities = probabilities
+        self.instances = instances
+        # nnU-Net's writer of TIFF keeps the spacing in CASE.json
+        self._spacing_apart = issubclass(model.plans.image_reader_writer_class, Tiff3DIO)
+
+    def prepare(self) -> None:
+        """Make the folder, with the files that nnU-Net's tools look for beside predictions."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self.folder / "dataset.json", json.dumps(self.model.dataset_json, indent=4))
+        write_whole(self.folder / "plans.json", json.dumps(self.model.plans.plans, indent=4))
+
+    def files(self, name: str) -> list[Path]:
+        """All files of a case, as `write` makes them."""
+        ending = self.model.file_ending
+        names = [f"{name}{ending}", f"{name}.json"]
+        if self._spacing_apart:
+            names.append(f"{name}.csv")
+        if self.probabilities:
+            names += [f"{name}.npz", f"{name}.pkl"]
+        if self.instances:
+            names.append(f"{INSTANCES}/{name}{ending}")
+        return [self.folder / file for file in names]
+
+    def is_finished(self, name: str) -> bool:
+        """Whether all files of a case are there."""
+        return all(file.is_file() for file in self.files(name))
+
+    def refuse_to_overwrite(self, name: str, sources: Iterable[Path]) -> None:
+        """Keep the files that a case is predicted from.
+
+        Args:
+            name: of the case.
+            sources: such files; they exist.
+
+        Raises:
+            SAM3DError: one of them is a file that `write` would replace.
+        """
+        there = [file for file in self.files(name) if file.exists()]
+        for source in sources:
+            if any(source.samefile(file) for file in there):
+                raise SAM3DError(
+                    f"The prediction would overwrite {source}, which it is made from. Give another output folder (-o)."
+                )
+
+    def write(self, name: str, prediction: CasePrediction) -> np.ndarray:
+        """Write all files of a case; the segmentation comes last, so that it tells that the others are there.
+
+        Returns:
+            the segmentation.
+        """
+        main = f"{name}{self.model.file_ending}"
+        properties = prediction.case.properties
+        images = self.model.plans.image_reader_writer_class()
+        with tempfile.TemporaryDirectory(prefix=".part_", dir=self.folder) as temporary:
+            part = Path(temporary)
+            segmentation = prediction.segmentation()
+            images.write_seg(segmentation, str(part / main), properties)
+            write_prompt(prediction.prompt, part / f"{name}{'.csv' if self._spacing_apart else '.json'}")
+            if self.probabilities:
+                _write_npz(prediction, part / f"{name}.npz")
+                (part / f"{name}.pkl").write_bytes(pickle.dumps(properties))
+            if self.instances:
+                (part / INSTANCES).mkdir()
+                (self.folder / INSTANCES).mkdir(exist_ok=True)
+                images.write_seg(prediction.instances(segmentation), str(part / INSTANCES / main), properties)
+            files = [file.relative_to(part) for file in part.rglob("*") if file.is_file()]
+            for file in sorted(files, key=lambda f: f == Path(main)):
+                os.replace(part / file, self.folder / file)
+        return segmentation
+
+
+def _write_npz(prediction: CasePrediction, file: Path) -> None:
+    """What numpy's savez_compressed would write, without all probabilities in memory."""
+    array = file.with_suffix(".npy")
+    prediction.probabilities(array)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(array, "probabilities.npy")
+    array.unlink()

@@ -1,0 +1,118 @@
+"""Image, truth, predictions and clicks of a case, all turned the same way for looking at."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.results import PredictionFolder, Results
+from sam3d_nnunet.geometry.world import REVERSED, ImageGeometry
+from sam3d_nnunet.prompts.files import read_prompt
+
+
+class PatientView:
+    """Turns arrays so that d runs to the head, h to the back and w to the patient's left, as near as axes allow.
+
+    A slice drawn row by row then shows the patient from the feet, front up, as radiologists look at it.
+    """
+
+    def __init__(self, geometry: ImageGeometry, shape: tuple[int, ...]) -> None:
+        self._orientation = io_orientation(geometry.affine)  # of the array's axes among x, y, z
+        turned = geometry.affine @ inv_ornt_aff(self._orientation, shape)
+        self.geometry = ImageGeometry(turned[:, REVERSED])
+        self.spacing = np.linalg.norm(self.geometry.affine[:3, :3], axis=0)
+
+    def turn(self, array: np.ndarray) -> np.ndarray:
+        """An array as nnU-Net's reader returns it -> (d, h, w) of this view."""
+        return apply_orientation(array, self._orientation).transpose()
+
+
+@dataclass(frozen=True)
+class CaseImage:
+    """A case to be drawn.
+
+    Attributes:
+        name: of the case.
+        image: (d, h, w) first channel.
+        truth: (d, h, w) label map.
+        view: where these arrays are in the world; its spacing is in mm.
+        is_ct: the image holds Hounsfield units.
+    """
+
+    name: str
+    image: np.ndarray
+    truth: np.ndarray
+    view: PatientView
+    is_ct: bool
+
+
+class CaseReader:
+    """Reads what belongs to a case of the results."""
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+        self._reader = determine_reader_writer_from_dataset_json(results.data["dataset_json"], verbose=False)()
+
+    def image(self, case: str) -> CaseImage:
+        """
+        Raises:
+            SAM3DError: image or truth can't be read, or don't have the same voxels.
+        """
+        file, truth_file = self._files(case)
+        channels, properties = self._read(file, is_truth=False)
+        view = PatientView(ImageGeometry.from_file(file, properties), channels.shape[1:])
+        image = view.turn(channels[0])
+        truth = self._labels(truth_file, view, image.shape)
+        # nnU-Net, too, knows CT by this name
+        is_ct = next(iter(self._results.data["dataset_json"].get("channel_names", {}).values()), "").upper() == "CT"
+        return CaseImage(case, image, truth, view, is_ct)
+
+    def prediction(self, case: CaseImage, folder: PredictionFolder) -> np.ndarray:
+        """(d, h, w) label map.
+
+        Raises:
+            SAM3DError: it isn't there, can't be read, or doesn't have the image's voxels.
+        """
+        return self._labels(folder.path / f"{case.name}{self._results.file_ending}", case.view, case.image.shape)
+
+    def clicks(self, case: CaseImage, folder: PredictionFolder) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 3) coordinates (d, h, w) of the clicks that the prediction was made with, and their (N,) labels.
+
+        Raises:
+            SAM3DError: the file of the clicks can't be read.
+        """
+        # what was drawn beforehand comes last: it lacks corrective clicks; a table stands where .json is the spacing
+        beside = [folder.path / f"{case.name}{ending}" for ending in (".csv", ".json")]
+        for file in [*beside, self._results.prompt_file(folder.protocol, folder.trial, case.name)]:
+            if file.is_file():
+                prompt = read_prompt(file)
+                return case.view.geometry.to_voxels(prompt.points), prompt.labels
+        return np.empty((0, 3)), np.empty(0, dtype=int)
+
+    def _files(self, case: str) -> tuple[Path, Path]:
+        """First channel and truth of a training case, or else of a case of the test set."""
+        data, ending = self._results.data, self._results.file_ending
+        image, truth = f"{case}_0000{ending}", f"{case}{ending}"
+        listed = data["dataset_json"].get("dataset", {})
+        file = Path(listed[case]["images"][0]) if case in listed else Path(data["images"]) / image
+        if not file.is_file() and "test_images" in data:
+            return Path(data["test_images"]) / image, Path(data["test_truth"]) / truth
+        return file, Path(data["truth"]) / truth
+
+    def _labels(self, file: Path, view: PatientView, shape: tuple[int, ...]) -> np.ndarray:
+        labels = view.turn(self._read(file, is_truth=True)[0][0])
+        if labels.shape != shape:
+            raise SAM3DError(f"{file} has {labels.shape} voxels, its image {shape}.")
+        return labels
+
+    def _read(self, file: Path, is_truth: bool) -> tuple[np.ndarray, dict]:
+        if not file.is_file():
+            raise SAM3DError(f"There is no {file}.")
+        try:
+            return self._reader.read_seg(str(file)) if is_truth else self._reader.read_images([str(file)])
+        except Exception as e:  # each library of images has errors of its own
+            reason = (str(e).strip().splitlines() or [type(e).__name__])[-1]
+            raise SAM3DError(f"{file} can't be read: {reason}.") from e

@@ -1,0 +1,114 @@
+"""What a table shows, before it is laid out."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sam3d_nnunet.evaluation.metrics import FALSE_POSITIVES, LESION_SCORES, is_score
+from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.report.pooling import Pooled, pool
+from sam3d_nnunet.report.published import NSD, TARGETS, PaperRow, paper_rows
+from sam3d_nnunet.report.selection import Selection
+from sam3d_nnunet.report.statistics import Statistics, table_statistics
+
+USUAL_BASELINE = "nnUNetTrainer"
+TUMOUR = re.compile("tumou?r|cancer|lesion", re.IGNORECASE)
+Column = tuple[str, str]
+"""Target and metric."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """All numbers of a table.
+
+    Attributes:
+        dataset: its name.
+        pools: what was measured, one row each.
+        statistics: of these.
+        targets: in the order of metrics.csv.
+        facts: method.json of each method.
+        baseline: folder name of the method that others are compared with, or None.
+        notes: what is incomplete or could not be checked, in sentences.
+        lesions: whether to show the detection of lesions.
+        paper: key of the paper's data set, or None.
+    """
+
+    dataset: str
+    pools: list[Pooled]
+    statistics: Statistics
+    targets: list[str]
+    facts: dict[str, dict[str, Any]]
+    baseline: str | None
+    notes: list[str]
+    lesions: bool
+    paper: str | None
+
+    @property
+    def columns(self) -> list[Column]:
+        """With any number in them; those that only the paper fills come last."""
+        columns = [(target, metric) for target in self.targets for metric in self._shown(target)]
+        of_paper = [(self.paper_target, metric) for metric in ("dice", NSD)] if self.paper else []
+        return columns + [column for column in of_paper if column not in columns]
+
+    @property
+    def paper_rows(self) -> list[PaperRow]:
+        """Those asked for."""
+        return paper_rows(self.paper) if self.paper else []
+
+    @property
+    def paper_target(self) -> str:
+        """The one of ours that the paper's figures are about: the only one, or the only one named like a tumour.
+
+        Otherwise the paper's name for it, so that its figures get columns of their own.
+        """
+        tumours = [target for target in self.targets if TUMOUR.fullmatch(target)]
+        tumours = tumours or [target for target in self.targets if TUMOUR.search(target)]
+        found = self.targets if len(self.targets) == 1 else tumours
+        return found[0] if len(found) == 1 else TARGETS[self.paper]
+
+    def _shown(self, target: str) -> list[str]:
+        """Dice and NSD, false positives where the truth of a case is empty, detection of lesions on request."""
+        known = dict.fromkeys(m for (_, t, m), s in self.statistics.items() if t == target and s.cases)
+        scores = [m for m in known if is_score(m) and m not in LESION_SCORES]
+        lesions = [m for m in known if m in LESION_SCORES and self.lesions]
+        return scores + [m for m in known if m == FALSE_POSITIVES] + lesions
+
+
+def gather(
+    results: Results,
+    protocols: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    baseline: str | None = None,
+    paper: str | None = None,
+    lesions: bool = False,
+) -> Content:
+    """Pool and compute.
+
+    Args:
+        protocols: to be shown; None: all.
+        methods: to be shown, by folder or display name; None: all.
+        baseline: method that others are compared with, by folder or display name. None: the first automatic one of
+            those shown whose trainer is nnU-Net's.
+        paper: key of the paper's data set; None: without its figures.
+        lesions: whether to show the detection of lesions.
+
+    Raises:
+        SAM3DError: a name is unknown, nothing was measured, or the numbers may not be pooled or compared.
+    """
+    if paper is not None:
+        paper_rows(paper)  # before anything takes long
+    selection = Selection(results, methods, protocols, baseline)
+    pools, notes = pool(selection)
+    targets = list(dict.fromkeys(selection.table["target"]))
+    baseline = selection.baseline or _usual_baseline(selection)
+    statistics = table_statistics(pools, targets, baseline)
+    dataset = results.data.get("dataset", results.root.resolve().name)
+    return Content(dataset, pools, statistics, targets, results.methods, baseline, notes, lesions, paper)
+
+
+def _usual_baseline(selection: Selection) -> str | None:
+    facts = selection.results.methods
+    automatic = [m for m in selection.methods if not selection.is_prompted(m)]
+    # predictions from elsewhere have no trainer
+    return next((m for m in automatic if (facts[m].get("trainer") or m).startswith(USUAL_BASELINE)), None)

@@ -1,0 +1,88 @@
+r"""A table for LaTeX: to be included by \input where the package booktabs is loaded."""
+
+import re
+import textwrap
+
+from sam3d_nnunet.report.layout import TEXT_COLUMNS, Cell, Section, Table
+
+HEADING_WIDTH = 12  # letters; longer headings break between words
+COMMANDS = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "`": r"\textasciigrave{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "“": "``",
+    "”": "''",
+    "–": "--",
+    "—": "---",
+    "−": "$-$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    **{sign: rf"\{sign}" for sign in "{}$&#_%"},
+    **{sign: f"{{{sign}}}" for sign in "[]*"},  # an argument behind the end of a row
+}
+SPECIAL = re.compile("|".join(map(re.escape, COMMANDS)))
+
+
+def to_latex(table: Table) -> str:
+    """The whole file: a floating table as wide as the page.
+
+    Intervals stand below their numbers, and all sentences but the first below the table, in small print: captions are
+    as large as the text, and this one would fill the page.
+    """
+    title, first, *others = [_escape(text) for text in (table.title, *table.caption)]
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table*}",
+        r"\centering",
+        rf"\caption[{title}]{{{title}. {first}}}",
+        r"\par\medskip",
+        r"\scriptsize",
+        r"\setlength{\tabcolsep}{3pt}",
+        rf"\begin{{tabular}}{{{'l' * TEXT_COLUMNS}{'r' * (len(table.columns) - TEXT_COLUMNS)}}}",
+        r"\toprule",
+        _line([_heading(column, i) for i, column in enumerate(table.columns)]),
+    ]
+    for section in table.sections:
+        lines += [r"\midrule", *_section(section, len(table.columns))]
+    lines += [r"\bottomrule", r"\end{tabular}", r"\par\smallskip", rf"\parbox{{\textwidth}}{{{' '.join(others)}}}"]
+    return "\n".join([*lines, r"\end{table*}"]) + "\n"
+
+
+def _section(section: Section, columns: int) -> list[str]:
+    lines = [_line([rf"\multicolumn{{{columns}}}{{l}}{{\textit{{{_escape(section.title)}}}}}"])]
+    for row in section.rows:
+        lines.append(_line([_number(cell) for cell in row]))
+        if any(cell.interval for cell in row):
+            lines.append(_line([_interval(cell) for cell in row]))
+    return lines
+
+
+def _line(cells: list[str]) -> str:
+    return rf"{' & '.join(cells)} \\"
+
+
+def _heading(text: str, column: int) -> str:
+    """In a box of lines, as narrow as its words allow."""
+    lines = textwrap.wrap(text, HEADING_WIDTH, break_long_words=False, break_on_hyphens=False)
+    side, stack = "l" if column < TEXT_COLUMNS else "r", r"\\".join(map(_escape, lines))
+    return rf"\shortstack[{side}]{{{stack}}}"
+
+
+def _number(cell: Cell) -> str:
+    text = _escape(cell.text)
+    return (rf"\textbf{{{text}}}" if cell.bold else text) + _escape(cell.mark)
+
+
+def _interval(cell: Cell) -> str:
+    return rf"{{\tiny {_escape(cell.interval)}}}" if cell.interval else ""
+
+
+def _escape(text: str) -> str:
+    """One line, in which every sign means itself; straight quotes in pairs become opening and closing ones."""
+    quoted = re.sub('"([^"]*)"', r"“\1”", " ".join(text.split()))
+    return SPECIAL.sub(lambda sign: COMMANDS[sign[0]], quoted)

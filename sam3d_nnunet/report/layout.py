@@ -1,0 +1,187 @@
+"""The table that people read: rows by method, apart for automatic and prompted segmentation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sam3d_nnunet.evaluation.metrics import is_score, metric_name
+from sam3d_nnunet.evaluation.results import AUTOMATIC
+from sam3d_nnunet.report.caption import caption
+from sam3d_nnunet.report.content import Column, Content
+from sam3d_nnunet.report.pooling import FOLDS, Pooled
+from sam3d_nnunet.report.published import NSD, SOURCE, PaperRow
+from sam3d_nnunet.report.statistics import Statistic
+
+UNKNOWN = "–"
+TEXT_COLUMNS = 2
+"""Method and protocol come first; all other columns hold numbers."""
+MARKS = {1: "*↑", 0: "", -1: "*↓"}
+SOURCES = {FOLDS: "", "test": ", test set"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in one place.
+
+    Attributes:
+        text: as people read it.
+        value: to sort by; None where `text` is no number.
+        interval: as people read it, or nothing.
+        mark: of significance.
+        detail: what else is known.
+        bold: whether it is the best.
+    """
+
+    text: str = UNKNOWN
+    value: float | None = None
+    interval: str = ""
+    mark: str = ""
+    detail: str = ""
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows below one heading."""
+
+    title: str
+    rows: list[list[Cell]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in no particular format.
+
+    Attributes:
+        title: names the data set.
+        columns: their headings.
+        sections: each row has a cell for each column.
+        caption: sentences.
+    """
+
+    title: str
+    columns: list[str]
+    sections: list[Section]
+    caption: list[str]
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """A column about what a method costs; from its method.json, or from the row itself."""
+
+    heading: str
+    text: Callable[[float], str]
+    key: str
+
+
+COSTS = (
+    _Cost("tuned parameters (M)", lambda n: f"{n / 1e6:.2f}", "tuned_parameters"),
+    _Cost("training (h)", lambda hours: f"{hours:.1f}", "training_hours"),
+    _Cost("seconds a case or click", lambda seconds: f"{seconds:.2f}", "seconds"),
+    _Cost("peak memory (GiB)", lambda memory: f"{memory:.1f}", "peak_memory_gib"),
+)
+
+
+def lay_out(content: Content) -> Table:
+    """The table of these numbers."""
+    best = _best(content)
+    rows: dict[str, list[list[Cell]]] = {}
+    for place, pooled in enumerate(content.pools):
+        title = ("Prompted" if pooled.prompted else "Automatic") + SOURCES[pooled.source]
+        rows.setdefault(title, []).append(_row(content, place, pooled, best))
+    for row in content.paper_rows:
+        title = "automatic" if row.protocol == AUTOMATIC else "prompted"
+        rows.setdefault(f"{SOURCE} ({title})", []).append(_paper_row(content, row))
+    headings = ["method", "protocol", "cases", *[_heading(*column) for column in content.columns]]
+    sections = [Section(title, of_title) for title, of_title in rows.items()]
+    return _without_empty(Table(content.dataset, [*headings, *[c.heading for c in COSTS]], sections, caption(content)))
+
+
+def cost(content: Content, pooled: Pooled, key: str) -> float | None:
+    """What a method costs under a protocol; None where that is not known."""
+    return pooled.seconds if key == "seconds" else content.facts[pooled.method].get(key)
+
+
+def _heading(target: str, metric: str) -> str:
+    return f"{target} {metric_name(metric)}"
+
+
+def _row(content: Content, place: int, pooled: Pooled, best: set[tuple[int, Column]]) -> list[Cell]:
+    name = f"{pooled.name} (baseline)" if pooled.method == content.baseline else pooled.name
+    cells = [Cell(name), Cell(pooled.label), Cell(str(len(pooled.cases)), len(pooled.cases))]
+    for column in content.columns:
+        statistic = content.statistics.get((place, *column))
+        cells.append(_metric_cell(column[1], statistic, (place, column) in best) if statistic else Cell())
+    return cells + [_cost_cell(item, cost(content, pooled, item.key)) for item in COSTS]
+
+
+def _paper_row(content: Content, row: PaperRow) -> list[Cell]:
+    values = {"dice": row.dice, NSD: row.nsd}
+    cells = [Cell(row.name), Cell(row.protocol), Cell()]
+    for target, metric in content.columns:
+        value = values.get(metric) if target == content.paper_target else None
+        cells.append(Cell() if value is None else Cell(_number(metric, value), value))
+    return cells + [_cost_cell(item, getattr(row, item.key, None)) for item in COSTS]
+
+
+def _metric_cell(metric: str, statistic: Statistic, bold: bool) -> Cell:
+    if not statistic.cases:
+        return Cell()
+    interval = ""
+    if np.isfinite(statistic.low):
+        interval = f"[{_number(metric, statistic.low)}, {_number(metric, statistic.high)}]"
+    mark, detail = MARKS[statistic.direction], _detail(metric, statistic)
+    return Cell(_number(metric, statistic.mean), statistic.mean, interval, mark, detail, bold)
+
+
+def _detail(metric: str, statistic: Statistic) -> str:
+    parts = [_count(len(statistic.cases))]
+    for what, spread in (("folds", statistic.sd_folds), ("trials", statistic.sd_trials)):
+        parts += [f"s.d. over {what} {_number(metric, spread)}"] if np.isfinite(spread) else []
+    comparison = statistic.comparison
+    if comparison is not None and comparison.pairs:
+        other = f"{statistic.baseline.name}, {statistic.baseline.label}"
+        sign = "+" if comparison.difference >= 0 else "−"
+        parts.append(
+            f"{sign}{_number(metric, abs(comparison.difference))} against {other} ({_count(comparison.pairs)})"
+        )
+        parts += [f"p = {statistic.p_holm:.3g} after Holm"] if np.isfinite(statistic.p_holm) else []
+    return "; ".join(parts)
+
+
+def _count(cases: int) -> str:
+    return "1 case" if cases == 1 else f"{cases} cases"
+
+
+def _cost_cell(item: _Cost, value: float | None) -> Cell:
+    return Cell() if value is None else Cell(item.text(value), float(value))
+
+
+def _number(metric: str, value: float) -> str:
+    """Scores in per cent."""
+    return f"{100 * value:.2f}" if is_score(metric) else f"{value:.2f}"
+
+
+def _best(content: Content) -> set[tuple[int, Column]]:
+    """Where the best of several methods stands: under the same protocol and step, and on all cases of these."""
+    groups: dict[tuple, list[int]] = {}
+    for place, pooled in enumerate(content.pools):
+        groups.setdefault((pooled.source, pooled.label, pooled.clicks), []).append(place)
+    best = set()
+    for places in groups.values():
+        for column in (c for c in content.columns if is_score(c[1])):
+            found = {place: s for place in places if (s := content.statistics.get((place, *column))) and s.cases}
+            cases = frozenset().union(*(s.cases for s in found.values()))
+            means = {place: round(100 * s.mean, 2) for place, s in found.items() if s.cases == cases}
+            if len(means) > 1:
+                best |= {(place, column) for place, mean in means.items() if mean == max(means.values())}
+    return best
+
+
+def _without_empty(table: Table) -> Table:
+    """Without columns in which nothing is known."""
+    rows = [row for section in table.sections for row in section.rows]
+    kept = [i for i in range(len(table.columns)) if any(row[i].text != UNKNOWN for row in rows)]
+    sections = [Section(s.title, [[row[i] for i in kept] for row in s.rows]) for s in table.sections]
+    return Table(table.title, [table.columns[i] for i in kept], sections, table.caption)

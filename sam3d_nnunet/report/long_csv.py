@@ -1,0 +1,74 @@
+"""All numbers of a table in long form, for programs to read."""
+
+from typing import Any
+
+import pandas as pd
+
+from sam3d_nnunet.report.content import Content
+from sam3d_nnunet.report.layout import COSTS, cost
+from sam3d_nnunet.report.pooling import Pooled
+from sam3d_nnunet.report.published import NSD, PaperRow
+from sam3d_nnunet.report.statistics import Statistic
+
+KEYS = ["method", "name", "protocol", "clicks", "source", "target", "metric"]
+NUMBERS = ["cases", "mean", "low", "high", "sd_folds", "sd_trials", "baseline", "difference", "p", "p_holm"]
+WHOLE = ["clicks", "cases", "tuned_parameters"]
+"""Columns of integers, some of them unknown."""
+PAPER = "paper"
+"""Source of the paper's rows."""
+DIGITS = "%.10g"  # the last ones of a float differ between processors
+
+
+def to_csv(content: Content) -> str:
+    """The whole file: a row for each method, protocol, step, target and metric that any case has.
+
+    Shares are not in per cent; the area under the curve of an iterated protocol is a metric of its own, such as
+    dice_area, with the last step in `clicks`. `baseline` names method, protocol and step of the comparison.
+    """
+    rows = [
+        _row(content, content.pools[place], target, metric, statistic)
+        for (place, target, metric), statistic in content.statistics.items()
+        if statistic.cases
+    ]
+    rows += [_paper_row(content, row, metric) for row in content.paper_rows for metric in ("dice", NSD)]
+    table = pd.DataFrame(rows, columns=[*KEYS, *NUMBERS, *[item.key for item in COSTS]])
+    for column in WHOLE:
+        table[column] = table[column].astype("Int64")
+    return table.to_csv(index=False, float_format=DIGITS, lineterminator="\n")
+
+
+def _row(content: Content, pooled: Pooled, target: str, metric: str, statistic: Statistic) -> dict[str, Any]:
+    compared, other = statistic.comparison, statistic.baseline
+    return {
+        "method": pooled.method,
+        "name": pooled.name,
+        "protocol": pooled.protocol,
+        "clicks": pooled.clicks,
+        "source": pooled.source,
+        "target": target,
+        "metric": f"{metric}_area" if pooled.area else metric,
+        "cases": len(statistic.cases),
+        "mean": statistic.mean,
+        "low": statistic.low,
+        "high": statistic.high,
+        "sd_folds": statistic.sd_folds,
+        "sd_trials": statistic.sd_trials,
+        "baseline": other and f"{other.name}, {other.label}",
+        "difference": compared and compared.difference,
+        "p": compared and compared.p,
+        "p_holm": statistic.p_holm,
+        **{item.key: cost(content, pooled, item.key) for item in COSTS},
+    }
+
+
+def _paper_row(content: Content, row: PaperRow, metric: str) -> dict[str, Any]:
+    return {
+        "method": row.method,
+        "name": row.name,
+        "protocol": row.protocol,
+        "source": PAPER,
+        "target": content.paper_target,
+        "metric": metric,
+        "mean": row.nsd if metric == NSD else row.dice,
+        "tuned_parameters": row.tuned_parameters,
+    }

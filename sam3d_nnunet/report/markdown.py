@@ -1,0 +1,35 @@
+"""A table in GitHub's Markdown: one for each section, and the caption as a list below."""
+
+import re
+
+from sam3d_nnunet.report.layout import TEXT_COLUMNS, Cell, Section, Table
+
+SPECIAL = re.compile(r"[\\`*\[\]<>|$~&#]|(?<!\w)_+|_+(?!\w)")
+"""Signs that may mean something; an underscore between letters or digits means nothing."""
+
+
+def to_markdown(table: Table) -> str:
+    """The whole file."""
+    parts = [f"# {_escape(table.title)}"]
+    for section in table.sections:
+        parts += [f"## {_escape(section.title)}", _rows(table.columns, section)]
+    return "\n\n".join([*parts, "\n".join(f"- {_escape(sentence)}" for sentence in table.caption)]) + "\n"
+
+
+def _rows(columns: list[str], section: Section) -> str:
+    """Heading, alignment and rows; padded, so that the source can be read, too."""
+    rows = [[_escape(column) for column in columns], *[[_cell(cell) for cell in row] for row in section.rows]]
+    widths = [max(map(len, of_column)) for of_column in zip(*rows)]
+    rows.insert(1, ["-" * width if i < TEXT_COLUMNS else "-" * (width - 1) + ":" for i, width in enumerate(widths)])
+    return "\n".join(f"| {' | '.join(text.ljust(width) for text, width in zip(row, widths))} |" for row in rows)
+
+
+def _cell(cell: Cell) -> str:
+    text = _escape(cell.text)
+    parts = [f"**{text}**" if cell.bold else text, cell.interval, _escape(cell.mark)]
+    return " ".join(part for part in parts if part)
+
+
+def _escape(text: str) -> str:
+    """One line, in which every sign means itself."""
+    return SPECIAL.sub(lambda signs: "".join(f"\\{sign}" for sign in signs[0]), " ".join(text.split()))

@@ -1,0 +1,309 @@
+"""Plots of the metrics of many cases: against clicks, as bars, against a baseline, against volume.
+
+A case counts once: the mean over its trials. Whiskers are bootstrap intervals (95 %) over cases.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.metrics import metric_name
+from sam3d_nnunet.evaluation.results import AUTOMATIC
+from sam3d_nnunet.report.selection import Selection
+from sam3d_nnunet.report.statistics import mean_interval
+from sam3d_nnunet.report.style import method_style, wrap
+
+DICE = "dice"
+POSITIONS = ("center", "surrounding", "margin")
+MOST_PANELS = 4  # of targets; more are averaged
+METHODS_IN_ROW = 4
+PANEL = 2.6  # inches
+LINE = 0.165  # inches of a line of text
+
+
+def case_means(rows: pd.DataFrame, metric: str) -> pd.Series:
+    """Of each case: mean over trials, then over targets; cases where the metric is undefined are left out."""
+    of_target = rows.groupby(["case", "target"])[metric].mean()
+    return of_target.groupby("case").mean().dropna()
+
+
+def plot_against_clicks(selection: Selection) -> Figure:
+    """Dice and NSD against the number of clicks; automatic prediction stands at 0.
+
+    Raises:
+        SAM3DError: no method was measured with two numbers of clicks.
+    """
+    curves = [(m, iterated, rows) for m in selection.methods for iterated, rows in _curves(selection, m).items()]
+    if not any(len(rows) > 1 for *_, rows in curves):
+        raise SAM3DError("no method was measured with several numbers of clicks (volume_1, volume_3; or iterated_5)")
+    targets, metrics = _targets(selection.table), _metrics(selection.table)
+    figure, grid = _grid(len(targets), len(metrics), (1.25 * PANEL, PANEL))
+    for axes, (title, names) in zip(grid, targets.items()):
+        for axis, metric in zip(axes, metrics):
+            sizes = set()
+            for place, (method, iterated, points) in enumerate(curves):
+                shift = 0.06 * (place - (len(curves) - 1) / 2)  # so that whiskers don't hide each other
+                of_target = {count: rows[rows["target"].isin(names)] for count, rows in points.items()}
+                sizes |= _draw_curve(axis, selection, method, iterated, of_target, metric, shift)
+            axis.set(title=f"{wrap(title)}\n{_cases(sizes)}", xlabel="clicks", ylabel=metric_name(metric))
+            axis.set_xticks(sorted({count for *_, points in curves for count in points}))
+            axis.grid(alpha=0.3)
+    _legend_below(figure, grid)
+    return figure
+
+
+def plot_bars(selection: Selection, protocol: str) -> Figure:
+    """Mean Dice and NSD of each method under one protocol; one row for each target."""
+    methods = [m for m in selection.methods if protocol in selection.protocols_of(m)]
+    targets, metrics = _targets(selection.table), _metrics(selection.table)
+    figure, grid = _grid(len(targets), len(metrics), (1.4 * PANEL, 0.5 + 0.42 * len(methods)), sharey=True)
+    for axes, (title, names) in zip(grid, targets.items()):
+        for axis, metric in zip(axes, metrics):
+            sizes = set()
+            for place, method in enumerate(methods):
+                rows = selection.rows(method, protocol)
+                values = case_means(rows[rows["target"].isin(names)], metric).to_numpy()
+                _draw_bar(axis, place, values, method_style(selection.place(method))["color"])
+                sizes.add(len(values))
+            axis.set_yticks(range(len(methods)), [wrap(selection.name(m)) for m in methods])
+            axis.set(
+                xlim=(0, 1.15),
+                title=f"{wrap(title)}, {_cases(sizes)}",
+                xlabel=metric_name(metric),
+                ylim=(len(methods) - 0.5, -0.5),
+            )
+            axis.set_xticks(np.linspace(0, 1, 6))
+    figure.suptitle(protocol)
+    return figure
+
+
+def plot_click_position(selection: Selection) -> Figure:
+    """Dice after clicks in the centre, the surrounding or the margin of the largest lesion.
+
+    Raises:
+        SAM3DError: fewer than two of these protocols were measured.
+    """
+    protocols = [p for p in selection.protocols if p.split("_")[0] in POSITIONS]
+    if len(protocols) < 2:
+        raise SAM3DError("it needs two of the protocols center_1, surrounding_1 and margin_1")
+    methods = [m for m in selection.methods if set(protocols) & set(selection.protocols_of(m))]
+    targets = _targets(selection.table)
+    width = PANEL * max(1.0, 0.3 * len(protocols) * len(methods))
+    figure, grid = _grid(1, len(targets), (width, 1.2 * PANEL))
+    for axis, (title, names) in zip(grid[0], targets.items()):
+        for place, method in enumerate(methods):
+            step = 0.8 / len(methods)
+            offset = (place - (len(methods) - 1) / 2) * step
+            for position, protocol in enumerate(protocols):
+                rows = selection.rows(method, protocol)
+                values = case_means(rows[rows["target"].isin(names)], DICE).to_numpy()
+                _draw_box(axis, position + offset, 0.8 * step, values, selection, method)
+        axis.set_xticks(range(len(protocols)), protocols)
+        axis.set(title=wrap(title), ylabel="Dice", xlim=(-0.6, len(protocols) - 0.4))
+        axis.grid(axis="y", alpha=0.3)
+    _legend_below(figure, grid)
+    return figure
+
+
+def plot_paired(selection: Selection, method: str) -> Figure:
+    """Dice of a method against the baseline's, one dot a case; the method under its first protocol with clicks.
+
+    Raises:
+        SAM3DError: they have no cases in common.
+    """
+    protocol = selection.main_protocol(method)
+    other = selection.baseline_protocol(protocol)
+    rows, reference = selection.rows(method, protocol), selection.rows(selection.baseline, other)
+    pairs = {
+        title: pd.concat(
+            [case_means(r[r["target"].isin(names)], DICE) for r in (reference, rows)], axis=1, join="inner"
+        ).to_numpy()
+        for title, names in _targets(selection.table).items()
+    }
+    pairs = {title: pair for title, pair in pairs.items() if len(pair)}
+    if not pairs:
+        raise SAM3DError(f"{selection.name(method)} and the baseline have no cases in common whose Dice is defined")
+    figure, grid = _grid(1, len(pairs), (1.25 * PANEL, 1.3 * PANEL))
+    for axis, (title, pair) in zip(grid[0], pairs.items()):
+        mean, low, high = mean_interval(pair[:, 1] - pair[:, 0])
+        axis.plot([0, 1], [0, 1], color="0.6", linewidth=1, zorder=0)
+        _draw_dots(axis, *pair.T, method_style(selection.place(method)))
+        axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        axis.set_xlabel(f"Dice, {_label(selection, selection.baseline, other)}")
+        axis.set_ylabel(f"Dice, {_label(selection, method, protocol)}")
+        interval = f" ({low:+.3f} to {high:+.3f})" if np.isfinite(low) else ""
+        better = int((pair[:, 1] > pair[:, 0]).sum())
+        axis.set_title(f"{wrap(title)}\ndifference {mean:+.3f}{interval}\nbetter in {better} of {len(pair)} cases")
+    return figure
+
+
+def plot_against_volume(selection: Selection) -> Figure:
+    """Dice against the volume of the truth, one dot a case; one panel for each method and target.
+
+    Raises:
+        SAM3DError: no case has a truth.
+    """
+    present = selection.table[selection.table["truth_ml"] > 0]
+    if present.empty:
+        raise SAM3DError("no case has a truth")
+    targets, methods = _targets(present), selection.methods
+    columns = min(len(methods), METHODS_IN_ROW)
+    rows_of_target = -(-len(methods) // columns)
+    figure, grid = _grid(len(targets) * rows_of_target, columns, (0.95 * PANEL, 1.1 * PANEL), sharey=True)
+    for place, (title, names) in enumerate(targets.items()):
+        volumes = present.loc[present["target"].isin(names), "truth_ml"]
+        axes = grid[place * rows_of_target : (place + 1) * rows_of_target].ravel()
+        for axis, method in zip(axes, methods):
+            protocol = selection.main_protocol(method)
+            rows = selection.rows(method, protocol)
+            rows = rows[rows["target"].isin(names) & (rows["truth_ml"] > 0)]
+            dots = rows.groupby(["case", "target"])[["truth_ml", DICE]].mean().dropna()
+            _draw_dots(axis, dots["truth_ml"], dots[DICE], method_style(selection.place(method)))
+            _scale_volumes(axis, volumes)
+            axis.set(ylim=(-0.03, 1.03), title=_label(selection, method, protocol))
+            axis.set_ylabel("Dice" if axis.get_subplotspec().is_first_col() else "")
+            axis.set_xlabel(f"{wrap(title.removeprefix('mean of '))} (ml)")
+        for axis in axes[len(methods) :]:
+            axis.axis("off")
+    return figure
+
+
+def _curves(selection: Selection, method: str) -> dict[bool, dict[int, pd.DataFrame]]:
+    """Rows by number of clicks, of clicks drawn at once (False) and of corrective ones (True)."""
+    protocols = selection.protocols_of(method)
+    drawn = {int(p.split("_")[1]): selection.rows(method, p) for p in protocols if re.fullmatch("volume_[0-9]+", p)}
+    if AUTOMATIC in protocols:
+        drawn[0] = selection.rows(method, AUTOMATIC)
+    corrective = {}
+    for protocol in protocols:  # the longest one comes last
+        if re.fullmatch("iterated_[0-9]+", protocol):
+            rows = selection.table[(selection.table["method"] == method) & (selection.table["protocol"] == protocol)]
+            corrective = {int(count): of_count for count, of_count in rows.groupby("clicks")}
+    return {
+        iterated: dict(sorted(points.items())) for iterated, points in ((False, drawn), (True, corrective)) if points
+    }
+
+
+def _draw_curve(
+    axis: Axes,
+    selection: Selection,
+    method: str,
+    iterated: bool,
+    points: dict[int, pd.DataFrame],
+    metric: str,
+    shift: float,
+) -> set[int]:
+    """Returns from how many cases each of its points comes."""
+    values = {count: case_means(rows, metric).to_numpy() for count, rows in points.items()}
+    values = {count: v for count, v in values.items() if len(v)}
+    if not values:
+        return set()
+    means, low, high = np.array([mean_interval(v) for v in values.values()]).T
+    style = method_style(selection.place(method))
+    if list(values) == [0]:
+        axis.axhline(means[0], color=style["color"], linewidth=1, linestyle="dotted")
+    axis.errorbar(
+        np.array(list(values)) + shift,
+        means,
+        yerr=[means - low, high - means],
+        capsize=2.5,
+        markersize=5,
+        linestyle="dashed" if iterated else "solid",
+        markerfacecolor="white" if iterated else style["color"],
+        label=wrap(f"{selection.name(method)}{', corrective clicks' if iterated else ''}", 34),
+        **style,
+    )
+    return {len(v) for v in values.values()}
+
+
+def _cases(sizes: set[int]) -> str:
+    if not sizes:
+        return "no cases"
+    return f"{min(sizes)} cases" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)} cases"
+
+
+def _draw_bar(axis: Axes, place: int, values: np.ndarray, colour: str) -> None:
+    if not len(values):
+        axis.text(0.02, place, "undefined", va="center")
+        return
+    mean, low, high = mean_interval(values)
+    axis.barh(place, mean, height=0.7, color=colour, alpha=0.75)
+    if np.isfinite(low):
+        axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color="black", capsize=3, linewidth=1)
+    axis.text(np.nanmax([mean, high]) + 0.02, place, f"{mean:.2f}", va="center", fontsize=8)
+
+
+def _draw_dots(axis: Axes, x: np.ndarray, y: np.ndarray, style: dict[str, str]) -> None:
+    axis.scatter(x, y, s=20, alpha=0.7, linewidths=0, **style)
+    axis.grid(alpha=0.3)
+
+
+def _scale_volumes(axis: Axes, volumes: pd.Series) -> None:
+    """Logarithmic, with plain numbers at the ticks."""
+    lower, upper = volumes.min() / 1.5, volumes.max() * 1.5
+    axis.set(xscale="log", xlim=(lower, upper))
+    steps = LogLocator(subs=(1,) if upper / lower > 100 else (1, 2, 5))
+    axis.xaxis.set_major_locator(steps if upper / lower > 10 else MaxNLocator(4))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("")
+
+
+def _draw_box(axis: Axes, x: float, width: float, values: np.ndarray, selection: Selection, method: str) -> None:
+    style = method_style(selection.place(method))
+    colour = {"color": style["color"]}
+    axis.boxplot(
+        values,
+        positions=[x],
+        widths=width,
+        showfliers=False,
+        manage_ticks=False,
+        boxprops=colour,
+        whiskerprops=colour,
+        capprops=colour,
+        medianprops={"color": "black"},
+    )
+    jitter = np.random.default_rng(0).uniform(-0.25, 0.25, len(values)) * width
+    label = wrap(selection.name(method), 34)
+    axis.scatter(x + jitter, values, s=12, alpha=0.6, linewidths=0, label=label, **style)
+
+
+def _targets(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Targets that share a panel, by its title: each its own, unless they are too many."""
+    names = list(table["target"].unique())
+    if len(names) <= MOST_PANELS:
+        return {name: [name] for name in names}
+    return {f"mean of {len(names)} targets": names}
+
+
+def _metrics(table: pd.DataFrame) -> list[str]:
+    """Dice, and NSD at the first of its tolerances."""
+    return [DICE, *[column for column in table if column.startswith("nsd_")][:1]]
+
+
+def _label(selection: Selection, method: str, protocol: str) -> str:
+    return f"{wrap(selection.name(method))}\n{protocol}"
+
+
+def _grid(rows: int, columns: int, panel: tuple[float, float], **share: Any) -> tuple[Figure, np.ndarray]:
+    """A figure with this many panels of this width and height in inches."""
+    # without pyplot, which would keep the figure and look for a screen
+    figure = Figure(figsize=(columns * panel[0] + 0.6, rows * panel[1] + 0.6), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **share)
+
+
+def _legend_below(figure: Figure, grid: np.ndarray) -> None:
+    """One entry for each label of any panel; the figure grows by what they take."""
+    handles = {}
+    for axis in grid.flat:
+        for handle, label in zip(*axis.get_legend_handles_labels()):
+            handles.setdefault(label, handle)
+    columns = max(1, int(figure.get_figwidth() / 3.2))
+    heights = [sum(label.count("\n") + 1.3 for label in part) for part in np.array_split(list(handles), columns)]
+    figure.set_figheight(figure.get_figheight() + LINE * max(heights))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)

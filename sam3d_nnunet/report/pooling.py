@@ -1,0 +1,263 @@
+"""Cross-validation: the folds of a method pooled, so that each case counts once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy.integrate import trapezoid
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.metrics import FALSE_POSITIVES, is_score, metrics_of
+from sam3d_nnunet.evaluation.results import AUTOMATIC, PREDICTION
+from sam3d_nnunet.report.selection import Selection
+
+FOLDS = "folds"
+"""Source of numbered folds; the "test" set is never pooled with them."""
+GROUP = ["source", "protocol", "clicks", "method"]
+MOST_NAMES = 5  # in a sentence
+Splits = list[tuple[frozenset[str], frozenset[str]]]
+"""Training and validation cases of each fold."""
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """All that one method predicted under one protocol.
+
+    Attributes:
+        method: name of its folder.
+        name: of the method, as people read it.
+        protocol: such as "volume_1".
+        source: FOLDS or "test".
+        clicks: after which corrective click; None where the protocol is not iterated.
+        area: the values are areas under the curves up to `clicks`, not what was measured after it.
+        rows: of metrics.csv, with the columns fold and trial.
+        seconds: median of a case, or of a click of an iterated protocol; None where unknown.
+    """
+
+    method: str
+    name: str
+    protocol: str
+    source: str
+    clicks: int | None
+    area: bool
+    rows: pd.DataFrame
+    seconds: float | None
+
+    @property
+    def label(self) -> str:
+        """Protocol and step."""
+        if self.area:
+            return f"{self.protocol}, area"
+        return self.protocol if self.clicks is None else f"{self.protocol}, after {self.clicks}"
+
+    @property
+    def prompted(self) -> bool:
+        """Whether clicks were given."""
+        return self.protocol != AUTOMATIC
+
+    @property
+    def folds(self) -> list[str]:
+        """Pooled ones, as nnU-Net names them."""
+        return sorted(self.rows["fold"].unique(), key=lambda fold: (len(fold), fold))
+
+    @property
+    def trials(self) -> int:
+        """How many times clicks were drawn."""
+        return self.rows["trial"].nunique()
+
+    @property
+    def cases(self) -> set[str]:
+        """All of them."""
+        return set(self.rows["case"])
+
+    def values(self, target: str, metric: str) -> pd.Series:
+        """One number a case: the mean over its trials; by fold and case, without undefined ones."""
+        rows = self.rows[self.rows["target"] == target]
+        return rows.groupby(["fold", "case"])[metric].mean().dropna()
+
+    def trial_means(self, target: str, metric: str) -> np.ndarray:
+        """Mean over the cases of each trial."""
+        rows = self.rows[self.rows["target"] == target]
+        return rows.groupby("trial")[metric].mean().dropna().to_numpy()
+
+
+def pool(selection: Selection) -> tuple[list[Pooled], list[str]]:
+    """Pool the folds of each method and protocol, and check that the numbers may be compared.
+
+    Args:
+        selection: the methods and protocols.
+
+    Returns:
+        what was pooled, in the order of protocols, steps and methods, the area under the curve of an iterated protocol
+        behind its steps. And sentences about what is incomplete or could not be checked.
+
+    Raises:
+        SAM3DError: methods were trained on different splits, a fold holds a case that is not its validation case, or
+            a case was measured twice.
+    """
+    table = selection.table.assign(
+        source=selection.table["fold"].map(lambda fold: FOLDS if fold.isdecimal() else fold),
+        clicks=selection.table["clicks"].fillna(0).astype(int),
+    )
+    splits, notes = _common_splits(selection, table)
+    pools = _groups(selection, table)
+    for pooled in pools:
+        _refuse_twice(pooled)
+        if pooled.source == FOLDS and splits is not None:
+            notes += _check_folds(pooled, splits)
+        notes += _missing_in_trials(pooled)
+    if splits is not None:
+        notes += _missing_folds([pooled for pooled in pools if pooled.source == FOLDS], splits)
+    return _with_areas(pools), list(dict.fromkeys(notes + _missing_cases(pools)))
+
+
+def _groups(selection: Selection, table: pd.DataFrame) -> list[Pooled]:
+    groups, seconds = dict(list(table.groupby(GROUP))), _seconds(selection)
+    protocols = Selection(selection.results).protocols  # in their order
+    pools = []
+    for key in sorted(groups, key=lambda k: (k[0] != FOLDS, k[0], protocols.index(k[1]), *k[2:])):
+        source, protocol, clicks, method = key
+        rows, name = groups[key].copy(), selection.name(method)
+        undefined = [metric for metric in metrics_of(rows) if metric != FALSE_POSITIVES]
+        rows[undefined] = rows[undefined].where(rows["truth_voxels"] > 0)  # the rule for an empty truth
+        pools.append(Pooled(method, name, protocol, source, clicks or None, False, rows, seconds.get(key)))
+    return pools
+
+
+def _seconds(selection: Selection) -> dict[tuple, float]:
+    """Median of each group; predictions from elsewhere come without."""
+    if not any((folder.path / PREDICTION).is_file() for folder in selection.results.folders):
+        return {}
+    costs = selection.results.costs
+    source = costs["fold"].map(lambda fold: FOLDS if fold.isdecimal() else fold)
+    costs = costs.assign(source=source, clicks=costs["clicks"].fillna(0).astype(int))
+    return costs.groupby(GROUP)["seconds"].median().dropna().to_dict()
+
+
+def _common_splits(selection: Selection, table: pd.DataFrame) -> tuple[Splits | None, list[str]]:
+    """The splits that all methods share; None if none of them has any. And a sentence for each method without."""
+    common, first, notes = None, "", []
+    methods = set(table.loc[table["source"] == FOLDS, "method"])
+    for method in (m for m in selection.methods if m in methods):
+        splits, name = _splits(selection, method), selection.name(method)
+        if splits is None:
+            notes.append(f"{name}: it is not known which splits it was trained on.")
+        elif common is None:
+            common, first = splits, name
+        elif splits != common:
+            raise SAM3DError(
+                f"{selection.results.root}: {first} and {name} were trained on different splits, so that their folds "
+                "can't be compared. Train both on the same splits_final.json, or choose one of them with --method."
+            )
+    return common, notes
+
+
+def _splits(selection: Selection, method: str) -> Splits | None:
+    splits = selection.results.splits(method)
+    try:
+        return splits and [(frozenset(fold["train"]), frozenset(fold["val"])) for fold in splits]
+    except (TypeError, KeyError) as e:
+        raise SAM3DError(
+            f"The splits_final.json of {method} in {selection.results.root} is none of nnU-Net's: it must be a list "
+            'of folds with "train" and "val". Copy that of the training there.'
+        ) from e
+
+
+def _refuse_twice(pooled: Pooled) -> None:
+    again = pooled.rows[pooled.rows.duplicated(["trial", "case", "target"])]
+    if len(again):
+        case = again["case"].iloc[0]
+        folds = sorted(pooled.rows.loc[pooled.rows["case"] == case, "fold"].unique())
+        raise SAM3DError(
+            f"{pooled.name}, {pooled.label}: the case {case} was measured twice, in fold {' and '.join(folds)}, and "
+            "would count twice. Remove the folder of the fold that it does not belong to, or measure again."
+        )
+
+
+def _check_folds(pooled: Pooled, splits: Splits) -> list[str]:
+    """Sentences about cases that are missing.
+
+    Raises:
+        SAM3DError: a case is not among the validation cases of its fold.
+    """
+    notes = []
+    for fold, rows in pooled.rows.groupby("fold"):
+        validation = splits[int(fold)][1] if int(fold) < len(splits) else frozenset()
+        wrong = sorted(set(rows["case"]) - validation)
+        if wrong:
+            raise SAM3DError(
+                f"{pooled.name}, {pooled.label}: {_names(wrong)} in fold {fold} is no validation case of that fold in "
+                "splits_final.json, so that it may have been trained on. Evaluate the fold with the splits it was "
+                "trained on."
+            )
+        missing = sorted(validation - set(rows["case"]))
+        if missing:
+            notes.append(f"{pooled.name}, {pooled.label}: fold {fold} lacks {_names(missing)}.")
+    return notes
+
+
+def _missing_folds(pools: list[Pooled], splits: Splits) -> list[str]:
+    """One sentence for each set of folds that is missing, and who lacks it."""
+    lacking: dict[str, list[str]] = {}
+    for pooled in pools:
+        left = ", ".join(str(fold) for fold in range(len(splits)) if str(fold) not in pooled.folds)
+        names = lacking.setdefault(left, [])
+        names += [name for name in [f"{pooled.name}, {pooled.protocol}"] if name not in names]
+    if len(lacking) == 1:
+        lacking = {left: ["All methods"] for left in lacking}
+    return [f"{'; '.join(names)}: without fold {left} of {len(splits)}." for left, names in lacking.items() if left]
+
+
+def _missing_in_trials(pooled: Pooled) -> list[str]:
+    return [
+        f"{pooled.name}, {pooled.label}: trial {trial} lacks {_names(missing)}."
+        for trial, rows in pooled.rows.groupby("trial")
+        if (missing := sorted(pooled.cases - set(rows["case"])))
+    ]
+
+
+def _missing_cases(pools: list[Pooled]) -> list[str]:
+    """Who has fewer cases than all methods together."""
+    notes = []
+    for pooled in pools:
+        known = set().union(*(other.cases for other in pools if other.source == pooled.source))
+        if pooled.cases != known:
+            notes.append(f"{pooled.name}, {pooled.label}: {len(pooled.cases)} of {len(known)} cases.")
+    return notes
+
+
+def _with_areas(pools: list[Pooled]) -> list[Pooled]:
+    """With the area under the curve of each method behind the last step of an iterated protocol."""
+    steps: dict[tuple, list[Pooled]] = {}
+    for pooled in pools:
+        steps.setdefault((pooled.source, pooled.protocol), []).append(pooled)
+    return [p for of_protocol in steps.values() for p in (*of_protocol, *_areas(of_protocol))]
+
+
+def _areas(pools: Iterable[Pooled]) -> list[Pooled]:
+    steps: dict[str, list[Pooled]] = {}
+    for pooled in pools:
+        steps.setdefault(pooled.method, []).append(pooled)
+    return [
+        replace(of_method[-1], area=True, seconds=None, rows=_area_rows(of_method))
+        for of_method in steps.values()
+        if len(of_method) > 1
+    ]
+
+
+def _area_rows(steps: list[Pooled]) -> pd.DataFrame:
+    """Trapezoids between the first and the last step, divided by their distance; undefined where a step is missing."""
+    clicks = [step.clicks for step in steps]
+    tables = [step.rows.set_index(["fold", "trial", "case", "target"]) for step in steps]
+    areas = pd.DataFrame(index=tables[-1].index)
+    for metric in metrics_of(tables[-1]):
+        curves = pd.concat([table[metric] for table in tables], axis=1).reindex(areas.index)
+        area = trapezoid(curves.to_numpy(), clicks, axis=1) / (clicks[-1] - clicks[0])
+        areas[metric] = area if is_score(metric) else np.nan
+    return areas.reset_index()
+
+
+def _names(cases: list[str]) -> str:
+    more = f" and {len(cases) - MOST_NAMES} more" if len(cases) > MOST_NAMES else ""
+    return f"{', '.join(cases[:MOST_NAMES])}{more}"

@@ -1,0 +1,168 @@
+"""All numbers of a table: means, intervals, spreads, and paired tests against a baseline."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap, rankdata, wilcoxon
+from statsmodels.stats.multitest import multipletests
+from tqdm import tqdm
+
+from sam3d_nnunet.evaluation.metrics import is_score, metrics_of
+from sam3d_nnunet.report.pooling import Pooled
+
+RESAMPLES = 2000
+FEWEST_PAIRS = 6
+"""With fewer, no signed-rank test can fall below 0.05."""
+DECIMALS = 12  # two means over the same trials may differ by rounding
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method against another, case by case.
+
+    Attributes:
+        pairs: how many cases both have.
+        difference: mean over these, method minus the other; NaN without pairs.
+        direction: 1 if the signed ranks say that the method is higher, -1 lower, 0 neither.
+        p: of the two-sided signed-rank test; NaN for fewer than FEWEST_PAIRS.
+    """
+
+    pairs: int
+    difference: float
+    direction: int
+    p: float
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean and its bootstrap interval (95 %, percentiles, fixed seed).
+
+    The mean of nothing is NaN, and so is the interval for fewer than two values.
+    """
+    if len(values) < 2:
+        return (float(values[0]) if len(values) else np.nan), np.nan, np.nan
+    drawn = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0))
+    return float(np.mean(values)), *map(float, drawn.confidence_interval)
+
+
+def spread(means: np.ndarray) -> float:
+    """Standard deviation of a few means (n - 1); NaN for fewer than two."""
+    return float(np.std(means, ddof=1)) if len(means) > 1 else np.nan
+
+
+def compare(values: pd.Series, baseline: pd.Series) -> Comparison:
+    """Wilcoxon's paired signed-rank test (two-sided; zeros are dropped, as Wilcoxon 1945 did).
+
+    Args:
+        values, baseline: by case; only the cases of both count.
+    """
+    values, baseline = values.align(baseline, join="inner")
+    differences = np.round((values - baseline).to_numpy(float), DECIMALS)
+    pairs = len(differences)
+    mean = float(differences.mean()) if pairs else np.nan
+    if pairs < FEWEST_PAIRS:
+        return Comparison(pairs, mean, 0, np.nan)
+    changed = differences[differences != 0]
+    if not len(changed):
+        return Comparison(pairs, mean, 0, 1.0)
+    direction = int(np.sign((rankdata(np.abs(changed)) * np.sign(changed)).sum()))
+    return Comparison(pairs, mean, direction, float(wilcoxon(changed).pvalue))
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Corrected by Holm's (1979) step-down method; NaN stays and does not count as a comparison."""
+    p_values = np.asarray(p_values, float)
+    corrected, tested = np.full(p_values.shape, np.nan), np.isfinite(p_values)
+    if tested.any():
+        corrected[tested] = multipletests(p_values[tested], method="holm")[1]
+    return corrected
+
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One metric of one target and one method under one protocol.
+
+    Attributes:
+        cases: those that are averaged.
+        mean, low, high: mean over cases and its bootstrap interval (95 %).
+        sd_folds: standard deviation of the means of the folds.
+        sd_trials: standard deviation of the means of the trials of drawn clicks.
+        baseline: what it is compared with; None without comparison.
+        comparison: with the baseline.
+        p_holm: corrected for all comparisons of this metric in the table.
+    """
+
+    cases: frozenset[str]
+    mean: float
+    low: float
+    high: float
+    sd_folds: float
+    sd_trials: float
+    baseline: Pooled | None = None
+    comparison: Comparison | None = None
+    p_holm: float = np.nan
+
+    @property
+    def direction(self) -> int:
+        """1 if it is significantly higher than the baseline's (p < 0.05 after correction), -1 if lower, else 0."""
+        return self.comparison.direction if self.p_holm < LEVEL else 0
+
+
+Statistics = dict[tuple[int, str, str], Statistic]
+"""By place among what was pooled, target and metric."""
+
+
+def table_statistics(pools: list[Pooled], targets: list[str], baseline: str | None) -> Statistics:
+    """Everything that can be said about each metric.
+
+    Args:
+        pools: the rows of the table.
+        targets: their names.
+        baseline: folder name of the method that the others are compared with under the same protocol, or under the
+            automatic one; None: no comparison.
+    """
+    statistics = {}
+    for place, pooled in enumerate(tqdm(pools, desc="Statistics", unit="row")):
+        other = reference_of(pooled, pools, baseline)
+        for target in targets:
+            for metric in metrics_of(pooled.rows):
+                compared = other if is_score(metric) else None
+                statistics[place, target, metric] = _statistic(pooled, compared, target, metric)
+    return _corrected(statistics)
+
+
+def reference_of(pooled: Pooled, pools: list[Pooled], baseline: str | None) -> Pooled | None:
+    """What a row is compared with: the baseline under the same protocol and step, else its automatic prediction."""
+    if pooled.method == baseline:
+        return None
+    others = [p for p in pools if p.method == baseline and p.source == pooled.source]
+    same = [p for p in others if p.label == pooled.label and p.clicks == pooled.clicks]
+    automatic = [] if pooled.area else [p for p in others if not p.prompted]
+    return next(iter(same + automatic), None)
+
+
+def _statistic(pooled: Pooled, other: Pooled | None, target: str, metric: str) -> Statistic:
+    values = pooled.values(target, metric)
+    of_case = values.droplevel("fold")
+    return Statistic(
+        frozenset(of_case.index),
+        *mean_interval(values.to_numpy()),
+        spread(values.groupby("fold").mean().to_numpy()),
+        spread(pooled.trial_means(target, metric)),
+        other,
+        other and compare(of_case, other.values(target, metric).droplevel("fold")),
+    )
+
+
+def _corrected(statistics: Statistics) -> Statistics:
+    """With Holm's correction for all comparisons of each metric, over rows and targets."""
+    corrected = dict(statistics)
+    for wanted in {metric for *_, metric in statistics}:
+        keys = [k for k, s in statistics.items() if k[2] == wanted and s.comparison is not None]
+        for key, p in zip(keys, holm([statistics[k].comparison.p for k in keys])):
+            corrected[key] = replace(statistics[key], p_holm=float(p))
+    return corrected

@@ -1,0 +1,1 @@
+"""Prompts drawn from label maps: for training, for evaluation protocols, and as corrections."""

@@ -1,0 +1,155 @@
+"""Drawing previous masks, scribbles and boxes from a label map."""
+
+import numpy as np
+from scipy import ndimage
+
+from sam3d_nnunet.prompts.prompt import BOX, KINDS, MASK, NOTHING, SCRIBBLE
+from sam3d_nnunet.simulation.components import Components
+from sam3d_nnunet.simulation.draw import Clicks, join
+
+MARGIN = 6  # voxels around an object in which background scribbles lie, and masks go wrong
+
+
+class MapSimulator:
+    """Draws the dense prompts of one patch after the other, as (3, D, H, W) int16 (see `prompts.prompt`)."""
+
+    def __init__(self, classes: list[int], mask_share: float, scribble_share: float, box_share: float) -> None:
+        """
+        Args:
+            classes: label values.
+            mask_share, scribble_share, box_share: share of patches that get one.
+        """
+        self.classes = classes
+        self.mask_share = mask_share
+        self.scribble_share = scribble_share
+        self.box_share = box_share
+
+    def marks(self, segmentation: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Clicks]:
+        """Maps with scribbles and boxes on some of the classes present, or without, by chance.
+
+        Args:
+            segmentation: (D, H, W) label map.
+            rng: source of randomness.
+
+        Returns:
+            The maps, and for each scribble or box a voxel of the component it stands for, with its class.
+        """
+        maps = np.full((KINDS, *segmentation.shape), NOTHING, np.int16)
+        marked = []
+        for kind, share, draw in ((SCRIBBLE, self.scribble_share, _scribble), (BOX, self.box_share, _box)):
+            if rng.random() >= share:
+                continue
+            for label in _some([c for c in self.classes if (segmentation == c).any()], rng):
+                components = Components(segmentation, [label])
+                number = components.choose(1, rng)[0]
+                draw(maps[kind], components, number, label, rng)
+                marked.append((components.voxels_of(number)[:1].astype(np.float32), np.array([label])))
+        return maps, join(marked)
+
+    def add_mask(self, maps: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> None:
+        """Write a previous mask that is roughly the target into the maps, or none, by chance."""
+        if rng.random() < self.mask_share:
+            maps[MASK] = distorted(target, self.classes, rng)
+
+
+def draw_curve(voxels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Voxels along a random parabola through three of the voxels given, in half of the cases within one slice.
+
+    Args:
+        voxels: (N, 3) int, at least one.
+        rng: source of randomness.
+
+    Returns:
+        (M, 3) int, also where none of the given voxels lies, outside the image too.
+    """
+    voxels = _maybe_one_slice(voxels, rng)
+    start, middle, end = voxels[rng.integers(len(voxels), size=3)]
+    steps = 2 * np.abs([middle - start, end - middle]).max(axis=1).sum() + 1
+    t = np.linspace(0, 1, steps)[:, None]
+    curve = 2 * (t - 0.5) * (t - 1) * start + 4 * t * (1 - t) * middle + 2 * t * (t - 0.5) * end
+    return np.rint(curve).astype(int)
+
+
+def distorted(target: np.ndarray, classes: list[int], rng: np.random.Generator) -> np.ndarray:
+    """A mask as a first try may look: shifted, grown or shrunk, an object missed, another found where none is.
+
+    Args:
+        target: (D, H, W) label map.
+        classes: label values; all else is background in the mask.
+        rng: source of randomness.
+
+    Returns:
+        (D, H, W) int16 label map.
+    """
+    mask = np.where(np.isin(target, classes), target, 0).astype(np.int16)
+    found = ndimage.find_objects((mask > 0).view(np.uint8))
+    if found:
+        if rng.random() < 0.2:
+            components = Components(mask, classes)
+            missed = components.choose(1, rng)
+            mask[components.numbers == missed] = 0
+        around = _grown(found[0], mask.shape)
+        if rng.random() < 0.5:
+            mask[around] = ndimage.shift(mask[around], rng.integers(-2, 3, size=3), order=0)
+        if rng.random() < 0.7:
+            change = ndimage.maximum_filter if rng.random() < 0.5 else ndimage.minimum_filter
+            mask[around] = change(mask[around], size=rng.integers(2, 5))
+    if rng.random() < 0.2:
+        _add_ball(mask, int(rng.choice(classes)), rng)
+    return mask
+
+
+def _add_ball(mask: np.ndarray, label: int, rng: np.random.Generator) -> None:
+    radius = rng.uniform(2, 6)
+    centre = [rng.integers(n) for n in mask.shape]
+    box = tuple(slice(max(0, int(c - radius)), int(c + radius) + 1) for c in centre)
+    axes = np.ogrid[tuple(slice(s.start, min(s.stop, n)) for s, n in zip(box, mask.shape))]
+    ball = sum((axis - c) ** 2 for axis, c in zip(axes, centre)) <= radius**2
+    mask[box][ball & (mask[box] == 0)] = label
+
+
+def _scribble(scribbles: np.ndarray, components: Components, number: int, label: int, rng: np.random.Generator) -> None:
+    """A line within a component, sometimes also one on the background beside it."""
+    voxels = components.voxels_of(number)
+    _draw(scribbles, draw_curve(voxels, rng), components.numbers == number, label)
+    if rng.random() < 0.3:
+        beside = _grown(tuple(slice(a, b + 1) for a, b in zip(voxels.min(0), voxels.max(0))), scribbles.shape)
+        free = np.argwhere(components.segmentation[beside] == 0)
+        if len(free):
+            curve = draw_curve(free, rng) + [s.start for s in beside]
+            _draw(scribbles, curve, components.segmentation == 0, 0)
+
+
+def _draw(scribbles: np.ndarray, curve: np.ndarray, where: np.ndarray, label: int) -> None:
+    """Write a label along a curve, where it lies in a mask."""
+    inside = curve[((curve >= 0) & (curve < where.shape)).all(axis=1)]
+    inside = inside[where[tuple(inside.T)]]
+    scribbles[tuple(inside.T)] = label
+
+
+def _box(boxes: np.ndarray, components: Components, number: int, label: int, rng: np.random.Generator) -> None:
+    """The filled bounding box of a component or of one slice of it, each face off by up to a tenth of the side."""
+    voxels = _maybe_one_slice(components.voxels_of(number), rng)
+    lower, upper = voxels.min(axis=0), voxels.max(axis=0) + 1
+    side = upper - lower
+    lower = np.rint(lower + side * rng.uniform(-0.1, 0.1, size=3)).astype(int).clip(min=0)
+    upper = np.rint(upper + side * rng.uniform(-0.1, 0.1, size=3)).astype(int)
+    boxes[tuple(slice(a, max(a + 1, b)) for a, b in zip(lower, upper))] = label
+
+
+def _maybe_one_slice(voxels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """All voxels, or (as people mostly draw) those of a random slice along a random axis."""
+    if rng.random() < 0.5:
+        return voxels
+    axis = rng.integers(3)
+    return voxels[voxels[:, axis] == rng.choice(voxels)[axis]]
+
+
+def _some(labels: list[int], rng: np.random.Generator) -> list[int]:
+    """About half of the labels, at least one of them if there are any."""
+    some = [c for c in labels if rng.random() < 0.5]
+    return some if some or not labels else [labels[rng.integers(len(labels))]]
+
+
+def _grown(box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice(max(0, s.start - MARGIN), min(n, s.stop + MARGIN)) for s, n in zip(box, shape))

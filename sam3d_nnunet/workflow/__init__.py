@@ -1,0 +1,1 @@
+"""`sam3d benchmark`: everything from raw images to one table."""

@@ -1,0 +1,181 @@
+"""`sam3d benchmark`: everything from raw images to one table, by Snakemake."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sam3d_nnunet.datasets.raw_dataset import RawDataset
+from sam3d_nnunet.datasets.splits import draw_splits, read_splits, splits_file, write_splits
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.results import METRICS, Results
+from sam3d_nnunet.network.device import usable_device
+from sam3d_nnunet.nnunet.registration import EXT_FOLDER
+from sam3d_nnunet.planning.recipes import known_recipes
+from sam3d_nnunet.report.tables import write_tables
+from sam3d_nnunet.workflow.comparison import TABLE, WORK, Comparison
+from sam3d_nnunet.workflow.steps import Step, Steps
+
+SNAKEFILE = Path(__file__).parent / "Snakefile"
+PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "SAM3D_CHECKPOINT")
+"""Variables that name a file or a folder."""
+ONE_MACHINE = ("--cores", "all", "--resources", "machine=1")
+"""One step at a time, with all cores."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A comparison on a data set, with a folder for its results.
+
+    Attributes:
+        recipe: its name, or a JSON file.
+        dataset: id or name in nnUNet_raw.
+        results: folder of results.
+        methods: names of those to compare; all of the recipe if there are none.
+        folds: to train and evaluate; those of the recipe if there are none.
+        device: where to train and predict.
+    """
+
+    recipe: str
+    dataset: str
+    results: Path
+    methods: Sequence[str] = ()
+    folds: Sequence[int] = ()
+    device: str = "cuda"
+
+    def left(self) -> list[Step]:
+        """The steps that aren't finished. A data set without folds gets those that nnU-Net would take.
+
+        Raises:
+            SAM3DError: the recipe or the data set can't be used, or plans are there already that don't fit.
+        """
+        raw = RawDataset.find(self.dataset)
+        folds, given = splits_file(raw.name), raw.folder / "splits_final.json"
+        if not folds.is_file():
+            if given.is_file():  # nnU-Net's planners would copy them, and accept no others
+                write_splits(read_splits(given), folds)
+            else:
+                draw_splits(raw.cases_with_images, folds)
+        return Steps(self._comparison, self._recipe, raw.name, self.results, self.device).left()
+
+    def run(self, profile: str | None = None) -> list[Step]:
+        """Run what isn't finished; a step that fails costs those that need it, and no others.
+
+        Args:
+            profile: of Snakemake, which says how to use a cluster; without one, this machine does one step at a time.
+
+        Returns:
+            the steps that are still not finished.
+
+        Raises:
+            SAM3DError: as in `left`; or there is no Snakemake or no such device, or the same is running already.
+        """
+        if find_spec("snakemake") is None:
+            raise SAM3DError(
+                'sam3d benchmark needs Snakemake, and that Python 3.11: run  pip install "sam3d_nnunet[benchmark]"'
+            )
+        if profile is None:
+            usable_device(self.device)
+        elif not Path(profile).is_dir():
+            raise SAM3DError(f"There is no folder {profile} with a profile of Snakemake.")
+        try:
+            self._work.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise SAM3DError(f"{self.results} can't be the folder of results: {e.strerror}.") from e
+        with _only_one(self._work):
+            steps = self.left()
+            if steps:
+                self._run(steps, profile)
+            return self.left()
+
+    def report(self) -> list[Path]:
+        """Write the tables of all that has been measured, and return their files: none where nothing has been.
+
+        Raises:
+            SAM3DError: what was measured can't be compared.
+        """
+        if not any(self.results.glob(f"*/*/fold_*/trial_*/**/{METRICS}")):
+            return []
+        results, comparison = Results(self.results), self._comparison
+        measured = {folder.method for folder in results.folders}
+        baseline = comparison.baseline if comparison.baseline in measured else None
+        return write_tables(results, self.results / TABLE, baseline=baseline, paper=comparison.paper)
+
+    def explain(self, step: Step) -> str:
+        """Why a step is not finished, in a sentence."""
+        file = self._work / "logs" / f"{step.name}.txt"
+        if file.is_file():
+            return f"See {file}."
+        return "It was not started: a step before it failed." if step.needs else "Snakemake, above, says why."
+
+    def _run(self, steps: list[Step], profile: str | None) -> None:
+        for folder in ("done", "logs"):  # what is done is seen from the files themselves
+            shutil.rmtree(self._work / folder, ignore_errors=True)
+        listed = [asdict(step) | {"shell": step.shell} for step in steps]
+        (self._work / "steps.json").write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(self._work)]
+        command += ["--config", f"device={self.device}", "--keep-going", "--nolock", "--rerun-incomplete"]
+        command += ["--rerun-triggers", "mtime", "--quiet", "host"]
+        command += ["--profile", str(Path(profile).absolute())] if profile else ONE_MACHINE
+        _run_group(command, _environment())
+
+    @property
+    def _comparison(self) -> Comparison:
+        return Comparison.from_recipe(self._recipe).restricted(list(self.methods), list(self.folds))
+
+    @property
+    def _recipe(self) -> str:
+        """A file is named from wherever a step runs."""
+        is_file = self.recipe not in known_recipes() and Path(self.recipe).is_file()
+        return str(Path(self.recipe).absolute()) if is_file else self.recipe
+
+    @property
+    def _work(self) -> Path:
+        return self.results.absolute() / WORK
+
+
+def _run_group(command: list[str], environment: dict[str, str]) -> None:
+    """Run a command to its end. What ends us (Ctrl-C, or a cluster's SIGTERM) ends all that it has started, too."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    # a group of its own, which gets SIGTERM: where we run in the background, SIGINT is ignored by all of it
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _environment() -> dict[str, str]:
+    """Steps find nnU-Net's commands and ours, and nnU-Net our trainers, whether registered or not, from any folder."""
+    paths = {name: os.path.abspath(os.environ[name]) for name in PATHS if os.environ.get(name)}
+    trainers = os.environ.get("nnUNet_extTrainer") or str(EXT_FOLDER)
+    paths["nnUNet_extTrainer"] = os.pathsep.join(map(os.path.abspath, trainers.split(os.pathsep)))
+    paths["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    return os.environ | paths
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Snakemake's own lock would stay behind when it is killed."""
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            yield
+    except Timeout as e:
+        raise SAM3DError(f"Another sam3d benchmark is running for {folder.parent}. Wait for it, or end it.") from e

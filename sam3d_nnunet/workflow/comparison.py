@@ -1,0 +1,154 @@
+"""What a recipe compares: its block "benchmark"."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.results import PROMPTS
+from sam3d_nnunet.planning.planner import PLANS
+from sam3d_nnunet.planning.recipes import load_recipe
+from sam3d_nnunet.planning.settings import Block
+from sam3d_nnunet.simulation.protocols import AUTOMATIC, DRAWN, ITERATED, PAPER, Protocol
+
+BLOCK = "benchmark"
+WORK = "workflow"
+"""Folder in the results for what is neither clicks nor predictions."""
+TABLE = "table"
+"""Folder in the results for the tables."""
+RESERVED = (PROMPTS, WORK, TABLE, "figures")
+
+
+PAPER_METHODS: tuple[dict[str, str], ...] = (
+    {"name": "nnU-Net", "trainer": "nnUNetTrainer", "plans": "nnUNetPlans"},
+    {"name": "nnU-Net, ResEnc-L", "trainer": "nnUNetTrainer", "plans": "nnUNetResEncUNetLPlans"},
+    {"name": "nnU-Net, same plan", "trainer": "nnUNetTrainer"},
+    {"name": "nnU-Net, same plan and length", "trainer": "nnUNetTrainer_planned"},
+    {"name": "TransBTS", "trainer": "TransBTSTrainer"},
+    {"name": "nnFormer", "trainer": "NNFormerTrainer"},
+    {"name": "Swin-UNETR", "trainer": "SwinUNETRTrainer"},
+    {"name": "UNETR++", "trainer": "UNETRPPTrainer"},
+    {"name": "3D UX-Net", "trainer": "UXNet3DTrainer"},
+    {"name": "MedNeXt-L", "trainer": "MedNeXtTrainer"},
+    {"name": "Full fine-tuning", "trainer": "SAM3DFullFineTuneTrainer"},
+    {"name": "Adapter (Houlsby 2019)", "trainer": "SAM3DHoulsbyAdapterTrainer"},
+    {"name": "Pro-tuning", "trainer": "SAM3DProTuningTrainer"},
+    {"name": "ST-Adapter", "trainer": "SAM3DSTAdapterTrainer"},
+    {"name": "Med-tuning", "trainer": "SAM3DMedTuningTrainer"},
+    {"name": "3DSAM-adapter, no prompts", "trainer": "SAM3DAdapterAutoTrainer"},
+    {"name": "SAM-B", "sam2d": "vit_b"},
+    {"name": "prompted nnU-Net", "trainer": "PromptedUNetTrainer"},
+    {"name": "prompted nnU-Net, ResEnc", "trainer": "PromptedResEncUNetTrainer"},
+    {"name": "3DSAM-adapter, as in the paper", "trainer": "SAM3DAdapterTrainer_paper"},
+    {"name": "3DSAM-adapter", "trainer": "SAM3DAdapterTrainer"},
+)
+"""As a recipe would give them."""
+
+
+class ComparedMethod(Block):
+    """A model that is trained, or SAM itself, which is not."""
+
+    name: str = Field(pattern=r"^\w[^/\\{}]*$", description="of a folder in the results, and in tables")
+    trainer: str | None = Field(None, description="any of nnU-Net's or ours")
+    plans: str = PLANS
+    configuration: str = "3d_fullres"
+    sam2d: Literal["vit_b", "vit_l", "vit_h"] | None = Field(
+        None, description="instead of a trainer: original 2-D SAM of this size, slice by slice"
+    )
+
+    @property
+    def facts(self) -> dict[str, str | None]:
+        """What method.json in the results says of it."""
+        if self.trainer is None:
+            return dict.fromkeys(("trainer", "plans", "configuration"))
+        return {"trainer": self.trainer, "plans": self.plans, "configuration": self.configuration}
+
+    @property
+    def model(self) -> str:
+        """Name of the model folder."""
+        return f"{self.trainer}__{self.plans}__{self.configuration}"
+
+
+class Comparison(Block):
+    """Methods, and how they are compared."""
+
+    methods: list[ComparedMethod] = Field([ComparedMethod(**method) for method in PAPER_METHODS], min_length=1)
+    folds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="of splits_final.json")
+    protocols: list[str] = Field(
+        [protocol.name for protocol in PAPER],
+        min_length=1,
+        description="of methods that take clicks; the others are automatic",
+    )
+    slice_protocols: list[str] = Field(["slice_1", "slice_3", "slice_10"], description="of 2-D SAM")
+    trials: int = Field(3, ge=1, description="how many times clicks are drawn")
+    tolerances: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        [5.0], min_length=1, description="of the surface Dice, in mm"
+    )
+    baseline: str | None = Field(None, description="method that the others are tested against")
+    paper: Literal["kits21", "msd_pancreas", "lits17", "msd_colon"] | None = Field(
+        None, description="data set of the paper whose figures stand beside"
+    )
+
+    @classmethod
+    def from_recipe(cls, recipe: str) -> "Comparison":
+        """The block of a recipe.
+
+        Args:
+            recipe: its name, or a JSON file.
+
+        Raises:
+            SAM3DError: there is no such recipe or no block in it, or the block can't be used.
+        """
+        content = load_recipe(recipe)
+        if BLOCK not in content:
+            raise SAM3DError(f"The recipe {recipe} has no block {BLOCK!r}, which says what to compare. Add one to it.")
+        return cls.parse(content[BLOCK], f"the recipe {recipe}")
+
+    @classmethod
+    def parse(cls, block: dict[str, Any], where: str) -> "Comparison":
+        """A block as it stands in JSON.
+
+        Args:
+            block: what differs from the defaults.
+            where: named in messages.
+
+        Raises:
+            SAM3DError: an unknown key, a wrong type or an impossible value, by name.
+        """
+        what = f"The block '{BLOCK}' of {where}"
+        comparison = cls.read(block, what)
+        comparison._check(what)
+        return comparison
+
+    def restricted(self, methods: list[str], folds: list[int]) -> "Comparison":
+        """The same with some methods and folds only; with all where none is given.
+
+        Raises:
+            SAM3DError: there is no such method.
+        """
+        names = [method.name for method in self.methods]
+        for name in methods:
+            if name not in names:
+                raise SAM3DError(f"The recipe compares no method {name!r}; its methods are {', '.join(names)}.")
+        chosen = [method for method in self.methods if not methods or method.name in methods]
+        return self.model_copy(update={"methods": chosen, "folds": list(dict.fromkeys(folds)) or self.folds})
+
+    def _check(self, where: str) -> None:
+        names = [method.name for method in self.methods]
+        for method in self.methods:
+            if (method.trainer is None) == (method.sam2d is None):
+                raise SAM3DError(f"{where} must give the method {method.name!r} either a trainer or sam2d.")
+            if names.count(method.name) > 1:
+                raise SAM3DError(f"{where} has two methods {method.name!r}. Give each a name of its own.")
+            if method.name in RESERVED:
+                raise SAM3DError(f"{where} has a method {method.name!r}: so is another folder of the results called.")
+        if self.baseline is not None and self.baseline not in names:
+            raise SAM3DError(f"{where} names the baseline {self.baseline!r}, which is none of its methods.")
+        if min(self.folds) < 0 or len(set(self.folds)) < len(self.folds):
+            raise SAM3DError(f"{where} gives the folds {self.folds}; each must be a number from 0 on, and stand once.")
+        for protocols, kinds in ((self.protocols, (AUTOMATIC, ITERATED, *DRAWN)), (self.slice_protocols, DRAWN)):
+            for name in protocols:
+                protocol = Protocol.parse(name)
+                if protocol.kind not in kinds or protocol.name != name:
+                    wanted = protocol.name if protocol.kind in kinds else "one whose clicks are drawn beforehand"
+                    raise SAM3DError(f"{where} names the protocol {name!r}; give {wanted}.")

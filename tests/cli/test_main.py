@@ -1,0 +1,191 @@
+import errno
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from sam3d_nnunet import __version__
+from sam3d_nnunet.cli import main as cli
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.nnunet import doctor, registration
+
+
+def invoke(*arguments: str):
+    return CliRunner().invoke(cli.app, arguments)
+
+
+def test_version():
+    assert invoke("--version").output == f"sam3d_nnunet {__version__}\n"
+
+
+def all_commands(group: Any, *names: str) -> list[tuple[str, ...]]:
+    """Names of each command, with those of the groups it is in."""
+    found = []
+    for name, command in group.commands.items():
+        inside = hasattr(command, "commands")  # typer has click's classes of its own
+        found += all_commands(command, *names, name) if inside else [(*names, name)]
+    return found
+
+
+@pytest.mark.parametrize("command", all_commands(typer.main.get_command(cli.app)), ids=" ".join)
+def test_help_shows_an_example(command):
+    done = invoke(*command, "--help")
+    assert done.exit_code == 0
+    assert f"Example: sam3d {' '.join(command)}" in done.output
+
+
+def test_starting_imports_nothing_heavy():
+    code = "import sys, sam3d_nnunet.cli.main; print({'torch', 'nnunetv2', 'numpy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_mistakes_of_the_user_are_one_line(monkeypatch, capsys):
+    def refuse():
+        raise SAM3DError("no nnunetv2: install it.")
+
+    monkeypatch.setattr(registration, "register", refuse)
+    monkeypatch.setattr(sys, "argv", ["sam3d", "register"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "Error: no nnunetv2: install it.\n"
+
+
+def run_main(monkeypatch, *arguments: object) -> int:
+    """Exit code of the command."""
+    monkeypatch.setattr(sys, "argv", ["sam3d", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return stopped.value.code
+
+
+@pytest.mark.parametrize("inside", ["", "deeper"])
+@pytest.mark.parametrize("command", ["demo", "predict -i a.nii.gz -m no_model --click 1,2,3"])
+def test_output_that_is_no_folder_is_one_line(monkeypatch, tmp_path, capsys, command, inside):
+    (tmp_path / "file").write_text("precious")
+    assert run_main(monkeypatch, *command.split(), "-o", tmp_path / "file" / inside) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: {tmp_path / 'file' / inside}")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def failing_register(monkeypatch, error: OSError) -> None:
+    def refuse():
+        raise error
+
+    monkeypatch.setattr(registration, "register", refuse)
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "a: Permission denied. Give another path"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", ".a.part", None, "a"), "a: Is a directory. Give another"),
+        (OSError(errno.ENOSPC, "No space left on device"), "The disk: No space left on device. Make room"),
+        (OSError(errno.ENOSPC, "No space left on device", "a"), "a: No space left on device. Make room"),
+    ],
+)
+def test_refusals_of_the_system_are_one_line(monkeypatch, capsys, error, line):
+    failing_register(monkeypatch, error)
+    assert run_main(monkeypatch, "register") == 1
+    assert capsys.readouterr().err.startswith(f"Error: {line}")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("libcudart.so: cannot open"), ConnectionResetError(errno.ECONNRESET, "reset")]
+)
+def test_what_only_a_traceback_explains_is_not_hidden(monkeypatch, error):
+    failing_register(monkeypatch, error)
+    monkeypatch.setattr(sys, "argv", ["sam3d", "register"])
+    with pytest.raises(OSError) as raised:
+        cli.main()
+    assert raised.value is error
+
+
+def test_wrong_option_is_no_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sam3d", "plan"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert "Missing option" in capsys.readouterr().err
+
+
+def test_register_and_unregister(monkeypatch):
+    monkeypatch.setattr(registration, "register", lambda: [Path("a.py")])
+    monkeypatch.setattr(registration, "unregister", lambda: [Path("a.py")])
+    assert invoke("register").output == "registered: a.py\n"
+    assert invoke("unregister").output == "removed: a.py\n"
+    monkeypatch.setattr(registration, "unregister", lambda: [])
+    assert "nothing to remove" in invoke("unregister").output
+
+
+@pytest.mark.parametrize("mark, code", [("ok", 0), ("note", 0), ("FAIL", 1)])
+def test_doctor(monkeypatch, mark, code):
+    findings = [doctor.Finding(mark, "torch", "found"), doctor.Finding("ok", "GPU", "found")]
+    monkeypatch.setattr(doctor, "examine", lambda: iter(findings))
+    done = invoke("doctor")
+    assert done.exit_code == code
+    assert done.output.splitlines() == [str(finding) for finding in findings]
+
+
+def stub(monkeypatch, module: str, **functions) -> None:
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**functions))
+
+
+def test_plan(monkeypatch):
+    calls = []
+
+    def plan_dataset(*arguments):
+        calls.append(arguments)
+        return Path("preprocessed/Dataset004_Hippocampus/MyPlans.json")
+
+    stub(monkeypatch, "sam3d_nnunet.planning.plan_dataset", plan_dataset=plan_dataset)
+    done = invoke(*"plan -d 4 -d Dataset004_Hippocampus -c 3d_fullres -c 3d_lowres --recipe hippocampus".split())
+    assert done.exit_code == 0, done.output
+    assert calls == [
+        ("4", "hippocampus", None, None, None),
+        ("Dataset004_Hippocampus", "hippocampus", None, None, None),
+    ]
+    assert done.output.splitlines()[:2] == [
+        "plans: preprocessed/Dataset004_Hippocampus/MyPlans.json",
+        "next: nnUNetv2_preprocess -d 4 -plans_name MyPlans -c 3d_fullres 3d_lowres",
+    ]
+
+    done = invoke(*"plan -d 4 --preset tiny --overwrite-plans-name MyPlans --spacing 1 0.8 0.8".split())
+    assert calls[-1] == ("4", None, "MyPlans", (1, 0.8, 0.8), "tiny")
+    assert done.output.endswith("-c 3d_fullres\n")
+
+
+def test_demo(monkeypatch, tmp_path):
+    calls = []
+    stub(monkeypatch, "sam3d_nnunet.demo.pipeline", run_demo=lambda *arguments: calls.append(arguments))
+    done = invoke("demo", "-o", str(tmp_path), "--epochs", "3", "--seed", "7", "--device", "cuda")
+    assert done.exit_code == 0, done.output
+    assert calls == [(tmp_path, 7, 3, "cuda")]
+    assert str(tmp_path) in done.output
+
+    monkeypatch.setattr(cli.tempfile, "mkdtemp", lambda prefix: str(tmp_path / prefix))
+    assert str(tmp_path / "sam3d_demo_") in invoke("demo").output
+    assert calls[-1] == (tmp_path / "sam3d_demo_", 0, None, "cpu")
+    assert invoke("demo", "--device", "abacus").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("--click 1,2,3", "name the model"),
+        ("-m folder -d 4 --click 1,2,3", "name the model"),
+        ("-m folder --instances", "needs --per-lesion"),
+        ("-m folder --dtype fp16", "fp16"),
+        ("-m folder --max-windows 0", "max-windows"),
+    ],
+)
+def test_predict_refuses_what_does_not_go_together(arguments, message):
+    done = invoke("predict", "-i", "image.nii.gz", "-o", "out", *arguments.split())
+    assert done.exit_code == 2
+    assert message in done.output

@@ -1,0 +1,63 @@
+import json
+
+import pytest
+
+from sam3d_nnunet.datasets.splits import read_splits, same_splits, write_splits
+from sam3d_nnunet.datasets.splits_summary import describe_file, describe_splits
+from sam3d_nnunet.errors import SAM3DError
+
+GOOD = [{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}]
+
+
+def test_good_folds():
+    assert describe_splits(GOOD, ["a", "b"]) == [
+        "2 fold(s), 2 case(s)",
+        "fold 0: 1 for training, 1 for validation",
+        "fold 1: 1 for training, 1 for validation",
+        "each of these cases is in the validation set of exactly one fold",
+    ]
+
+
+def test_everything_that_can_be_wrong():
+    splits = [{"train": ["a", "b"], "val": ["b"]}, {"train": ["c"], "val": ["b", "x"]}]
+    assert describe_splits(splits, ["a", "b", "c", "d"])[1:] == [
+        "fold 0: 2 for training, 1 for validation",
+        "fold 0 validates on what it trains on: 1 case(s): b",
+        "fold 0 leaves out: 2 case(s): c, x",
+        "fold 1: 1 for training, 2 for validation",
+        "fold 1 leaves out: 1 case(s): a",
+        "in no fold: 1 case(s): d",
+        "trained on, in no validation set: 2 case(s): a, c",
+        "in the validation sets of several folds: 1 case(s): b",
+        "in the folds, not in the data set: 1 case(s): x",
+    ]
+
+
+def test_files(tmp_path, paper_splits):
+    file = tmp_path / "folder" / "splits_final.json"
+    write_splits(GOOD, file)
+    assert read_splits(file) == GOOD and describe_file(file) == describe_splits(GOOD)
+    lines = describe_file(paper_splits / "lits.split.pkl")
+    assert lines[:2] == ["5 fold(s), 118 case(s)", "fold 0: 94 for training, 24 for validation"]
+    assert "exactly one fold" in lines[-1]
+
+
+def test_same_splits():
+    assert same_splits([{"train": ["a", "b"], "val": []}], [{"train": ["b", "a"], "val": []}])
+    assert not same_splits(GOOD, GOOD[::-1])
+    assert not same_splits(GOOD, GOOD[:1])
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "{}", "[1]", '[{"train": ["a"]}]', '[{"train": "a", "val": []}]', '[{"train": [1], "val": []}]'],
+)
+def test_bad_files(tmp_path, content):
+    file = tmp_path / "splits_final.json"
+    file.write_text(content)
+    with pytest.raises(SAM3DError, match="splits_final.json"):
+        read_splits(file)
+    file.write_text(json.dumps(GOOD))
+    assert read_splits(file) == GOOD
+    with pytest.raises(SAM3DError, match="There are no folds"):
+        read_splits(tmp_path / "none.json")

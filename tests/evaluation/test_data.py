@@ -1,0 +1,99 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import tifffile
+
+from sam3d_nnunet.datasets.splits import splits_file
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.data import EvaluationData, spacing_of
+
+
+@pytest.fixture
+def data(nnunet_folders, write_dataset) -> EvaluationData:
+    rng = np.random.default_rng(0)
+    cases = {f"case_{i}": (rng.normal(size=(5, 6, 7)), rng.integers(0, 4, (5, 6, 7))) for i in range(4)}
+    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    write_dataset(
+        nnunet_folders.raw, "Dataset720_Some", cases, labels, spacing=(3.0, 1.0, 0.5), regions_class_order=[1, 2]
+    )
+    splits = nnunet_folders.preprocessed / "Dataset720_Some" / "splits_final.json"
+    splits.parent.mkdir()
+    splits.write_text(json.dumps([{"train": ["case_0"], "val": ["case_2", "case_1"]}]))
+    return EvaluationData.from_nnunet("720")
+
+
+def test_cases(data, tmp_path):
+    assert data.name == "Dataset720_Some"
+    assert data.cases_of_fold("0") == ["case_1", "case_2"]
+    (data.truth / "._case_0.nii.gz").touch()  # by macOS
+    assert data.cases_with_truth() == ["case_0", "case_1", "case_2", "case_3"]
+    assert data.image_files("case_1") == [tmp_path / "raw/Dataset720_Some/imagesTr/case_1_0000.nii.gz"]
+    assert list(data.labels.foreground_labels) == [1, 2]
+    for fold in ("1", "all", "-1"):
+        with pytest.raises(SAM3DError, match="fold"):
+            data.cases_of_fold(fold)
+    splits_file(data.name).unlink()
+    with pytest.raises(SAM3DError, match="There are no folds .*splits_final.json"):
+        data.cases_of_fold("0")
+
+
+def test_files_that_dataset_json_lists(data, nnunet_folders, tmp_path):
+    """Images lie anywhere; the truth is nnU-Net's copy, as in its own validation."""
+    folder = nnunet_folders.raw / "Dataset720_Some"
+    listing = {"case_1": {"images": ["../any.nii.gz"], "label": "/l.nii.gz"}}
+    (folder / "dataset.json").write_text(json.dumps(data.dataset_json | {"dataset": listing}))
+    listed = EvaluationData.from_nnunet("720")
+    assert listed.image_files("case_1") == [nnunet_folders.raw / "any.nii.gz"]
+    assert listed.truth_file("case_1") == nnunet_folders.preprocessed / folder.name / "gt_segmentations/case_1.nii.gz"
+    assert listed.dataset_json["dataset"]["case_1"]["images"] == [str(nnunet_folders.raw / "any.nii.gz")]
+    with pytest.raises(SAM3DError, match="lists no files of the case case_2"):
+        listed.image_files("case_2")
+    test = listed.with_folders(data.images, data.truth)
+    assert test.image_files("case_2") == data.image_files("case_2")
+
+
+def test_truth_is_read_as_its_file_lies(data):
+    image = sitk.DICOMOrient(sitk.ReadImage(str(data.truth_file("case_1"))), "SAR")
+    sitk.WriteImage(image, str(data.truth_file("case_1")))
+    segmentation, geometry = data.read_truth("case_1")
+    assert (segmentation == sitk.GetArrayFromImage(image)).all()
+    assert spacing_of(geometry) == pytest.approx(image.GetSpacing()[::-1])
+    voxel = (4, 3, 2)
+    place = geometry.to_world(np.array([voxel[::-1]]))[0]
+    assert place == pytest.approx(image.TransformIndexToPhysicalPoint(voxel))
+
+
+def test_truth_in_tiff_lies_where_its_image_does(data, tmp_path):
+    """What tells the spacing need not lie beside the label map, and beside nnU-Net's copy it doesn't."""
+    labels = np.zeros((6, 7, 8), np.uint8)
+    labels[2:4, 3:5, 4:6] = 1
+    for folder, name in (("imagesTr", "case_1_0000"), ("labelsTr", "case_1")):
+        (tmp_path / folder).mkdir()
+        tifffile.imwrite(tmp_path / folder / f"{name}.tif", labels, photometric="minisblack", resolution=(2.0, 2.0))
+    (tmp_path / "imagesTr" / "case_1.json").write_text(json.dumps({"spacing": [2.5, 0.5, 0.75]}))
+    content = data.dataset_json | {"file_ending": ".tif", "overwrite_image_reader_writer": "Tiff3DIO"}
+    tiff = replace(data, dataset_json=content, raw=None, images=tmp_path / "imagesTr", truth=tmp_path / "labelsTr")
+    segmentation, geometry = tiff.read_truth("case_1")
+    assert (segmentation == labels).all()
+    assert spacing_of(geometry) == [2.5, 0.5, 0.75]
+    assert geometry.to_world(np.array([[2, 3, 4]])) == pytest.approx(np.array([[3, 1.5, 5]]))
+
+
+def test_unreadable_truth(data):
+    data.truth_file("case_1").write_text("nothing")
+    data.truth_file("case_2").unlink()
+    for case, message in (("case_1", "can't be read"), ("case_2", "There is no label map")):
+        with pytest.raises(SAM3DError, match=message):
+            data.read_truth(case)
+
+
+def test_no_such_data(data, monkeypatch):
+    for name in ("721", "x", "Dataset721_No"):
+        with pytest.raises(SAM3DError, match="721|x"):
+            EvaluationData.from_nnunet(name)
+    monkeypatch.delenv("nnUNet_raw")
+    with pytest.raises(SAM3DError, match="nnUNet_raw"):
+        EvaluationData.from_nnunet("Dataset720_Some")

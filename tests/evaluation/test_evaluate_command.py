@@ -1,0 +1,91 @@
+"""`sam3d evaluate` from its arguments to its files."""
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from sam3d_nnunet.cli import main as cli
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.results import Results
+
+
+def evaluate(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, ["evaluate", "--device", "cpu", "--disable_tta", *map(str, arguments)])
+
+
+def test_a_model_by_its_names(make_evaluated, tmp_path):
+    make_evaluated(folds=(0, 1))
+    root = tmp_path / "evaluated"
+    done = evaluate(
+        *("-d", 711, "-c", "3d_fullres", "-tr", "SAM3DAdapterTrainer_smoke", "-p", "SAM3DPlans", "-f", 0, "-f", 1),
+        *("--protocol", "automatic", "--protocol", "volume_1_off50_2mm", "--trials", 2, "-o", root),
+        *("--tolerance", 5, "--tolerance", 1, "--max-windows", 1, "--name", "ours"),
+    )
+    assert done.exit_code == 0, done.output
+    assert f"results: {root}" in done.output
+    found = [(f.method, f.protocol, f.fold, f.trial) for f in Results(root).folders]
+    assert found == [
+        *(("ours", "automatic", fold, 0) for fold in "01"),
+        *(("ours", "volume_1_off50_2mm", fold, trial) for fold in "01" for trial in (0, 1)),
+    ]
+    assert {"nsd_1mm", "nsd_5mm"} <= set(Results(root).metrics)
+
+
+def test_paper(make_evaluated, tmp_path):
+    model = make_evaluated()
+    done = evaluate("-m", model.folder, "--paper", "-o", tmp_path / "evaluated")
+    assert done.exit_code == 0, done.output
+    protocols = {folder.protocol for folder in Results(tmp_path / "evaluated").folders}
+    assert protocols == {"automatic", "volume_1", "volume_3", "volume_10"}
+
+
+def test_predictions_and_a_failure(make_evaluated, tmp_path):
+    model, some = make_evaluated(), tmp_path / "some"
+    some.mkdir()
+    (some / "case_2.nii.gz").write_bytes((model.labels / "case_2.nii.gz").read_bytes())
+    done = evaluate("--predictions", some, "-d", 711, "--name", "Others", "-f", 0, "-o", tmp_path / "evaluated")
+    assert done.exit_code == 1
+    assert "Error: 1 case(s) failed: Others/automatic/fold_0/trial_0: Fall_Müller_病例" in done.output
+    assert set(Results(tmp_path / "evaluated").metrics["case"]) == {"case_2"}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "needs one fold (-f)"),
+        (["-f", 0, "-f", 1], "needs one fold (-f)"),
+        (["-f", 0, "--test", "images", "labels"], "needs one fold (-f)"),
+        (["-f", 0, "--trials", 2], "--trials and --per-lesion are about predicting"),
+        (["-f", 0, "--per-lesion"], "--trials and --per-lesion are about predicting"),
+        (["-f", 0, "--trial", -1], "--trial"),
+    ],
+)
+def test_predictions_refuse_what_they_would_ignore(tmp_path, arguments, message):
+    done = evaluate("-o", tmp_path / "evaluated", "--predictions", "x", "-d", 711, "--name", "y", *arguments)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+
+
+def test_a_trial_of_predictions(make_evaluated, tmp_path):
+    root = tmp_path / "evaluated"
+    given = ["--predictions", make_evaluated().labels, "-d", 711, "--name", "Others", "-f", 0, "-o", root]
+    done = evaluate(*given, "--protocol", "slice_1", "--trial", 3)
+    assert done.exit_code == 0, done.output
+    assert [(f.protocol, f.fold, f.trial) for f in Results(root).folders] == [("slice_1", "0", 3)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--predictions", "x", "-d", "4"], ["--predictions", "x", "--name", "y"], ["-d", 711, "--trials", 0]]
+    + [["-d", 711, "--trial", 1]]
+    + [["-d", "711", "--paper", "--protocol", "automatic"], ["-d", "711", "--protocol", "nothing"]],
+)
+def test_mistakes_are_sentences(tmp_path, arguments):
+    done = evaluate("-o", tmp_path / "evaluated", *arguments)
+    assert done.exit_code in (1, 2) and (done.exit_code == 2 or isinstance(done.exception, SAM3DError))
+    assert not (tmp_path / "evaluated").exists()
+
+
+def test_negative_tolerances_are_refused(tmp_path):
+    done = evaluate("-o", tmp_path / "evaluated", "-d", 711, "--tolerance", 5, "--tolerance", -1)
+    assert done.exit_code == 2
+    assert "--tolerance" in done.output

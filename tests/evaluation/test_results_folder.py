@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.data import EvaluationData
+from sam3d_nnunet.evaluation.results_folder import ResultsFolder, add_cost, check_settings
+
+FACTS = {"name": "M", "trainer": "T", "plans": "P", "configuration": "C", "kind": "prompted", "parameters": 7}
+
+
+def data(name: str = "Dataset001_A", images: str = "/a/images") -> EvaluationData:
+    return EvaluationData(name, Path(images), Path("/a/labels"), {"file_ending": ".nrrd", "labels": {"x": 1}})
+
+
+def test_results_are_of_one_data_set(tmp_path):
+    root = ResultsFolder(tmp_path / "deep" / "results")
+    root.claim(data())
+    root.claim(data(), data(images="/t/images"))
+    root.claim(data())
+    content = json.loads((root.root / "data.json").read_text())
+    assert content == {
+        "format": "sam3d_results",
+        "version": 1,
+        "dataset": "Dataset001_A",
+        "images": "/a/images",
+        "truth": "/a/labels",
+        "test_images": "/t/images",
+        "test_truth": "/a/labels",
+        "dataset_json": {"file_ending": ".nrrd", "labels": {"x": 1}},
+    }
+    for other in ((data("Dataset002_B"),), (data(images="/b"),), (data(), data(images="/other"))):
+        with pytest.raises(SAM3DError, match="Give another folder"):
+            root.claim(*other)
+    (root.root / "data.json").write_text("{")
+    with pytest.raises(SAM3DError, match="no JSON"):
+        root.claim(data())
+
+
+def test_facts_of_a_method_add_up(tmp_path):
+    root = ResultsFolder(tmp_path)
+    root.write_method("M", FACTS | {"peak_memory_gib": 3.5, "device": "H100"})
+    root.write_method("M", FACTS | {"peak_memory_gib": 2.0, "device": "H100", "kind": "automatic"})
+    root.write_method("M", FACTS | {"peak_memory_gib": None, "device": None, "parameters": None})
+    assert root.known_method("M") == FACTS | {"peak_memory_gib": 3.5, "device": "H100"}
+    root.write_method("M", FACTS | {"peak_memory_gib": None, "device": "cpu"})
+    root.write_method("M", FACTS | {"peak_memory_gib": 1.0, "device": "H100"})
+    assert root.known_method("M") == FACTS | {"peak_memory_gib": 3.5, "device": "H100 and cpu"}
+    with pytest.raises(SAM3DError, match="trainer T, not U"):
+        root.write_method("M", FACTS | {"trainer": "U"})
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "prompts", "a/b", "a\\b", "/abs"])
+def test_names_that_are_no_folder_of_their_own(tmp_path, name):
+    with pytest.raises(SAM3DError, match="can't be the name of a method"):
+        ResultsFolder(tmp_path).write_method(name, FACTS)
+
+
+def test_splits_stay_the_same(tmp_path):
+    root, splits = ResultsFolder(tmp_path / "results"), tmp_path / "splits.json"
+    root.keep_splits("M", splits)
+    assert not (root.root / "M").exists()
+    splits.write_text('[{"val": ["a"]}]')
+    root.keep_splits("M", splits)
+    root.keep_splits("M", splits)
+    assert (root.root / "M" / "splits_final.json").read_text() == splits.read_text()
+    splits.write_text('[{"val": ["b"]}]')
+    with pytest.raises(SAM3DError, match="differs from"):
+        root.keep_splits("M", splits)
+
+
+def test_costs(tmp_path):
+    add_cost(tmp_path, "b", 1, 2, 0.12345)
+    add_cost(tmp_path, "007", 0, None, 2.0)
+    add_cost(tmp_path, "b", 3, 4, 5.0)
+    table = pd.read_csv(tmp_path / "prediction.csv", dtype=str, keep_default_na=False)
+    assert table.columns.tolist() == ["case", "clicks", "windows", "seconds"]
+    assert table["case"].tolist() == ["007", "b"]
+    assert table["clicks"].tolist() == ["0", "3"] and table["seconds"].tolist() == ["2.0", "5.0"]
+    assert table["windows"].tolist()[0] == "" and float(table["windows"][1]) == 4
+
+
+def test_predictions_with_other_settings_are_not_mixed(tmp_path):
+    check_settings(tmp_path / "a", {"step": 0.5, "folds": ["0"]})
+    check_settings(tmp_path / "a", {"step": 0.5, "folds": ["0"]})
+    with pytest.raises(SAM3DError, match="step 0.5, not 0.3"):
+        check_settings(tmp_path / "a", {"step": 0.3, "folds": ["0"]})
+    (tmp_path / "a" / "settings.json").write_text("[]")
+    with pytest.raises(SAM3DError, match="settings.json holds no JSON object"):
+        check_settings(tmp_path / "a", {"step": 0.5})
+
+
+def test_weights_are_compared_where_they_should_be_the_same(tmp_path):
+    """Not of another checkpoint or ensemble, nor in a copy that is kept beside the results."""
+    root, model = ResultsFolder(tmp_path / "results"), tmp_path / "model"
+    for fold in "01":
+        (model / f"fold_{fold}").mkdir(parents=True)
+        torch.save({"weight": torch.zeros(3)}, model / f"fold_{fold}" / "last.pth")
+    settings = {"folds": ["0"], "checkpoint": "last.pth", "weights": ["others"]}
+    for trial, more in (("0", {"folds": ["0", "1"]}), ("1", {"checkpoint": "best.pth"}), ("2_old", {})):
+        check_settings(root.root / f"M/automatic/fold_0/trial_{trial}", settings | more)
+    root.refuse_other_weights("M", "0", model, ["0"], "last.pth")
+    with pytest.raises(SAM3DError, match="trial_0 was predicted by another training than .*fold_1/last.pth"):
+        root.refuse_other_weights("M", "0", model, ["0", "1"], "last.pth")

@@ -1,0 +1,90 @@
+import shutil
+
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.prediction.model_folder import load_model_folder, trained_model_folder
+from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
+
+
+def test_folds(make_model):
+    folder = make_model(folds=(0, 3, "all")).folder
+    both = load_model_folder(folder)
+    assert len(both.networks) == 2
+    assert not any(network.training for network in both.networks)
+    alone = load_model_folder(folder, 3)
+    for name, value in alone.networks[0].state_dict().items():
+        torch.testing.assert_close(value, both.networks[1].state_dict()[name])
+    assert len(load_model_folder(folder, ["all", "0", "0"]).networks) == 2
+    with pytest.raises(SAM3DError, match="no checkpoint_final.pth in fold_1, fold_7.*holds fold_0/checkpoint_final"):
+        load_model_folder(folder, [0, 1, 7])
+    with pytest.raises(SAM3DError, match="no fold that holds checkpoint_best.pth. It holds"):
+        load_model_folder(folder, checkpoint_name="checkpoint_best.pth")
+    shutil.rmtree(folder / "fold_0")
+    shutil.rmtree(folder / "fold_3")
+    assert len(load_model_folder(folder).networks) == 1
+
+
+def test_what_it_knows(make_model):
+    model = load_model_folder(make_model("ignore").folder)
+    assert model.class_names == {"background": 0, "core": 1, "rim": 2}
+    assert model.click_labels == [0, 1, 2]
+    assert model.channels == 1
+    assert model.file_ending == ".nii.gz"
+    assert model.clicks_carry_labels and model.takes_maps
+
+
+def test_unlabelled_clicks(make_model):
+    settings = {"labelled_prompts": False, "clicks": {"policy": "paper"}}
+    model = load_model_folder(make_model(trainer_class=SAM3DAdapterTrainer, settings=settings).folder)
+    assert model.click_labels == [1, 2]
+    assert not model.clicks_carry_labels and not model.takes_maps
+
+
+def test_missing_and_broken_files(make_model, tmp_path):
+    folder = make_model().folder
+    with pytest.raises(SAM3DError, match="no model folder"):
+        load_model_folder(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SAM3DError, match="no plans.json. It holds nothing"):
+        load_model_folder(tmp_path / "empty")
+    checkpoint = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(checkpoint, weights_only=False)
+    torch.save(content | {"network_weights": {}}, checkpoint)
+    with pytest.raises(SAM3DError, match="doesn't fit the network"):
+        load_model_folder(folder)
+    torch.save({"model": 1}, checkpoint)
+    with pytest.raises(SAM3DError, match="no checkpoint of nnU-Net's"):
+        load_model_folder(folder)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:50])
+    with pytest.raises(SAM3DError, match="can't be read"):
+        load_model_folder(folder)
+    (folder / "dataset.json").write_text("{")
+    with pytest.raises(SAM3DError, match=r"dataset\.json can't be read"):
+        load_model_folder(folder)
+
+
+def test_foreign_trainers(make_model):
+    folder = make_model().folder
+    checkpoint = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(checkpoint, weights_only=False)
+    torch.save(content | {"trainer_name": nnUNetTrainer.__name__}, checkpoint)
+    with pytest.raises(SAM3DError, match="nnUNetTrainer, which knows no clicks"):
+        load_model_folder(folder)
+    torch.save(content | {"trainer_name": "TrainerOfSomebody"}, checkpoint)
+    with pytest.raises(SAM3DError, match="TrainerOfSomebody, which is not installed"):
+        load_model_folder(folder)
+
+
+def test_folder_by_names(nnunet_folders, monkeypatch):
+    (nnunet_folders.raw / "Dataset007_Any").mkdir()
+    found = trained_model_folder("7", "3d_fullres", "SAM3DAdapterTrainer", "SAM3DPlans")
+    assert found == nnunet_folders.results / "Dataset007_Any" / "SAM3DAdapterTrainer__SAM3DPlans__3d_fullres"
+    with pytest.raises(SAM3DError, match="data set 8 can't be found") as error:
+        trained_model_folder("8", "3d_fullres", "SAM3DAdapterTrainer", "SAM3DPlans")
+    assert "\n" not in str(error.value)
+    monkeypatch.delenv("nnUNet_results")
+    with pytest.raises(SAM3DError, match="nnUNet_results is not defined"):
+        trained_model_folder("7", "3d_fullres", "SAM3DAdapterTrainer", "SAM3DPlans")

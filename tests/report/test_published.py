@@ -1,0 +1,48 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.report.published import TARGETS, paper_notes, paper_rows
+
+DESIGN = Path(__file__).parents[3] / "shared" / "design.md"
+POINTS = re.compile(r", ([0-9]+) points? a (slice|volume)$")
+
+
+@pytest.fixture(scope="module")
+def design_rows() -> list[list[str]]:
+    """Cells of the two tables of methods, below each other."""
+    if not DESIGN.is_file():
+        pytest.skip(f"there is no {DESIGN} to compare with")
+    section = DESIGN.read_text(encoding="utf-8").split("## 7.")[1].split("Data (all resampled")[0]
+    lines = [
+        line for line in section.splitlines() if line.startswith("|") and not line.startswith(("| method", "| --"))
+    ]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.parametrize("place, dataset", enumerate(TARGETS))
+def test_figures_are_those_of_the_design(design_rows, place, dataset):
+    rows = paper_rows(dataset)
+    assert len(rows) == len(design_rows) == 18
+    for row, cells in zip(rows, design_rows):
+        points = POINTS.search(cells[0])
+        assert row.method.lower() == POINTS.sub("", cells[0]).lower()
+        assert row.protocol == (f"{points[2]}_{points[1]}" if points else "automatic")
+        assert f"{100 * row.dice:.2f} / {100 * row.nsd:.2f}" == cells[1 + place]
+        tuned = "-" if row.tuned_parameters is None else f"{row.tuned_parameters / 1e6:.2f} M"
+        assert tuned == cells[-1]
+    assert [row.encoder_only for row in rows] == [False] * 12 + [True] * 6
+
+
+def test_what_must_be_known_is_noted():
+    assert "nnFormer and 3D UX-Net" in " ".join(paper_notes("lits17"))
+    assert "nnFormer" not in " ".join(paper_notes("kits21"))
+    liver = {row.method: (row.dice, row.nsd) for row in paper_rows("lits17")}
+    assert liver["nnFormer"] == liver["3D UX-Net"]
+
+
+def test_unknown_data_set_is_refused():
+    with pytest.raises(SAM3DError, match="no data set 'amos'.*kits21"):
+        paper_rows("amos")

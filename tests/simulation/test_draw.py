@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from sam3d_nnunet.simulation.draw import (
+    Clicks,
+    case_generator,
+    clicks_per_class,
+    draw_clicks,
+    draw_labelled,
+    join,
+    pad_clicks,
+)
+
+SEEDS = st.integers(0, 2**32)
+SHAPES = array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=7)
+LABEL_MAPS = arrays(np.int16, SHAPES, elements=st.sampled_from([-1, 0, 1, 2, 3]))
+
+
+def under(segmentation: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Labels under points, which must be whole voxels of the map (an index below 0 would wrap around unnoticed)."""
+    voxels = points.astype(int)
+    assert (voxels == points).all()
+    assert (voxels >= 0).all() and (voxels < segmentation.shape).all()
+    return segmentation[tuple(voxels.T)]
+
+
+@given(arrays(bool, SHAPES), st.integers(0, 40), SEEDS)
+def test_clicks_are_different_voxels_of_the_mask(mask, count, seed):
+    points = draw_clicks(mask, count, np.random.default_rng(seed))
+    assert points.dtype == np.float32
+    assert points.shape == (min(count, mask.sum()), 3)
+    assert under(mask, points).all()
+    assert len(np.unique(points, axis=0)) == len(points)
+
+
+def test_every_voxel_of_the_mask_has_the_same_chance():
+    mask = np.zeros((4, 5, 6), bool)
+    mask[1:3, 2:4, 1:6] = True
+    rng = np.random.default_rng(0)
+    hits = np.zeros(mask.shape)
+    for _ in range(4000):
+        hits[tuple(draw_clicks(mask, 1, rng)[0].astype(int))] += 1
+    assert hits[mask].sum() == 4000
+    assert np.abs(hits[mask] - 200).max() < 5 * np.sqrt(200)  # 20 voxels
+
+
+@given(LABEL_MAPS, st.integers(0, 10), SEEDS)
+def test_labels_are_those_under_the_clicks(segmentation, count, seed):
+    points, labels = draw_labelled(segmentation, segmentation >= 0, count, np.random.default_rng(seed))
+    assert labels.dtype == np.int64
+    assert (under(segmentation, points) == labels).all()
+    assert len(labels) == min(count, (segmentation >= 0).sum())
+
+
+@given(LABEL_MAPS, st.integers(1, 5), SEEDS)
+def test_each_present_class_gets_its_clicks(segmentation, count, seed):
+    points, labels = clicks_per_class(segmentation, [1, 2], count, np.random.default_rng(seed))
+    assert (under(segmentation, points) == labels).all()
+    for label in (1, 2):
+        assert (labels == label).sum() == min(count, (segmentation == label).sum())
+    assert set(labels) <= {1, 2}
+
+
+@given(LABEL_MAPS, SEEDS)
+def test_same_seed_same_clicks(segmentation, seed):
+    first, second = (clicks_per_class(segmentation, [1, 2, 3], 3, np.random.default_rng(seed)) for _ in range(2))
+    assert (first[0] == second[0]).all() and (first[1] == second[1]).all()
+
+
+def test_another_seed_gives_other_clicks():
+    segmentation = np.ones((20, 20, 20), np.int16)
+    drawn = {tuple(clicks_per_class(segmentation, [1], 1, case_generator(f"case_{i}"))[0][0]) for i in range(50)}
+    assert len(drawn) > 40
+
+
+@pytest.mark.parametrize(
+    "arguments, numbers",
+    [
+        (("case_001",), [2003636133, 1949139734, 2673291545]),
+        (("case_001", 1), [2012647163, 4290646036, 479339723]),
+        (("Fall_Müller",), [2366779823, 631148461, 3287935230]),
+        (("病例_7",), [3348114737, 3867070117, 900933359]),
+    ],
+)
+def test_case_generator_is_the_same_everywhere(arguments, numbers):
+    assert case_generator(*arguments).integers(0, 2**32, 3).tolist() == numbers
+
+
+@st.composite
+def clicks(draw: st.DrawFn) -> Clicks:
+    """Up to 12 different clicks."""
+    count = draw(st.integers(0, 12))
+    points = np.arange(3 * count, dtype=np.float32).reshape(-1, 3)
+    return points, draw(arrays(np.int64, count, elements=st.integers(0, 4)))
+
+
+def as_set(points: np.ndarray, labels: np.ndarray) -> set[tuple]:
+    return {(*point, label) for point, label in zip(points.tolist(), labels.tolist())}
+
+
+@given(clicks(), st.integers(1, 12), SEEDS)
+def test_padding_to_a_fixed_size(clicks, size, seed):
+    points, labels = pad_clicks(clicks, size, np.random.default_rng(seed))
+    assert points.shape == (size, 3) and points.dtype == np.float32
+    assert labels.shape == (size,) and labels.dtype == np.int64
+    real = labels != -1
+    assert real.sum() == min(size, len(clicks[1]))
+    assert as_set(points[real], labels[real]) <= as_set(*clicks)
+    assert len(np.unique(points[real], axis=0)) == real.sum()
+    assert real[: real.sum()].all()  # padding comes last
+
+
+@given(clicks(), clicks())
+def test_join(first, second):
+    points, labels = join([first, second])
+    assert (points == np.concatenate([first[0], second[0]])).all()
+    assert (labels == np.concatenate([first[1], second[1]])).all()
+
+
+def test_join_of_nothing():
+    points, labels = join([])
+    assert points.shape == (0, 3) and points.dtype == np.float32
+    assert labels.shape == (0,) and labels.dtype == np.int64

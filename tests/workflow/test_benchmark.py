@@ -1,0 +1,197 @@
+"""`sam3d benchmark` with steps that touch files, run by the real Snakemake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from threading import Thread
+
+import pytest
+from filelock import FileLock
+from typer.testing import CliRunner, Result
+
+from sam3d_nnunet.cli import main as cli
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.workflow import benchmark as workflow
+from sam3d_nnunet.workflow.steps import Step
+
+pytest.importorskip("snakemake", reason="Snakemake needs Python 3.11")
+
+
+@pytest.fixture
+def dataset(write_names):
+    return write_names([f"case_{n}" for n in range(5)])
+
+
+@pytest.fixture
+def steps(monkeypatch, tmp_path):
+    """Four steps, each finished when its file is there; `b` fails while there is no `key`."""
+    (tmp_path / "made").mkdir()
+
+    def touch(name: str) -> list[str]:
+        return ["touch", str(tmp_path / "made" / name)]
+
+    needs_key = ["cp", str(tmp_path / "made" / "key"), str(tmp_path / "made" / "b, tiny")]
+    everything = [
+        Step("prepare/a", [["echo", "preparing {this}", "it's"], touch("a")], []),
+        Step("train/b, tiny/fold_0", [touch("tried"), needs_key], ["prepare/a"]),
+        Step("train/c++/fold_0", [touch("c++")], ["prepare/a"]),
+        Step("evaluate/b, tiny/fold_0", [touch("d")], ["train/b, tiny/fold_0"]),
+    ]
+
+    class Steps:
+        def __init__(self, *arguments):
+            self.arguments = arguments
+
+        def left(self):
+            left = [step for step in everything if not os.path.exists(step.commands[-1][-1])]
+            names = {step.name for step in left}
+            return [Step(s.name, s.commands, [n for n in s.needs if n in names]) for s in left]
+
+    monkeypatch.setattr(workflow, "Steps", Steps)
+    return tmp_path / "made"
+
+
+def benchmark(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, ["benchmark", "hippocampus", "-d", "220", *map(str, arguments)])
+
+
+def test_a_failure_costs_only_what_needs_it_and_is_made_up_for(dataset, steps, tmp_path):
+    given = ("-o", tmp_path / "measured", "--device", "cpu")
+    done = benchmark(*given)
+    assert done.exit_code == 1, done.output
+    assert {file.name for file in steps.iterdir()} == {"a", "tried", "c++"}
+    logs = tmp_path / "measured" / "workflow" / "logs"
+    assert (logs / "prepare" / "a.txt").read_text() == "preparing {this} it's\n"
+    assert f"not finished: train/b, tiny/fold_0. See {logs / 'train/b, tiny/fold_0.txt'}." in done.output
+    assert "not finished: evaluate/b, tiny/fold_0. It was not started: a step before it failed." in done.output
+    assert done.output.endswith("Error: 2 step(s) are not finished.\n")
+
+    (steps / "key").touch()
+    done = benchmark(*given)
+    assert done.exit_code == 0, done.output
+    assert {"b, tiny", "d"} <= {file.name for file in steps.iterdir()}
+    # what was finished was not done again
+    listed = json.loads((tmp_path / "measured" / "workflow" / "steps.json").read_text())
+    assert [step["name"] for step in listed] == ["train/b, tiny/fold_0", "evaluate/b, tiny/fold_0"]
+
+    before = (tmp_path / "measured" / "workflow" / "steps.json").stat().st_mtime_ns
+    assert benchmark(*given).exit_code == 0
+    assert (tmp_path / "measured" / "workflow" / "steps.json").stat().st_mtime_ns == before
+
+
+def test_dry_run(dataset, steps, tmp_path):
+    done = benchmark("-o", tmp_path / "measured", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert f"train/c++/fold_0\n  touch {steps}/c++\n" in done.output
+    assert "prepare/a\n  echo 'preparing {this}' " in done.output
+    assert done.output.endswith("4 step(s) left to run\n")
+    assert not list(steps.iterdir()) and not (tmp_path / "measured").exists()
+
+
+def test_a_profile_says_how(dataset, steps, tmp_path):
+    (tmp_path / "profile").mkdir()
+    # Snakemake would refuse to run without knowing of any cores
+    (tmp_path / "profile" / "config.yaml").write_text("cores: 1\nset-threads:\n  train: 1\n")
+    (steps / "key").touch()
+    given = ("-o", tmp_path / "measured", "--device", "cpu", "--profile")
+    assert benchmark(*given, tmp_path / "profile").exit_code == 0
+    assert {"a", "b, tiny", "c++", "d"} <= {file.name for file in steps.iterdir()}
+
+    (steps / "d").unlink()
+    (tmp_path / "profile" / "config.yaml").write_text("")
+    done = benchmark(*given, tmp_path / "profile")
+    assert done.exit_code == 1
+    assert "not finished: evaluate/b, tiny/fold_0. Snakemake, above, says why." in done.output
+
+    done = benchmark(*given, tmp_path / "nowhere")
+    assert isinstance(done.exception, SAM3DError) and "nowhere with a profile" in str(done.exception)
+
+
+def test_results_in_a_file(dataset, steps, tmp_path):
+    (tmp_path / "measured").touch()
+    done = benchmark("-o", tmp_path / "measured", "--device", "cpu")
+    assert isinstance(done.exception, SAM3DError) and "can't be the folder of results" in str(done.exception)
+
+
+def test_what_ends_us_ends_the_steps(tmp_path):
+    """A cluster's SIGTERM as well as Ctrl-C, also in the background, where shells ignore SIGINT."""
+    script = f"trap 'touch {tmp_path}/ended; exit 1' TERM; touch {tmp_path}/started; while true; do sleep 0.1; done"
+
+    def end() -> None:
+        while not (tmp_path / "started").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    Thread(target=end).start()
+    with pytest.raises(KeyboardInterrupt):
+        workflow._run_group(["bash", "-c", script], dict(os.environ))
+    assert (tmp_path / "ended").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_steps_run_from_any_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("nnUNet_raw", "raw")
+    monkeypatch.setenv("nnUNet_extTrainer", f"mine{os.pathsep}/others")
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    environment = workflow._environment()
+    assert environment["nnUNet_raw"] == str(tmp_path / "raw")
+    assert environment["nnUNet_extTrainer"] == f"{tmp_path / 'mine'}{os.pathsep}/others"
+    assert "nnUNet_results" not in environment
+
+
+def test_recipes_by_name_and_file(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").touch()
+    expected = {"hippocampus": "hippocampus", "mine": str(tmp_path / "mine"), "nothing": "nothing"}
+    assert {name: workflow.Benchmark(name, "220", tmp_path)._recipe for name in expected} == expected
+
+
+def test_one_at_a_time(dataset, steps, tmp_path):
+    folder = tmp_path / "measured" / "workflow"
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"):
+        done = benchmark("-o", tmp_path / "measured", "--device", "cpu")
+    assert isinstance(done.exception, SAM3DError) and "Another sam3d benchmark is running" in str(done.exception)
+
+
+def test_no_gpu_is_said_first(dataset, steps, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = benchmark("-o", tmp_path / "measured")
+    assert isinstance(done.exception, SAM3DError) and "device cuda can't be used here" in str(done.exception)
+    assert not list(steps.iterdir())
+
+
+def test_without_snakemake(dataset, steps, tmp_path, monkeypatch):
+    monkeypatch.setattr(workflow, "find_spec", lambda name: None)
+    done = benchmark("-o", tmp_path / "measured", "--device", "cpu")
+    assert 'pip install "sam3d_nnunet[benchmark]"' in str(done.exception)
+
+
+def test_folds_are_nnunets_own(dataset, steps, tmp_path):
+    """Drawn before several trainings start at once, each of which would draw them."""
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    benchmark("-o", tmp_path / "measured", "--dry-run")
+    ours = json.loads((dataset / "splits_final.json").read_text())
+    theirs = generate_crossval_split([f"case_{n}" for n in range(5)], seed=12345, n_splits=5)
+    assert [set(fold["val"]) for fold in ours] == [set(fold["val"]) for fold in theirs]
+
+
+def test_folds_of_the_raw_data_are_taken(dataset, steps, tmp_path, nnunet_folders):
+    """nnU-Net's planners copy them, too."""
+    cases = [f"case_{n}" for n in range(5)]
+    folds = [{"train": cases[:3], "val": cases[3:]}]
+    (nnunet_folders.raw / dataset.name / "splits_final.json").write_text(json.dumps(folds))
+    benchmark("-o", tmp_path / "measured", "--dry-run")
+    assert json.loads((dataset / "splits_final.json").read_text()) == folds
+
+
+def test_steps_find_the_commands():
+    path = workflow._environment()["PATH"].split(os.pathsep)[0]
+    done = subprocess.run([os.path.join(path, "sam3d"), "--version"], capture_output=True)
+    assert done.returncode == 0 and path == os.path.dirname(sys.executable)
