@@ -23,7 +23,8 @@ from sam3d_nnunet.workflow.comparison import Comparison
 
 ROOT = Path(__file__).parents[1]
 MARKER = re.compile(r"^<!-- (generate|include): (.+) -->$", re.MULTILINE)
-BOUNDS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
+BOUNDS = {Ge: "ge", Gt: "gt", Le: "le", Lt: "lt"}
+SIGNS = {Ge: "at least", Gt: "above", Le: "at most", Lt: "below"}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -58,7 +59,7 @@ def trainers() -> str:
     for name, trainer in TRAINERS.items():
         groups.setdefault(trainer.group, []).append([f"`{name}`", _text(trainer.summary), f"`{trainer.module}`"])
     head = ["trainer", "what it trains", "module below `sam3d_nnunet`"]
-    return "\n\n".join(f"### {group[0].upper()}{group[1:]}\n\n{_table(head, rows)}" for group, rows in groups.items())
+    return "\n\n".join(f"### {_heading(group)}\n\n{_table(head, rows)}" for group, rows in groups.items())
 
 
 def recipes() -> str:
@@ -92,14 +93,13 @@ def _command(commands: dict[str, Any], parent: Any) -> Iterator[str]:
         if hasattr(command, "commands"):
             yield from _command(command.commands, context)
             continue
-        usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
-        yield f"## {context.command_path}\n\n{inspect.cleandoc(command.help)}\n\n```\n{usage}\n```\n"
+        yield f"## {context.command_path}\n\n{inspect.cleandoc(command.help)}\n"
+        if command.epilog:
+            yield f"```\n{command.epilog.removeprefix('Example: ')}\n```\n"
         records = [p.get_help_record(context) for p in command.get_params(context) if p.name != "help"]
         rows = [[f"`{names}`", _text(meaning)] for names, meaning in filter(None, records)]
         if rows:
             yield _table(["argument or option", "meaning"], rows) + "\n"
-        if command.epilog:
-            yield f"Example:\n\n```\n{command.epilog.removeprefix('Example: ')}\n```\n"
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[list[str]]:
@@ -119,13 +119,16 @@ def _default(field: FieldInfo) -> str:
 
 def _meaning(field: FieldInfo) -> str:
     """The description, with the range of numbers."""
-    bounds = [
-        f"{sign} {getattr(m, key):g}"
-        for m in field.metadata
-        for kind, (sign, key) in BOUNDS.items()
-        if isinstance(m, kind)
-    ]
-    return _text(field.description or "") + (f" ({', '.join(bounds)})" if bounds else "")
+    bounds = {kind: getattr(m, key) for m in field.metadata for kind, key in BOUNDS.items() if isinstance(m, kind)}
+    if Ge in bounds and Le in bounds:
+        limits = [f"{bounds[Ge]} to {bounds[Le]}"]
+    else:
+        limits = [f"{SIGNS[kind]} {bound}" for kind, bound in bounds.items()]
+    return "; ".join(filter(None, [_text(field.description or ""), *limits]))
+
+
+def _heading(text: str) -> str:
+    return text if text.startswith("nnU-Net") else f"{text[0].upper()}{text[1:]}"
 
 
 def _table(head: list[str], rows: Iterator[list[str]] | list[list[str]]) -> str:
