@@ -37,8 +37,8 @@ class Block(BaseModel):
 class ClickSettings(Block):
     """How clicks are simulated in training."""
 
-    policy: Literal["default", "paper", "released"] = Field("default", description="see simulation.simulator")
-    no_click_share: float = Field(0.15, ge=0, le=1, description="share in which no clicks are drawn (policy default)")
+    policy: Literal["default", "paper", "released"] = Field("default", description="how clicks are drawn: default, paper or released")
+    no_click_share: float = Field(0.15, ge=0, le=1, description="share of patches without clicks (policy default)")
     mask_share: float = Field(0.2, ge=0, le=1, description="share of patches with a previous mask (policy default)")
     scribble_share: float = Field(0.1, ge=0, le=1, description="share of patches with scribbles (policy default)")
     box_share: float = Field(0.1, ge=0, le=1, description="share of patches with boxes (policy default)")
@@ -50,8 +50,8 @@ class ClickSettings(Block):
 class OptimizerSettings(Block):
     """AdamW with linear decay (paper, Table 5)."""
 
-    lr: float = Field(1e-4, gt=0)
-    weight_decay: float = Field(1e-5, ge=0)
+    lr: float = Field(1e-4, gt=0, description="learning rate at the start")
+    weight_decay: float = Field(1e-5, ge=0, description="weight decay of AdamW")
     final_lr_share: float = Field(0.1, ge=0, le=1, description="learning rate at the end, as a share of `lr`")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
 
@@ -60,22 +60,22 @@ class SAM3DSettings(Block):
     """All settings, with the defaults for a plan that has no such block."""
 
     preset: str = Field("vit_b", description=f"one of {', '.join(PRESETS)}")
-    stride: int | None = Field(None, description="voxels a token covers; null: chosen from the patch size")
+    stride: int | None = Field(None, description="voxels a token covers (2, 4 or 8); null: chosen from the patch size")
     sam_checkpoint: str = Field("auto", description='a path, "auto" (search, then download) or "none" (from scratch)')
     labelled_prompts: bool | None = Field(None, description="clicks carry labels; null: as the preset has it")
-    num_click_labels: int | None = Field(None, ge=2, description="labels of clicks with background; null: as data set")
+    num_click_labels: int | None = Field(None, ge=2, description="number of click labels with background; null: as the data set")
     prompt_encoding: Literal["sampler", "position"] = Field(
-        "sampler", description="what stands for a click: the features under it, or SAM's code of its position"
+        "sampler", description="what represents a click: sampler (the features under it) or position (SAM's encoding)"
     )
     deep_prompt_levels: list[Literal[1, 2, 3]] = Field(
-        [], description="levels of features that clicks change beside the last one, the fourth"
+        [], description="levels of features that clicks change in addition to the last, the fourth"
     )
-    aggregate_levels: bool = Field(True, description="whether all levels of features are decoded, or the last alone")
-    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device computes in it")
+    aggregate_levels: bool = Field(True, description="decode all four levels of features; false: the last one alone")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 if the device computes in it")
     activation_checkpointing: bool | None = Field(
         None, description="compute blocks again in the backward pass instead of keeping them; null: for SAM's encoders"
     )
-    batch_size: int = Field(2, ge=1, description="over all GPUs")
+    batch_size: int = Field(2, ge=1, description="patches of a step, over all GPUs")
     foreground_share: float = Field(0.5, ge=0, le=1, description="share of patches centred on a foreground voxel")
     target_policy: Literal["semantic", "clicked"] = Field(
         "semantic", description="semantic: every voxel of a class is the target; clicked: components that hold a click"
@@ -85,9 +85,9 @@ class SAM3DSettings(Block):
     networks: dict[str, dict[str, Any]] = Field(
         {}, description="by trainer: arguments of the baselines' networks that differ from their authors'"
     )
-    num_epochs: int = Field(200, ge=1)
-    steps_per_epoch: int = Field(250, ge=1)
-    validation_steps: int = Field(50, ge=1)
+    num_epochs: int = Field(200, ge=1, description="epochs of a training")
+    steps_per_epoch: int = Field(250, ge=1, description="training steps of an epoch")
+    validation_steps: int = Field(50, ge=1, description="validation steps of an epoch")
 
     @property
     def clicks_carry_labels(self) -> bool:

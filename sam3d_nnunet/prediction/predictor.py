@@ -80,7 +80,7 @@ class CasePrediction:
 class SAM3DPredictor:
     """Loads a model as nnU-Net's predictor does, and predicts images from clicks.
 
-    docs/prediction.md shows how it is used; `predict_cases` predicts many images into a folder.
+    docs/guides/prediction.md shows how it is used; `predict_cases` predicts many images into a folder.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Prompt files, one format for each ending; docs/prompts.md describes them.
+"""Prompt files, one format for each ending; docs/reference/formats.md describes them.
 
 CASE.json      our JSON                          sam3d_json.py
 CASE.mrk.json  lists of points of 3D Slicer      slicer_markups.py
