@@ -37,7 +37,9 @@ class Block(BaseModel):
 class ClickSettings(Block):
     """How clicks are simulated in training."""
 
-    policy: Literal["default", "paper", "released"] = Field("default", description="how clicks are drawn: default, paper or released")
+    policy: Literal["default", "paper", "released"] = Field(
+        "default", description="how clicks are drawn: default, paper or released"
+    )
     no_click_share: float = Field(0.15, ge=0, le=1, description="share of patches without clicks (policy default)")
     mask_share: float = Field(0.2, ge=0, le=1, description="share of patches with a previous mask (policy default)")
     scribble_share: float = Field(0.1, ge=0, le=1, description="share of patches with scribbles (policy default)")
@@ -63,7 +65,9 @@ class SAM3DSettings(Block):
     stride: int | None = Field(None, description="voxels a token covers (2, 4 or 8); null: chosen from the patch size")
     sam_checkpoint: str = Field("auto", description='a path, "auto" (search, then download) or "none" (from scratch)')
     labelled_prompts: bool | None = Field(None, description="clicks carry labels; null: as the preset has it")
-    num_click_labels: int | None = Field(None, ge=2, description="number of click labels with background; null: as the data set")
+    num_click_labels: int | None = Field(
+        None, ge=2, description="number of click labels with background; null: as the data set"
+    )
     prompt_encoding: Literal["sampler", "position"] = Field(
         "sampler", description="what represents a click: sampler (the features under it) or position (SAM's encoding)"
     )

@@ -48,8 +48,8 @@ PAPER_METHODS: tuple[dict[str, str], ...] = (
 class ComparedMethod(Block):
     """A model that is trained, or SAM itself, which is not."""
 
-    name: str = Field(pattern=r"^\w[^/\\{}]*$", description="of a folder in the results, and in tables")
-    trainer: str | None = Field(None, description="any of nnU-Net's or ours")
+    name: str = Field(pattern=r"^\w[^/\\{}]*$", description="name of its folder in the results, and in tables")
+    trainer: str | None = Field(None, description="any trainer of nnU-Net's or ours")
     plans: str = PLANS
     configuration: str = "3d_fullres"
     sam2d: Literal["vit_b", "vit_l", "vit_h"] | None = Field(
@@ -72,21 +72,23 @@ class ComparedMethod(Block):
 class Comparison(Block):
     """Methods, and how they are compared."""
 
-    methods: list[ComparedMethod] = Field([ComparedMethod(**method) for method in PAPER_METHODS], min_length=1)
-    folds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="of splits_final.json")
+    methods: list[ComparedMethod] = Field(
+        [ComparedMethod(**method) for method in PAPER_METHODS], min_length=1, description="methods to compare"
+    )
+    folds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="folds of splits_final.json")
     protocols: list[str] = Field(
         [protocol.name for protocol in PAPER],
         min_length=1,
-        description="of methods that take clicks; the others are automatic",
+        description="protocols of methods that take clicks; the others are automatic",
     )
-    slice_protocols: list[str] = Field(["slice_1", "slice_3", "slice_10"], description="of 2-D SAM")
+    slice_protocols: list[str] = Field(["slice_1", "slice_3", "slice_10"], description="protocols of 2-D SAM")
     trials: int = Field(3, ge=1, description="how many times clicks are drawn")
     tolerances: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
-        [5.0], min_length=1, description="of the surface Dice, in mm"
+        [5.0], min_length=1, description="tolerances of the surface Dice, in mm"
     )
     baseline: str | None = Field(None, description="method that the others are tested against")
     paper: Literal["kits21", "msd_pancreas", "lits17", "msd_colon"] | None = Field(
-        None, description="data set of the paper whose figures stand beside"
+        None, description="data set of the paper whose figures the table also shows"
     )
 
     @classmethod
