@@ -13,7 +13,8 @@ BASELINES = ["segment-anything", "monai"]
 BENCHMARK = ['snakemake>=9; python_version >= "3.11"', "filelock"]
 # segment-anything needs torchvision without saying so; setuptools builds the wheel that the packaging test looks into.
 TEST = [*BASELINES, *BENCHMARK, "pytest>=7.4", "pytest-xdist", "hypothesis", "torchvision", "setuptools>=64"]
-DEV = [*TEST, "ruff"]
+DOCS = ["mkdocs-material", "mkdocstrings[python]"]
+DEV = [*TEST, *DOCS, "ruff", "import-linter>=2.9"]
 
 setup(
     name="sam3d_nnunet",
@@ -45,7 +46,7 @@ setup(
         "torch",
         "numpy",
         "scipy",
-        "typer>=0.12",
+        "typer>=0.14",
         "pooch",
         "pydantic>=2",
         "requests",
@@ -59,7 +60,7 @@ setup(
         "statsmodels",
         "jinja2",
     ],
-    extras_require={"test": TEST, "baselines": BASELINES, "benchmark": BENCHMARK, "dev": DEV},
+    extras_require={"test": TEST, "baselines": BASELINES, "benchmark": BENCHMARK, "docs": DOCS, "dev": DEV},
     entry_points={"console_scripts": ["sam3d = sam3d_nnunet.cli.main:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

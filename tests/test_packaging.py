@@ -10,7 +10,7 @@ from sam3d_nnunet import __version__
 from sam3d_nnunet.nnunet.doctor import NNUNET_MINOR
 
 ROOT = Path(__file__).parents[1]
-IGNORED = shutil.ignore_patterns(".git", ".ci", "__pycache__", "*.egg-info", "build", "dist", "tests", "*venv")
+IGNORED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "site", "tests", "*venv")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_metadata(wheel):
     metadata = wheel.read(f"sam3d_nnunet-{__version__}.dist-info/METADATA").decode()
     major, minor = NNUNET_MINOR.split(".")
     assert f"Requires-Dist: nnunetv2<{major}.{int(minor) + 1},>={NNUNET_MINOR}" in metadata
-    assert all(f"Provides-Extra: {extra}" in metadata for extra in ("test", "baselines", "benchmark", "dev"))
+    assert all(f"Provides-Extra: {extra}" in metadata for extra in ("test", "baselines", "benchmark", "docs", "dev"))
     scripts = wheel.read(f"sam3d_nnunet-{__version__}.dist-info/entry_points.txt").decode()
     assert "sam3d = sam3d_nnunet.cli.main:main" in scripts
 
