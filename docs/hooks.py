@@ -1,6 +1,7 @@
 """Parts of pages that are generated when the site is built, so that they always match the code.
 
-A page asks for one with a comment: `<!-- generate: commands -->`.
+A page asks for one with a comment: `<!-- generate: commands -->`. A site that would load anything from another host is
+refused.
 """
 
 import inspect
@@ -23,6 +24,12 @@ from sam3d_nnunet.workflow.comparison import Comparison
 
 ROOT = Path(__file__).parents[1]
 MARKER = re.compile(r"^<!-- (generate|include): (.+) -->$", re.MULTILINE)
+OUTSIDE = re.compile(
+    r"""<(?:script|link|img|iframe|source|video|audio|object|embed)\b[^>]*\b(?:src|href|srcset|data)=["']?(?:https?:)?//"""
+    r"""|(?:@import\s+|url\()["']?(?:https?:)?//""",
+    re.IGNORECASE,
+)
+"""What makes a browser load something from another host, in HTML and CSS."""
 BOUNDS = {Ge: "ge", Gt: "gt", Le: "le", Lt: "lt"}
 SIGNS = {Ge: "at least", Gt: "above", Le: "at most", Lt: "below"}
 
@@ -34,6 +41,19 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         PluginError: a page asks for something that does not exist.
     """
     return MARKER.sub(_replacement, markdown)
+
+
+def on_post_build(config: Any, **_: Any) -> None:
+    """Look through the built pages and styles (mkdocs calls this at the end).
+
+    Raises:
+        PluginError: one of them would load something from another host.
+    """
+    for file in sorted(Path(config.site_dir).rglob("*")):
+        if file.suffix in (".html", ".css"):
+            found = OUTSIDE.search(file.read_text(encoding="utf-8"))
+            if found:
+                raise PluginError(f"{file} would load something from another host: {found[0]}. Keep it in docs/.")
 
 
 def commands() -> str:
