@@ -1,52 +1,127 @@
-"""Whole files: read with errors that name the file, written complete or not at all."""
+"""Read files with errors that name them, and write files that appear complete or not at all.
+
+`whole_file`, `whole_files` and `whole_folder` give a temporary place beside the result. Only a complete result gets its
+name: after a full disk or a killed process there is no half of a file, and an earlier file is as it was.
+"""
 
 import json
 import os
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
 from sam3d_nnunet.errors import SAM3DError
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, hint: str = "") -> str:
     """Text of a UTF-8 file, with or without byte order mark; line ends are kept.
 
+    Args:
+        path: of the file.
+        hint: a sentence for errors that says what to do.
+
     Raises:
-        SAM3DError: the file can't be read or is no UTF-8.
+        SAM3DError: there is no such file, it can't be read or it is not UTF-8.
     """
     try:
         return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as e:
+        raise SAM3DError(_sentences(f"There is no file {path}.", hint)) from e
     except UnicodeDecodeError as e:
-        raise SAM3DError(f"The prompt file {path} can't be read: it is no UTF-8 text ({e}). Save it as UTF-8.") from e
+        raise SAM3DError(_sentences(f"{path} can't be read: it is not UTF-8 text ({e}).", hint)) from e
     except OSError as e:
-        raise SAM3DError(f"The prompt file {path} can't be read: {e}.") from e
+        raise SAM3DError(_sentences(f"{path} can't be read: {e.strerror or e}.", hint)) from e
 
 
-def read_json(path: Path) -> Any:
-    """Content of a JSON file.
-
-    Raises:
-        SAM3DError: the file can't be read or is no JSON.
-    """
+def read_json(path: Path, hint: str = "") -> Any:
+    """Content of a JSON file. Arguments and errors are those of `read_text`; other text than JSON is an error, too."""
+    text = read_text(path, hint)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as e:
-        raise SAM3DError(f"{path}, line {e.lineno}: {e.msg}; this is no JSON.") from e
+        raise SAM3DError(_sentences(f"{path}, line {e.lineno}: this is not JSON ({e.msg}).", hint)) from e
     except (RecursionError, ValueError) as e:  # thousands of brackets or digits
-        raise SAM3DError(f"The prompt file {path} holds no usable JSON: {e}.") from e
+        raise SAM3DError(_sentences(f"{path} holds no JSON that can be read: {e}.", hint)) from e
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a UTF-8 file that appears complete or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")  # of its own, should two write at once
+def read_json_object(path: Path, keys: Collection[str] = (), hint: str = "") -> dict[str, Any]:
+    """Content of a JSON file that holds an object with these keys; anything else in it is an error, too."""
+    content = read_json(path, hint)
+    if not isinstance(content, dict):
+        raise SAM3DError(_sentences(f"{path} holds no JSON object {{...}}.", hint))
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise SAM3DError(_sentences(f"{path} lacks {', '.join(missing)}.", hint))
+    return content
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file; line ends are kept."""
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: Path, content: Any, indent: int = 2, ensure_ascii: bool = True) -> None:
+    """Write a JSON file that ends with a line break."""
+    write_text(path, json.dumps(content, indent=indent, ensure_ascii=ensure_ascii) + "\n")
+
+
+@contextmanager
+def whole_file(path: Path, only_writer: bool = False) -> Iterator[Path]:
+    """A path to write one file to; the file moves to `path` when the block ends without an error.
+
+    Its name starts with a dot and ends in .part, so that nobody takes it for a case or a module.
+
+    Args:
+        path: of the file, whose folder exists. A file that is there is replaced.
+        only_writer: no other process writes this file at the same time. What a killed process left is overwritten
+            then; use it for large files.
+    """
+    unique = "" if only_writer else f".{uuid4().hex}"
+    part = path.with_name(f".{path.name}{unique}.part")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, path)
+        yield part
+        _flush(part)
+        os.replace(part, path)
+    except OSError as e:
+        if e.filename == str(part):
+            e.filename = str(path)  # which the user knows
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_files(folder: Path, last: str = "") -> Iterator[Path]:
+    """A temporary folder; all files in it, and in its folders, move to `folder` when the block ends without an error.
+
+    Args:
+        folder: exists. Files of the same names are replaced.
+        last: name of the file that moves last: where it is there, so are all others.
+    """
+    with TemporaryDirectory(prefix=".part_", dir=folder) as temporary:
+        part = Path(temporary)
+        yield part
+        files = sorted(file.relative_to(part) for file in part.rglob("*") if file.is_file())
+        for file in files:
+            _flush(part / file)
+        for file in sorted(files, key=lambda file: file == Path(last)):
+            (folder / file.parent).mkdir(parents=True, exist_ok=True)
+            os.replace(part / file, folder / file)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `path`, which does not exist yet, when the block ends without an error."""
+    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+        part = Path(temporary) / path.name
+        part.mkdir()
+        yield part
+        os.rename(part, path)
 
 
 def brief(value: Any) -> str:
@@ -57,8 +132,21 @@ def brief(value: Any) -> str:
 SHOWN = 20
 
 
-def some(names: Collection[str]) -> str:
-    """Names in order, the first of them if there are many."""
+def listing(names: Collection[str], shown: int = SHOWN) -> str:
+    """Names in order for a message, the first `shown` of them if there are more."""
     names = sorted(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _flush(file: Path) -> None:
+    """Have the system write a file to the disk, so that its name never comes before its content."""
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _sentences(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))
+
+
+write_whole, some = write_text, listing  # TODO: until all call sites have moved

@@ -1,0 +1,149 @@
+import os
+from contextlib import ExitStack
+
+import pytest
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import (
+    listing,
+    read_json,
+    read_json_object,
+    read_text,
+    whole_file,
+    whole_files,
+    whole_folder,
+    write_json,
+    write_text,
+)
+
+HINT = "Ask again."
+
+
+def fail() -> None:
+    raise ZeroDivisionError
+
+
+def names(folder) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("read", [read_text, read_json, read_json_object])
+def test_files_that_cannot_be_read(tmp_path, read):
+    (tmp_path / "latin").write_bytes("Müller".encode("latin-1"))
+    for name in ("none", "latin", ""):
+        with pytest.raises(SAM3DError) as error:
+            read(tmp_path / name, hint=HINT)
+        assert str(tmp_path / name) in str(error.value) and str(error.value).endswith(f". {HINT}")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{\n"a": 1,\n}', "line 3"),
+        ("", "line 1"),
+        ("[" * 100_000, "recursion"),
+        ("1" * 10_000, "digits"),
+    ],
+)
+def test_what_is_not_json(tmp_path, text, value):
+    file = tmp_path / "content.json"
+    file.write_text(text)
+    with pytest.raises(SAM3DError, match=f"{file}.*{value}.*{HINT}"):
+        read_json(file, HINT)
+
+
+def test_json_of_another_kind(tmp_path):
+    file = tmp_path / "content.json"
+    write_json(file, {"a": 1, "b": 2})
+    assert read_json_object(file, ("b", "a")) == {"a": 1, "b": 2}
+    with pytest.raises(SAM3DError, match=f"{file} lacks c, d. {HINT}"):
+        read_json_object(file, ("c", "a", "d"), HINT)
+    write_json(file, ["a"])
+    with pytest.raises(SAM3DError, match=f"{file} .*object.*{HINT}"):
+        read_json_object(file, hint=HINT)
+
+
+def test_what_is_written(tmp_path):
+    file = tmp_path / "content"
+    write_text(file, "a\r\nb\nä")
+    assert file.read_bytes() == b"a\r\nb\n\xc3\xa4" and read_text(file) == "a\r\nb\nä"
+    file.write_bytes(b"\xef\xbb\xbfa")
+    assert read_text(file) == "a"
+    write_json(file, {"ä": [1]}, indent=1)
+    assert file.read_text() == '{\n "\\u00e4": [\n  1\n ]\n}\n'
+    write_json(file, "ä", ensure_ascii=False)
+    assert file.read_bytes() == b'"\xc3\xa4"\n'
+    assert names(tmp_path) == ["content"]
+
+
+@pytest.mark.parametrize("only_writer", [False, True])
+def test_a_file_stays_until_the_next_is_complete(tmp_path, only_writer):
+    file = tmp_path / "a.nii.gz"
+    with whole_file(file, only_writer) as part:
+        part.write_text("first")
+        assert part.parent == tmp_path and part.name.startswith(".") and not part.name.endswith(".nii.gz")
+        assert not file.exists()
+    with pytest.raises(ZeroDivisionError), whole_file(file, only_writer) as part:
+        part.write_text("half")
+        fail()
+    assert file.read_text() == "first" and names(tmp_path) == ["a.nii.gz"]
+
+
+def test_several_may_write_the_same_file(tmp_path):
+    file = tmp_path / "a"
+    with whole_file(file) as one, whole_file(file) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert file.read_text() == "one" and names(tmp_path) == ["a"]
+
+
+def test_a_large_file_leaves_no_second_half(tmp_path):
+    """A killed process can't clean up."""
+    file = tmp_path / "a"
+    left = whole_file(file, only_writer=True).__enter__()
+    left.write_text("half of an earlier one")
+    with whole_file(file, only_writer=True) as part:
+        part.write_text("whole")
+    assert file.read_text() == "whole" and names(tmp_path) == ["a"]
+
+
+def test_all_or_none_of_two_files(tmp_path):
+    files = [tmp_path / "a", tmp_path / "none" / "b"]
+    with pytest.raises(FileNotFoundError) as error, ExitStack() as stack:
+        for part in [stack.enter_context(whole_file(file)) for file in files]:
+            part.write_text("content")
+    assert names(tmp_path) == [] and error.value.filename == str(files[1])
+
+
+def test_files_of_a_case(tmp_path, monkeypatch):
+    moved = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: moved.append(str(b)) or replace(a, b))
+    with whole_files(tmp_path, last="a.nii") as part:
+        for name in ("b.json", "a.nii", "a.csv"):
+            (part / name).write_text(name)
+        (part / "instances").mkdir()
+        (part / "instances" / "a.nii").write_text("map")
+        assert part.parent == tmp_path and part.name.startswith(".")
+    assert names(tmp_path) == ["a.csv", "a.nii", "b.json", "instances", "instances/a.nii"]
+    assert moved[-1] == str(tmp_path / "a.nii") and len(moved) == 4
+    with pytest.raises(ZeroDivisionError), whole_files(tmp_path) as part:
+        (part / "a.nii").write_text("half")
+        fail()
+    assert (tmp_path / "a.nii").read_text() == "a.nii" and len(names(tmp_path)) == 5
+
+
+def test_a_new_folder(tmp_path):
+    with whole_folder(tmp_path / "new") as part:
+        (part / "a").write_text("content")
+        assert not (tmp_path / "new").exists() and part.parent.name.startswith(".")
+    assert names(tmp_path) == ["new", "new/a"]
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "other") as part:
+        fail()
+    assert names(tmp_path) == ["new", "new/a"]
+
+
+def test_listing():
+    assert listing(["b", "a"]) == "a, b"
+    assert listing({f"case_{n:02}" for n in range(22)}).endswith("case_19 and 2 more")
+    assert listing("edcba", 2) == "a, b and 3 more"
