@@ -1,6 +1,7 @@
-"""All trainers and planners of ours by name, for nnU-Net's look-ups, help, the tables in the docs and scripts.
+"""The registry of our trainers and planners.
 
-nnU-Net reads it at each look-up, so it imports nothing heavy.
+nnU-Net's look-ups, `sam3d trainers`, the documentation and the benchmark scripts read it. nnU-Net imports it at each
+look-up, so it must import nothing that takes long.
 """
 
 import importlib
@@ -12,17 +13,22 @@ from sam3d_nnunet.errors import SAM3DError, show_as_sentence
 OPTIONAL = ("monai", "segment_anything")
 """Packages that only baselines need."""
 
-OURS, PUBLISHED, ABLATION = "ours", "as published", "ablation"
-CONTROL, NNUNET, NETWORK, TUNING = "prompted control", "nnU-Net", "other network", "other tuning of SAM"
+OURS = "Our network"
+PUBLISHED = "Our network, trained as published"
+ABLATION = "Ablations"
+CONTROL = "nnU-Net's U-Net with prompts"
+NNUNET = "nnU-Net's U-Net without prompts"
+NETWORK = "Other networks"
+TUNING = "Other ways to tune SAM"
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """A trainer of ours.
+    """An entry of the registry.
 
     Attributes:
-        module: below `sam3d_nnunet`, where its class is.
-        group: what kind of trainer it is, one of the constants above.
+        module: where its class is, below `sam3d_nnunet`.
+        group: what kind of trainer it is; one of the titles above.
         summary: what it trains, in one line.
     """
 
@@ -35,18 +41,18 @@ TRAINERS = {
     "SAM3DAdapterTrainer": Trainer(
         "training.trainer", OURS, "the network of the plan, SAM ViT-B by default; 200 epochs of 250 steps"
     ),
-    "SAM3DAdapterTrainer_50epochs": Trainer("training.variants", OURS, "the same for 50 epochs"),
-    "SAM3DAdapterTrainer_5epochs": Trainer("training.variants", OURS, "the same for 5 epochs"),
+    "SAM3DAdapterTrainer_50epochs": Trainer("training.variants", OURS, "the network of the plan for 50 epochs"),
+    "SAM3DAdapterTrainer_5epochs": Trainer("training.variants", OURS, "the network of the plan for 5 epochs"),
     "SAM3DAdapterTrainer_clicked": Trainer(
-        "training.variants", OURS, "a click selects: only lesions that hold a prompt are the target"
+        "training.variants", OURS, "a click selects: the target is only the lesions that hold a prompt"
     ),
     "SAM3DAdapterTrainer_tiny": Trainer(
         "training.variants", OURS, "a small network without SAM's weights, 20 epochs of 50 steps: minutes on a CPU"
     ),
     "SAM3DAdapterTrainer_tiny_clicked": Trainer("training.variants", OURS, "the small network; a click selects"),
     "SAM3DAdapterTrainer_smoke": Trainer("training.variants", OURS, "the small network for 2 epochs of 10 steps"),
-    "SAM3DAdapterTrainer_demo": Trainer("training.variants", OURS, "what `sam3d demo` trains"),
-    "SAM3DAdapterTrainer_paper": Trainer("training.published", PUBLISHED, "network and training as the paper says"),
+    "SAM3DAdapterTrainer_demo": Trainer("training.variants", OURS, "the network of sam3d demo"),
+    "SAM3DAdapterTrainer_paper": Trainer("training.published", PUBLISHED, "network and training as in the paper"),
     "SAM3DAdapterTrainer_released": Trainer(
         "training.published", PUBLISHED, "network and training as in the authors' released code"
     ),
@@ -61,16 +67,18 @@ TRAINERS = {
     "SAM3DAdapterTrainer_vitl": Trainer("training.variants", ABLATION, "SAM ViT-L as image encoder"),
     "SAM3DAdapterTrainer_vith": Trainer("training.variants", ABLATION, "SAM ViT-H as image encoder"),
     "PromptedUNetTrainer": Trainer(
-        "baselines.prompted_unet", CONTROL, "nnU-Net's U-Net of the plan with prompts as input channels"
+        "baselines.prompted_unet", CONTROL, "the U-Net of the plan; prompts are input channels"
     ),
     "PromptedResEncUNetTrainer": Trainer(
-        "baselines.prompted_unet", CONTROL, "the same with nnU-Net's residual encoder"
+        "baselines.prompted_unet", CONTROL, "the U-Net with nnU-Net's residual encoder; prompts are input channels"
     ),
     "nnUNetTrainer_planned": Trainer(
-        "training.variants", NNUNET, "nnU-Net's network, loss and optimiser, with lengths and batches of the plan"
+        "training.variants",
+        NNUNET,
+        "nnU-Net's loss and optimiser, with our numbers of epochs and steps and our batch size",
     ),
-    "nnUNetTrainer_smoke": Trainer("training.variants", NNUNET, "nnU-Net for 2 epochs of 10 steps"),
-    "nnUNetTrainer_demo": Trainer("training.variants", NNUNET, "what `sam3d demo` compares with"),
+    "nnUNetTrainer_smoke": Trainer("training.variants", NNUNET, "nnU-Net's training for 2 epochs of 10 steps"),
+    "nnUNetTrainer_demo": Trainer("training.variants", NNUNET, "the U-Net that sam3d demo compares with"),
     "SwinUNETRTrainer": Trainer("baselines.swin_unetr", NETWORK, "Swin UNETR"),
     "UXNet3DTrainer": Trainer("baselines.ux_net", NETWORK, "3D UX-Net"),
     "UNETRPPTrainer": Trainer("baselines.unetr_pp", NETWORK, "UNETR++"),
@@ -88,11 +96,24 @@ TRAINERS = {
 PLANNERS = {"SAM3DPlanner": "planning.planner"}
 
 
-def class_lookup(module: str) -> Callable[[str], type]:
-    """The `__getattr__` for `module`: imports a class of ours only when its name is asked for.
+def trainer_groups() -> dict[str, dict[str, Trainer]]:
+    """The registry by group: title of the group -> its trainers by name."""
+    groups: dict[str, dict[str, Trainer]] = {}
+    for name, trainer in TRAINERS.items():
+        groups.setdefault(trainer.group, {})[name] = trainer
+    return groups
 
-    It raises AttributeError for names that aren't in the registry, ImportError for classes that can't be loaded, and
-    SAM3DError where an optional package is missing.
+
+def trainers_in(*groups: str) -> tuple[str, ...]:
+    """Names of the trainers of some groups."""
+    return tuple(name for group in groups for name in trainer_groups()[group])
+
+
+def class_lookup(module: str) -> Callable[[str], type]:
+    """The function `__getattr__` for a module. It imports a registered class when its name is asked for.
+
+    The function raises AttributeError if the registry does not hold the name, ImportError if the class cannot be
+    loaded, and SAM3DError if an optional package is missing.
     """
     places = {name: trainer.module for name, trainer in TRAINERS.items()} | PLANNERS
 
@@ -108,29 +129,29 @@ def class_lookup(module: str) -> Callable[[str], type]:
             show_as_sentence()
             raise SAM3DError(f'{name} needs {error.name}: run  pip install "sam3d_nnunet[baselines]"') from error
         except AttributeError as error:
-            # nnU-Net asks with hasattr(), which takes any AttributeError for "no such class" and would hide this one.
+            # nnU-Net asks with hasattr(), which would take this AttributeError for "no such class" and hide it.
             raise ImportError(f"{name} could not be loaded from {place}: {error}") from error
 
     return lookup
 
 
 def find_trainer(name: str) -> type:
-    """The class of a trainer: ours whether registered or not, any other where nnU-Net finds it.
+    """The class of a trainer: one of ours, or any that nnU-Net finds. Ours need no registration.
 
     Raises:
-        SAM3DError: there is no such trainer, or a package that it needs is missing.
+        SAM3DError: no trainer has this name, or a package that it needs is missing.
     """
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
     try:
         found = class_lookup(__name__)(name) if name in TRAINERS else recursive_find_trainer_class_by_name(name)
     except (ImportError, RuntimeError) as error:
-        raise SAM3DError(f"The trainer {name} can't be loaded: {error} Install it, or see sam3d doctor.") from error
+        raise SAM3DError(f"The trainer {name} cannot be loaded ({error}). Run sam3d doctor to see why.") from error
     if found is None:
-        raise SAM3DError(f"The trainer {name} is not installed. Install it, or see sam3d doctor.")
+        raise SAM3DError(f"nnU-Net finds no trainer {name}. Correct the name; sam3d trainers lists ours.")
     return found
 
 
 def takes_prompts(trainer: type) -> bool:
-    """Whether a trainer's networks take prompts; the trainer says so itself."""
+    """Whether a trainer's network takes prompts."""
     return getattr(trainer, "takes_prompts", False)

@@ -1,6 +1,7 @@
 import errno
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,10 @@ from sam3d_nnunet import __version__
 from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.nnunet import doctor, registration
+from sam3d_nnunet.nnunet.names import TRAINERS, trainer_groups
+from sam3d_nnunet.simulation.protocols import FAMILIES
+
+HEAVY = ("torch", "nnunetv2", "numpy", "pydantic", "rich", "pandas")
 
 
 def invoke(*arguments: str):
@@ -40,8 +45,22 @@ def test_help_shows_an_example(command):
 
 
 def test_starting_imports_nothing_heavy():
-    code = "import sys, sam3d_nnunet.cli.main; print({'torch', 'nnunetv2', 'numpy'} & set(sys.modules))"
+    code = f"import sys, sam3d_nnunet.cli.main; print(set({HEAVY}) & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_help_lists_all_commands_without_importing_anything_heavy():
+    code = f"""
+import atexit, sys
+from sam3d_nnunet.cli.main import main
+atexit.register(lambda: print("imported:", set({HEAVY}) & set(sys.modules)))
+sys.argv = ["sam3d", "--help"]
+main()
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert "imported: set()\n" in shown
+    for command, *_ in all_commands(typer.main.get_command(cli.app)):
+        assert f"\n  {command}  " in shown
 
 
 def test_mistakes_of_the_user_are_one_line(monkeypatch, capsys):
@@ -133,6 +152,20 @@ def test_doctor(monkeypatch, mark, code):
     assert done.output.splitlines() == [str(finding) for finding in findings]
 
 
+def test_trainers_are_listed_by_group():
+    lines = invoke("trainers").output.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [*TRAINERS]
+    assert [line.rstrip(":") for line in lines if not line.startswith("  ")] == [*trainer_groups()]
+    for name, trainer in TRAINERS.items():
+        assert any(line.split()[0] == name and line.endswith(trainer.summary) for line in lines)
+
+
+def test_help_of_protocols_is_that_of_the_registry():
+    text = " ".join(invoke("evaluate", "--help").output.split())
+    for family in FAMILIES.values():
+        assert family.help in text
+
+
 def stub(monkeypatch, module: str, **functions) -> None:
     monkeypatch.setitem(sys.modules, module, SimpleNamespace(**functions))
 
@@ -169,7 +202,7 @@ def test_demo(monkeypatch, tmp_path):
     assert calls == [(tmp_path, 7, 3, "cuda")]
     assert str(tmp_path) in done.output
 
-    monkeypatch.setattr(cli.tempfile, "mkdtemp", lambda prefix: str(tmp_path / prefix))
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda prefix: str(tmp_path / prefix))
     assert str(tmp_path / "sam3d_demo_") in invoke("demo").output
     assert calls[-1] == (tmp_path / "sam3d_demo_", 0, None, "cpu")
     assert invoke("demo", "--device", "abacus").exit_code == 2

@@ -1,0 +1,148 @@
+"""Commands that measure predictions: prompts, evaluate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sam3d_nnunet.cli.options import (
+    CHECKPOINT,
+    CONFIGURATION,
+    MAX_WINDOWS,
+    PLANS,
+    TRAINER,
+    Checkpoint,
+    ComputeDevice,
+    Configuration,
+    Device,
+    DisableTTA,
+    MaxWindows,
+    ModelFolder,
+    PerLesion,
+    PlansName,
+    ResultsFolder,
+    TestSet,
+    TrainerName,
+    Trials,
+    stop_if_failed,
+)
+from sam3d_nnunet.simulation.protocols import AUTOMATIC, PAPER, protocol_help
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: sam3d prompts -d 4 --protocol slice_1 --trials 3 -f 0 -o RESULTS")
+def prompts(
+    results: ResultsFolder,
+    dataset: Annotated[str, typer.Option("-d", help="Id or name of the data set.")],
+    protocol: Annotated[
+        list[str], typer.Option(help="Protocol, such as volume_1; see sam3d evaluate --help. Repeat for several.")
+    ],
+    trials: Trials = 1,
+    fold: Annotated[
+        list[str] | None,
+        typer.Option("-f", help="Fold whose validation cases get clicks. Repeat for several. Default: all cases."),
+    ] = None,
+    test: TestSet = None,
+) -> None:
+    """Draw the clicks of protocols into prompt files.
+
+    The clicks are those of sam3d evaluate, drawn from the label maps. The files are
+    RESULTS/prompts/PROTOCOL/trial_T/CASE.json. Any tool that predicts from clicks can use them. Existing files are
+    kept. Exit code 1 if a case failed.
+    """
+    from sam3d_nnunet.evaluation.drawn_prompts import draw_prompts
+
+    if fold and test:
+        raise typer.BadParameter("give folds (-f) or a test set (--test), not both.")
+    stop_if_failed(draw_prompts(dataset, results, protocol, trials, fold or (), test))
+    typer.echo(f"prompts: {results / 'prompts'}")
+
+
+@app.command(epilog="Example: sam3d evaluate -d 4 -f 0 --protocol automatic --protocol volume_1 --trials 3 -o RESULTS")
+def evaluate(
+    results: ResultsFolder,
+    dataset: Annotated[
+        str | None, typer.Option("-d", help="Id or name of the data set. Default: the data set of the model.")
+    ] = None,
+    configuration: Configuration = CONFIGURATION,
+    trainer: TrainerName = TRAINER,
+    plans: PlansName = PLANS,
+    model: ModelFolder = None,
+    fold: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-f", help="Fold. Repeat for several. Default: all trained folds. Their ensemble predicts a test set."
+        ),
+    ] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Which clicks each case gets; repeat for several. Default: {AUTOMATIC}. Choose from {protocol_help()}"
+        ),
+    ] = None,
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper",
+            help=f"Evaluate fold 0 as in the paper: its windows, and {', '.join(str(known) for known in PAPER)}.",
+        ),
+    ] = False,
+    trials: Trials = 1,
+    test: TestSet = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Measure this folder of predictions of another program. Needs -d, --name, and -f or --test."),
+    ] = None,
+    trial: Annotated[
+        int, typer.Option(min=0, help="With --predictions: trial whose clicks, or random seed, the program used.")
+    ] = 0,
+    name: Annotated[str | None, typer.Option(help="Name of the method. Default: name of the model folder.")] = None,
+    tolerance: Annotated[
+        list[float] | None,
+        typer.Option(min=0, help="Tolerance of the surface Dice in mm. Repeat for several. Default: 5."),
+    ] = None,
+    per_lesion: PerLesion = False,
+    checkpoint: Checkpoint = CHECKPOINT,
+    disable_tta: DisableTTA = False,
+    max_windows: MaxWindows = MAX_WINDOWS,
+    device: ComputeDevice = Device.cuda,
+) -> None:
+    """Predict with drawn clicks and measure the masks.
+
+    The clicks are drawn from the label maps. Exit code 1 if a case failed.
+    """
+    from sam3d_nnunet.evaluation import evaluate as module
+    from sam3d_nnunet.evaluation.external import evaluate_predictions
+    from sam3d_nnunet.evaluation.model import PredictionOptions
+    from sam3d_nnunet.prediction.model_folder import trained_model_folder
+
+    if paper and protocol:
+        raise typer.BadParameter("--paper has its own protocols: leave out --protocol.")
+    protocols, tolerances = protocol or [AUTOMATIC], sorted(tolerance or [5.0])
+    if predictions is not None:
+        if dataset is None or name is None or len(protocols) > 1 or model or paper:
+            raise typer.BadParameter("--predictions needs -d and --name, and takes at most one --protocol.")
+        if len(fold or []) + (test is not None) != 1:
+            raise typer.BadParameter("--predictions needs one fold (-f), whose validation cases they are, or --test.")
+        if trials != 1 or per_lesion:
+            raise typer.BadParameter(
+                "--predictions only measures: --trials and --per-lesion do not apply. Name the trial of the "
+                "predictions with --trial."
+            )
+        cases = fold[0] if fold else test
+        failed = evaluate_predictions(predictions, results, dataset, name, cases, protocols[0], trial, tolerances)
+    else:
+        if trial:
+            raise typer.BadParameter("--trial is only for --predictions. --trials is the number of trials to predict.")
+        if model is None and dataset is None:
+            raise typer.BadParameter("name the model either by its folder (-m) or by its data set (-d).")
+        folder = model or trained_model_folder(dataset, configuration, trainer, plans)
+        options = PredictionOptions(device.value, checkpoint, not disable_tta, max_windows, per_lesion)
+        more = {"name": name, "dataset": dataset, "test": test, "tolerances": tolerances}
+        if paper:
+            failed = module.evaluate_as_in_paper(folder, results, fold or (), trials, options, **more)
+        else:
+            failed = module.evaluate(folder, results, fold or (), protocols, trials, options, **more)
+    stop_if_failed(failed)
+    typer.echo(f"results: {results}")

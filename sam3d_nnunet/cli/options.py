@@ -1,0 +1,86 @@
+"""Options that several commands share, and how commands report cases one by one and those that failed."""
+
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+CONFIGURATION, TRAINER, PLANS = "3d_fullres", "SAM3DAdapterTrainer", "SAM3DPlans"
+CHECKPOINT = "checkpoint_final.pth"
+MAX_WINDOWS = 32
+
+
+class Device(str, Enum):
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Precision(str, Enum):
+    auto = "auto"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+# Which model
+ModelFolder = Annotated[Path | None, typer.Option("-m", help="Model folder. Or name the model by -d, -c, -tr and -p.")]
+Configuration = Annotated[str, typer.Option("-c", help="Configuration that the model was trained with.")]
+TrainerName = Annotated[str, typer.Option("-tr", help="Trainer of the model. sam3d trainers lists ours.")]
+PlansName = Annotated[str, typer.Option("-p", help="Name of the plans that the model was trained with.")]
+Checkpoint = Annotated[str, typer.Option("-chk", help="Checkpoint file of each fold.")]
+
+# How to predict
+ComputeDevice = Annotated[Device, typer.Option("--device", help="Where to compute.")]
+DisableTTA = Annotated[bool, typer.Option("--disable_tta", help="Do not average over mirrored images.")]
+PerLesion = Annotated[
+    bool, typer.Option("--per-lesion", help="Predict each foreground click on its own, then merge the masks.")
+]
+MaxWindows = Annotated[int, typer.Option("--max-windows", min=1, help="Largest number of windows in an image.")]
+Continue = Annotated[bool, typer.Option("--continue", help="Skip cases that are finished.")]
+OutputFolder = Annotated[Path, typer.Option("-o", help="Folder for the segmentations.")]
+PROMPTS_HELP = "Prompt file, or a folder with one per case: CASE.json, CASE.mrk.json or CASE.csv."
+
+# What to evaluate
+ResultsFolder = Annotated[
+    Path, typer.Option("-o", help="Folder of results of the data set. All methods share this folder.")
+]
+Trials = Annotated[int, typer.Option(min=1, help="How many times to draw the clicks.")]
+TestSet = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(help="Two folders, images and label maps of a test set, to use instead of the training cases."),
+]
+WrittenResults = Annotated[Path, typer.Argument(help="Folder that sam3d evaluate wrote.")]
+ShownMethods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method", help="Method to show: name of its folder or its display name. Repeat for several. Default: all."
+    ),
+]
+ShownProtocols = Annotated[
+    list[str] | None,
+    typer.Option("--protocol", help="Protocol to show, such as volume_1. Repeat for several. Default: all."),
+]
+
+RawDataset = Annotated[str, typer.Option("-d", help="Id or name of the data set in nnUNet_raw.")]
+
+
+def shown(reports: Iterable[Any], total: int) -> Iterator[Any]:
+    """Pass reports of cases on, and print each one above a progress bar; on stderr if its case failed."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="case") as bar:
+        for report in reports:
+            bar.update()
+            bar.write(str(report), file=sys.stderr if report.error else sys.stdout)
+            yield report
+
+
+def stop_if_failed(failed: Collection[str], total: int | None = None) -> None:
+    """If cases failed, name them on stderr and end the command with exit code 1."""
+    if failed:
+        count = len(failed) if total is None else f"{len(failed)} of {total}"
+        typer.echo(f"Error: {count} case(s) failed: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)

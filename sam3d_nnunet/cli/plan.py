@@ -1,0 +1,86 @@
+"""Commands that prepare a model or a whole run: plan, import-released, demo."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sam3d_nnunet.cli.options import CONFIGURATION, Device
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: sam3d plan -d 220 --recipe kits21_tumor")
+def plan(
+    dataset: Annotated[list[str], typer.Option("-d", "--dataset", help="Data set id or name. Repeat for several.")],
+    configuration: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-c", "--configuration", help="Configuration to preprocess next. Repeat for several. Default: 3d_fullres."
+        ),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Network: vit_b, vit_l, vit_h, paper or tiny.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Name of a recipe, such as kits21_tumor, or a JSON file."),
+    ] = None,
+    overwrite_plans_name: Annotated[
+        str | None,
+        typer.Option(help="Name of the plans. Default: SAM3DPlans."),
+    ] = None,
+    spacing: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="Target spacing in mm, axes as for nnU-Net's -overwrite_target_spacing."),
+    ] = None,
+) -> None:
+    """Plan a data set for our trainers.
+
+    Writes SAM3DPlans.json, as nnU-Net's planning does with -pl SAM3DPlanner, but needs no registration.
+    """
+    from sam3d_nnunet.nnunet.folders import dataset_number
+    from sam3d_nnunet.planning.plan_dataset import plan_dataset
+
+    for name in dataset:
+        plans = plan_dataset(name, recipe, overwrite_plans_name, spacing, preset)
+        number = dataset_number(plans.parent.name)
+        configurations = " ".join(configuration or [CONFIGURATION])
+        typer.echo(f"plans: {plans}")
+        typer.echo(f"next: nnUNetv2_preprocess -d {number} -plans_name {plans.stem} -c {configurations}")
+
+
+@app.command("import-released", epilog="Example: sam3d import-released kits.pth --task kits21_tumor -o kits_model")
+def import_released(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint released by the authors of 3DSAM-adapter.")],
+    task: Annotated[
+        str,
+        typer.Option(help="What it was trained for: kits21_tumor, msd_pancreas_tumor, lits17_tumor or msd_colon."),
+    ],
+    folder: Annotated[Path, typer.Option("-o", "--folder", help="Model folder to write. It must not exist.")],
+) -> None:
+    """Make a model folder from a checkpoint of the authors."""
+    from sam3d_nnunet.prediction import import_released as module
+
+    typer.echo(f"model folder: {module.import_released(checkpoint, task, folder)}")
+    typer.echo(f"next: sam3d predict -i IMAGE -o OUT -m {folder} --prompts CLICKS")
+
+
+@app.command(epilog="Example: sam3d demo --folder demo --seed 0")
+def demo(
+    folder: Annotated[
+        Path | None,
+        typer.Option("-o", "--folder", help="Folder for all files; it is kept. Default: a new temporary folder."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of both trainings.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic data.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.cpu,
+) -> None:
+    """Train nnU-Net and our network on synthetic data.
+
+    Compares both in a table and a figure. Takes 10 minutes on 2 CPU cores.
+    """
+    from sam3d_nnunet.demo.pipeline import run_demo
+
+    folder = folder or Path(tempfile.mkdtemp(prefix="sam3d_demo_"))
+    typer.echo(f"working in {folder}")
+    run_demo(folder, seed, epochs, device.value)

@@ -1,0 +1,166 @@
+"""Commands that segment images from clicks: predict, predict-sam2d."""
+
+import math
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sam3d_nnunet.cli.options import (
+    CHECKPOINT,
+    CONFIGURATION,
+    MAX_WINDOWS,
+    PLANS,
+    PROMPTS_HELP,
+    TRAINER,
+    Checkpoint,
+    ComputeDevice,
+    Configuration,
+    Continue,
+    Device,
+    DisableTTA,
+    MaxWindows,
+    ModelFolder,
+    OutputFolder,
+    PerLesion,
+    PlansName,
+    Precision,
+    TrainerName,
+    shown,
+    stop_if_failed,
+)
+
+app = typer.Typer()
+
+
+class SAMModel(str, Enum):
+    vit_b = "vit_b"
+    vit_l = "vit_l"
+    vit_h = "vit_h"
+
+
+@app.command(epilog="Example: sam3d predict -i ct_0000.nii.gz -o out -m MODEL_FOLDER --click 120,96,41=1")
+def predict(
+    images: Annotated[
+        Path,
+        typer.Option("-i", help="An image, or a folder of images named as nnU-Net wants it: CASE_0000.nii.gz."),
+    ],
+    output: OutputFolder,
+    model: ModelFolder = None,
+    dataset: Annotated[str | None, typer.Option("-d", help="Id or name of the data set of the training.")] = None,
+    configuration: Configuration = CONFIGURATION,
+    trainer: TrainerName = TRAINER,
+    plans: PlansName = PLANS,
+    fold: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-f", help="Fold: 0 to 4, or all. Repeat for an ensemble. Default: all numbered folds, else fold all."
+        ),
+    ] = None,
+    checkpoint: Checkpoint = CHECKPOINT,
+    prompts: Annotated[Path | None, typer.Option(help=PROMPTS_HELP)] = None,
+    click: Annotated[
+        list[str] | None,
+        typer.Option(help="i,j,k or i,j,k=label: a voxel of the image file, i along x. Repeat for several."),
+    ] = None,
+    click_mm: Annotated[
+        list[str] | None, typer.Option(help="x,y,z or x,y,z=label: LPS millimetres. Repeat for several.")
+    ] = None,
+    refine_from: Annotated[
+        Path | None, typer.Option(help="Folder with a segmentation of each case to refine. Needs no clicks.")
+    ] = None,
+    per_lesion: PerLesion = False,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="With --per-lesion: also write instance maps, into OUTPUT/instances.")
+    ] = False,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save_probabilities", help="Also write .npz and .pkl, for nnUNetv2_ensemble.")
+    ] = False,
+    disable_tta: DisableTTA = False,
+    skip_finished: Continue = False,
+    max_windows: MaxWindows = MAX_WINDOWS,
+    max_volume: Annotated[
+        float | None, typer.Option(min=0, help="Stop adding windows at a mask of this many ml. Default: never.")
+    ] = None,
+    device: ComputeDevice = Device.cuda,
+    dtype: Annotated[Precision | None, typer.Option(help="Arithmetic. Default: as in the training.")] = None,
+) -> None:
+    """Segment images from clicks. Exit code 1 if a case failed."""
+    from sam3d_nnunet.prediction.batch import plan_cases, predict_cases
+    from sam3d_nnunet.prediction.cases import ClickSource, TypedClick
+    from sam3d_nnunet.prediction.model_folder import trained_model_folder
+    from sam3d_nnunet.prediction.predictor import SAM3DPredictor
+    from sam3d_nnunet.prediction.writer import CaseWriter
+
+    if (model is None) == (dataset is None):
+        raise typer.BadParameter("name the model either by its folder (-m) or by its data set (-d).")
+    if instances and not per_lesion:
+        raise typer.BadParameter("--instances needs --per-lesion.")
+    output.mkdir(parents=True, exist_ok=True)  # fails now, not after minutes of prediction
+    predictor = SAM3DPredictor(device.value, dtype and dtype.value, not disable_tta, max_windows, max_volume)
+    folder = model or trained_model_folder(dataset, configuration, trainer, plans)
+    predictor.initialize_from_trained_model_folder(folder, fold or None, checkpoint)
+    names = predictor.model.class_names
+    typed = [TypedClick.parse(text, False, names) for text in click or []]
+    typed += [TypedClick.parse(text, True, names) for text in click_mm or []]
+    writer = CaseWriter(output, predictor.model, save_probabilities, instances)
+    clicks = ClickSource(names, prompts, typed)
+    cases = plan_cases(predictor, images, clicks, writer, refine_from, overwrite=not skip_finished)
+    reports = shown(predict_cases(predictor, cases, writer, per_lesion), len(cases))
+    stop_if_failed([report.name for report in reports if report.error], len(cases))
+
+
+@app.command(
+    "predict-sam2d",
+    epilog="Example: sam3d predict-sam2d -i imagesTs -o out --prompts prompts/slice_1/trial_0 -d 220 --clip -54 247",
+)
+def predict_sam2d(
+    images: Annotated[Path, typer.Option("-i", help="Folder of images CASE_0000. SAM sees only this channel.")],
+    output: OutputFolder,
+    prompts: Annotated[Path, typer.Option(help=PROMPTS_HELP)],
+    dataset: Annotated[str | None, typer.Option("-d", help="Id or name of the data set that defines labels.")] = None,
+    dataset_json: Annotated[Path | None, typer.Option(help="dataset.json with the labels, instead of -d.")] = None,
+    model: Annotated[SAMModel, typer.Option(help="Size of SAM.")] = SAMModel.vit_b,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="SAM's weights. Default: SAM3D_CHECKPOINT, the cache, then a download."),
+    ] = None,
+    clip: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Intensities shown as black and white. Default: percentiles 0.5 and 99.5 of each image."),
+    ] = None,
+    skip_finished: Continue = False,
+    device: ComputeDevice = Device.cuda,
+) -> None:
+    """Segment axial slices with the original 2-D SAM.
+
+    Each slice is segmented from its own clicks. Exit code 1 if a case failed. Images without a prompt file are left
+    out. prediction.csv holds the seconds per case, for sam3d evaluate.
+    """
+    from sam3d_nnunet.baselines.sam2d import SliceCases, SliceSAM, load_sam
+    from sam3d_nnunet.datasets.raw_dataset import RawDataset, read_dataset_json
+    from sam3d_nnunet.evaluation.results_folder import add_cost
+    from sam3d_nnunet.network.device import usable_device
+    from sam3d_nnunet.network.weights import sam_checkpoint
+
+    if (dataset is None) == (dataset_json is None):
+        raise typer.BadParameter("name the data set either by -d or by its --dataset-json.")
+    if clip is not None and not -math.inf < clip[0] < clip[1] < math.inf:
+        raise typer.BadParameter("--clip needs two finite intensities, the lower one first.")
+    where = usable_device(device.value)
+    described = RawDataset.find(dataset).dataset_json if dataset_json is None else read_dataset_json(dataset_json)
+    cases = SliceCases(images, output, described)
+    clicked = cases.with_clicks(prompts)
+    names = [name for name in clicked if not (skip_finished and cases.is_finished(name))]
+    sam = SliceSAM(load_sam(model.value, checkpoint or sam_checkpoint(model.value)), where)
+    failed = []
+    for report in shown(cases.predict(sam, names, prompts, clip), len(names)):
+        if report.error is None:
+            add_cost(output, report.name, report.clicks, None, report.seconds)
+        else:
+            failed.append(report.name)
+    if len(clicked) < len(cases.names):
+        left_out = len(cases.names) - len(clicked)
+        typer.echo(f"{left_out} of {len(cases.names)} case(s) have no clicks in {prompts} and were left out.")
+    stop_if_failed(failed, len(names))
