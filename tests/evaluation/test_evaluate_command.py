@@ -54,8 +54,8 @@ def test_predictions_and_a_failure(make_evaluated, tmp_path):
         ([], "needs one fold (-f)"),
         (["-f", 0, "-f", 1], "needs one fold (-f)"),
         (["-f", 0, "--test", "images", "labels"], "needs one fold (-f)"),
-        (["-f", 0, "--trials", 2], "--trials and --per-lesion are about predicting"),
-        (["-f", 0, "--per-lesion"], "--trials and --per-lesion are about predicting"),
+        (["-f", 0, "--trials", 2], "--trials and --per-lesion"),
+        (["-f", 0, "--per-lesion"], "--trials and --per-lesion"),
         (["-f", 0, "--trial", -1], "--trial"),
     ],
 )
