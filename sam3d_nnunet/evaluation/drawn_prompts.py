@@ -41,7 +41,7 @@ def draw_prompts(
         SAM3DError: the data set or a protocol can't be used, or the results are about something else.
     """
     wanted = [Protocol.parse(protocol) for protocol in dict.fromkeys(protocols)]
-    if any(protocol.kind == AUTOMATIC for protocol in wanted):
+    if any(protocol.is_automatic for protocol in wanted):
         raise SAM3DError(f"The protocol {AUTOMATIC} has no clicks to be drawn. Leave it out.")
     data, root = EvaluationData.from_nnunet(dataset), ResultsFolder(results)
     test_data = test and data.with_folders(*test)

@@ -24,7 +24,7 @@ from sam3d_nnunet.evaluation.results_folder import WEIGHTS, ResultsFolder, add_c
 from sam3d_nnunet.io import some
 from sam3d_nnunet.prediction.batch import CaseReport
 from sam3d_nnunet.prompts.prompt import Prompt
-from sam3d_nnunet.simulation.protocols import AUTOMATIC, ITERATED, PAPER, Protocol
+from sam3d_nnunet.simulation.protocols import AUTOMATIC, PAPER, Protocol
 
 TestFolders = tuple[str | Path, str | Path]
 """Images and true label maps of a separate test set."""
@@ -70,7 +70,7 @@ def evaluate(
     wanted = [Protocol.parse(protocol) for protocol in dict.fromkeys(protocols)]
     data = EvaluationData.from_nnunet(dataset or dataset_of(folder))
     test_data = test and data.with_folders(*test)
-    if options.per_lesion and any(protocol.kind == ITERATED for protocol in wanted):
+    if options.per_lesion and any(protocol.is_iterated for protocol in wanted):
         raise SAM3DError("Iterated protocols correct one prediction: they can't be had per lesion.")
     folds = choose_folds(folder, folds, options.checkpoint)
     if test_data:
@@ -89,7 +89,7 @@ def evaluate(
         method = _Method(root, name, model)
         method.claim(data, test_data)
         for protocol in wanted:
-            for trial in range(1 if protocol.kind == AUTOMATIC else trials):
+            for trial in range(1 if protocol.is_automatic else trials):
                 failures += method.run(test_data or data, protocol, fold, trial, cases, tolerances)
         method.write_facts()
     return failures
@@ -110,7 +110,7 @@ def evaluate_as_in_paper(
     options = (options or PredictionOptions()).as_in_paper()
     folds = list(folds) or ["0"]
     takes_clicks = EvaluatedModel(Path(model_folder), folds, options).takes_clicks
-    protocols = [protocol.name for protocol in PAPER if takes_clicks or protocol.kind == AUTOMATIC]
+    protocols = [protocol.name for protocol in PAPER if takes_clicks or protocol.is_automatic]
     return evaluate(model_folder, results, folds, protocols, trials, options, **more)
 
 
@@ -138,7 +138,7 @@ def _refuse_other_splits(model: Path, fold: str, data: EvaluationData, cases: Se
 
 
 def _refuse_clicks(model: EvaluatedModel, protocols: Sequence[Protocol]) -> None:
-    prompted = [protocol.name for protocol in protocols if protocol.kind != AUTOMATIC]
+    prompted = [protocol.name for protocol in protocols if not protocol.is_automatic]
     if prompted and not model.takes_clicks:
         raise SAM3DError(
             f"{model.folder} was trained with {model.trainer}, which knows no clicks: it can't be evaluated under "
@@ -185,10 +185,9 @@ class _Method:
         """Predict and measure what isn't finished in one folder; returns place and name of the cases that failed."""
         folder = self.results.predictions(self.name, protocol.name, fold, trial)
         check_settings(folder, self._settings(protocol))
-        steps = range(1, protocol.clicks + 1) if protocol.kind == ITERATED else ()
-        folders = [step_folder(folder, step) for step in steps] or [folder]
+        folders = [step_folder(folder, step) for step in protocol.steps] or [folder]
         prompts, failed = {}, {}
-        if protocol.kind != AUTOMATIC:
+        if not protocol.is_automatic:
             prompts, failed = drawn_prompts(data, protocol, trial, cases, self.results.prompts(protocol.name, trial))
         ending = data.file_ending
         left = [c for c in cases if c not in failed and not all((f / f"{c}{ending}").is_file() for f in folders)]
@@ -218,9 +217,9 @@ class _Method:
         folder: Path,
     ) -> Iterator[tuple[Path, CaseReport]]:
         prompts = {case: prompts[case] for case in cases if case in prompts}
-        if protocol.kind == ITERATED:
+        if protocol.is_iterated:
             return IteratedPrediction(self.model.prompted, data, folder, protocol.clicks, trial).predict(prompts)
-        if protocol.kind == AUTOMATIC:
+        if protocol.is_automatic:
             reports = predict_automatic(self.model.automatic, data, cases, folder)
         else:
             clicks = self.results.prompts(protocol.name, trial)
@@ -232,6 +231,6 @@ class _Method:
         options = self.model.options
         settings = {"folds": self.model.folds, "checkpoint": options.checkpoint, WEIGHTS: self.model.fingerprints}
         settings["mirroring"] = options.mirroring
-        if protocol.kind == AUTOMATIC:
+        if protocol.is_automatic:
             return settings | {"step": options.step, "gaussian": options.gaussian}
         return settings | {"max_windows": options.max_windows, "per_lesion": options.per_lesion}

@@ -14,7 +14,7 @@ from sam3d_nnunet.evaluation.measure import METRICS_JSON, measure, print_failed
 from sam3d_nnunet.evaluation.results import METRICS, PREDICTION, TEST
 from sam3d_nnunet.evaluation.results_folder import ResultsFolder
 from sam3d_nnunet.io import write_whole
-from sam3d_nnunet.simulation.protocols import AUTOMATIC, ITERATED, Protocol
+from sam3d_nnunet.simulation.protocols import AUTOMATIC, Protocol
 
 COSTS = ["case", "clicks", "windows", "seconds"]
 """Columns of prediction.csv."""
@@ -49,7 +49,7 @@ def evaluate_predictions(
         SAM3DError: the folder, the data set or the protocol can't be used, or the results are about something else.
     """
     source, wanted, root = Path(predictions), Protocol.parse(protocol), ResultsFolder(results)
-    if wanted.kind == ITERATED:
+    if wanted.is_iterated:
         raise SAM3DError("Predictions from elsewhere can't be those of an iterated protocol: they hold one step only.")
     data = EvaluationData.from_nnunet(dataset)
     if isinstance(fold_or_test, str):
@@ -63,7 +63,7 @@ def evaluate_predictions(
         raise SAM3DError(f"{source} holds no prediction CASE{data.file_ending} of fold {fold}.")
     costs = _read_costs(source / PREDICTION, there)
     root.claim(data, test_data)
-    kind = "automatic" if wanted.kind == AUTOMATIC else "prompted"
+    kind = "automatic" if wanted.is_automatic else "prompted"
     unknown = ("trainer", "plans", "configuration", "parameters", "tuned_parameters", "training_hours")
     root.write_method(name, {"name": name, "kind": kind, **dict.fromkeys(unknown), "device": None})
     folder = root.predictions(name, wanted.name, fold, trial)

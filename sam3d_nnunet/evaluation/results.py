@@ -17,7 +17,6 @@ METRICS = "metrics.csv"
 PREDICTION = "prediction.csv"
 SPLITS = "splits_final.json"
 PROMPTS = "prompts"
-AUTOMATIC = "automatic"
 TEST = "test"
 """The fold of a separate test set."""
 KEYS = ["method", "protocol", "fold", "trial", "clicks"]
@@ -128,12 +127,6 @@ class Results:
         if not tables:
             raise SAM3DError(f"{self.root} holds no {name}. Run sam3d evaluate with -o {self.root} first.")
         return pd.concat(tables, ignore_index=True)
-
-
-def clicks_of(protocol: str) -> int | None:
-    """How many clicks a protocol gives (on each class, lesion or slice); None for automatic prediction."""
-    match = re.match(r"[a-z]+_([0-9]+)", protocol)
-    return int(match[1]) if match else None
 
 
 def _read_json(file: Path) -> Any:

@@ -1,25 +1,15 @@
 """What must be known to read a table: cases, folds, protocols, tests, and the rule for empty masks."""
 
-import re
 from collections import Counter
 
 import numpy as np
 
 from sam3d_nnunet.evaluation.metrics import RULE
-from sam3d_nnunet.evaluation.results import AUTOMATIC
 from sam3d_nnunet.report.content import Content
 from sam3d_nnunet.report.pooling import FOLDS
 from sam3d_nnunet.report.published import paper_notes
 from sam3d_nnunet.report.statistics import FEWEST_PAIRS, LEVEL
-
-CLICKS = {
-    "volume": "on each class of a volume",
-    "lesion": "on each lesion",
-    "slice": "on each slice with the class",
-    "center": "in the inner third of the largest lesion",
-    "surrounding": "in the middle third of the largest lesion",
-    "margin": "in the outer third of the largest lesion",
-}
+from sam3d_nnunet.simulation.protocols import Protocol
 
 
 def caption(content: Content) -> list[str]:
@@ -56,30 +46,17 @@ def _sources(content: Content) -> list[str]:
 
 
 def _protocols(content: Content) -> list[str]:
-    trials: dict[str, set[int]] = {}
+    """What each protocol gives, and how many times its clicks were drawn."""
+    trials: dict[Protocol, set[int]] = {}
     for pooled in content.pools:
         trials.setdefault(pooled.protocol, set()).add(pooled.trials)
     return [
-        f"{protocol}: {_description(protocol)}{_count(sorted(counts)) if protocol != AUTOMATIC else ''}"
+        f"{protocol.name}: {protocol.sentence}{_trials(sorted(counts)) if not protocol.is_automatic else ''}"
         for protocol, counts in trials.items()
     ]
 
 
-def _description(protocol: str) -> str:
-    if protocol == AUTOMATIC:
-        return "no clicks"
-    match = re.match(r"([a-z]+)_([0-9]+)(?:_off(.+)_(.+)mm)?$", protocol)
-    if match is None:
-        return "drawn clicks"
-    kind, count, percent, mm = match.groups()
-    if kind == "iterated":
-        return f"one click on each class, then corrective clicks one after another, {count} steps in all"
-    clicks = "1 click" if count == "1" else f"{count} clicks"
-    off = f", {percent} % of them moved {mm} mm off target" if percent else ""
-    return f"{clicks} {CLICKS.get(kind, '')}{off}"
-
-
-def _count(counts: list[int]) -> str:
+def _trials(counts: list[int]) -> str:
     return f" ({' or '.join(map(str, counts))} {'trial' if counts == [1] else 'trials'})"
 
 

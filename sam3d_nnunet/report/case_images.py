@@ -1,14 +1,15 @@
 """Image, truth, predictions and clicks of a case, all turned the same way for looking at."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.evaluation.results import PredictionFolder, Results
+from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.world import REVERSED, ImageGeometry
 from sam3d_nnunet.prompts.files import read_prompt
 
@@ -23,7 +24,7 @@ class PatientView:
         self._orientation = io_orientation(geometry.affine)  # of the array's axes among x, y, z
         turned = geometry.affine @ inv_ornt_aff(self._orientation, shape)
         self.geometry = ImageGeometry(turned[:, REVERSED])
-        self.spacing = np.linalg.norm(self.geometry.affine[:3, :3], axis=0)
+        self.spacing = self.geometry.spacing
 
     def turn(self, array: np.ndarray) -> np.ndarray:
         """An array as nnU-Net's reader returns it -> (d, h, w) of this view."""
@@ -62,7 +63,7 @@ class CaseReader:
             SAM3DError: image or truth can't be read, or don't have the same voxels.
         """
         file, truth_file = self._files(case)
-        channels, properties = self._read(file, is_truth=False)
+        channels, properties = self._read_image(file)
         view = PatientView(ImageGeometry.from_file(file, properties), channels.shape[1:])
         image = view.turn(channels[0])
         truth = self._labels(truth_file, view, image.shape)
@@ -103,16 +104,15 @@ class CaseReader:
         return file, Path(data["truth"]) / truth
 
     def _labels(self, file: Path, view: PatientView, shape: tuple[int, ...]) -> np.ndarray:
-        labels = view.turn(self._read(file, is_truth=True)[0][0])
-        if labels.shape != shape:
-            raise SAM3DError(f"{file} has {labels.shape} voxels, its image {shape}.")
-        return labels
+        label_map = read_label_map(file, self._reader)
+        turned = replace(label_map, array=view.turn(label_map.array))
+        turned.check_shape(shape)
+        return turned.array
 
-    def _read(self, file: Path, is_truth: bool) -> tuple[np.ndarray, dict]:
+    def _read_image(self, file: Path) -> tuple[np.ndarray, dict]:
         if not file.is_file():
-            raise SAM3DError(f"There is no {file}.")
+            raise SAM3DError(f"There is no image {file}.")
         try:
-            return self._reader.read_seg(str(file)) if is_truth else self._reader.read_images([str(file)])
+            return self._reader.read_images([str(file)])
         except Exception as e:  # each library of images has errors of its own
-            reason = (str(e).strip().splitlines() or [type(e).__name__])[-1]
-            raise SAM3DError(f"{file} can't be read: {reason}.") from e
+            raise SAM3DError(f"The image {file} can't be read: {last_line(e)}") from e

@@ -1,6 +1,5 @@
 """`sam3d figures`: all figures that a folder of results allows, as PNG and SVG."""
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.results import AUTOMATIC, PredictionFolder, Results
+from sam3d_nnunet.evaluation.results import PredictionFolder, Results
 from sam3d_nnunet.report.case_images import CaseImage, CaseReader
 from sam3d_nnunet.report.overlays import Panel, draw_panels, largest_slice, most_clicked_slice, targets_of
 from sam3d_nnunet.report.plots import (
@@ -25,6 +24,7 @@ from sam3d_nnunet.report.plots import (
 )
 from sam3d_nnunet.report.selection import Selection
 from sam3d_nnunet.report.style import save, style, wrap
+from sam3d_nnunet.simulation.protocols import Protocol
 
 PANELS_IN_ROW = 6
 MOST_TRIALS = 5  # of one case side by side
@@ -83,7 +83,7 @@ def write_figures(
             try:
                 files += save(draw(), folder / name)
             except SAM3DError as e:
-                _say(f"left out {name}: {e}")
+                report_left_out(f"left out {name}: {e}")
     return files
 
 
@@ -136,10 +136,12 @@ def _figures(
         figures[f"clicks_{case}"] = lambda case=case: draw_clicks(selection, reader, case)
     figures[f"dice_against_clicks{suffix}"] = lambda: plot_against_clicks(selection)
     for protocol in selection.protocols:
-        figures[f"bars_{protocol}{suffix}"] = lambda protocol=protocol: plot_bars(selection, protocol)
+        figures[f"bars_{protocol.name}{suffix}"] = lambda protocol=protocol: plot_bars(selection, protocol)
     figures[f"click_position{suffix}"] = lambda: plot_click_position(selection)
     if selection.baseline is None:
-        _say(f"left out scatter_METHOD{suffix}: no baseline was named, or nothing was measured of it on these cases")
+        report_left_out(
+            f"left out scatter_METHOD{suffix}: no baseline was named, or nothing was measured of it on these cases"
+        )
     else:
         for method in selection.methods:
             if method != selection.baseline:
@@ -151,7 +153,7 @@ def _figures(
 def _telling_cases(selection: Selection) -> list[str]:
     """The worst, the median and the best case of the first method that is run with clicks."""
     others = [m for m in selection.methods if m != selection.baseline] or selection.methods
-    method = next((m for m in others if selection.main_protocol(m) != AUTOMATIC), others[0])
+    method = next((m for m in others if not selection.main_protocol(m).is_automatic), others[0])
     protocol = selection.main_protocol(method)
     values = case_means(selection.rows(method, protocol), DICE)
     if selection.baseline is not None:
@@ -171,20 +173,20 @@ def _refuse_unknown(selection: Selection, cases: Sequence[str]) -> None:
 def _trials(selection: Selection, method: str, case: str) -> list[PredictionFolder]:
     """Of the method's first protocol that gives one click in several trials; none if there is no such protocol."""
     for protocol in selection.protocols_of(method):
-        folders = _folders(selection, method, protocol, case) if re.fullmatch("[a-z]+_1", protocol) else []
+        folders = _folders(selection, method, protocol, case) if protocol.gives_one_click else []
         if len(folders) > 1:
             return folders
     return []
 
 
-def _folders(selection: Selection, method: str, protocol: str, case: str) -> list[PredictionFolder]:
+def _folders(selection: Selection, method: str, protocol: Protocol, case: str) -> list[PredictionFolder]:
     """Where the case was predicted: one folder for each trial, after the last click."""
     rows = selection.rows(method, protocol)
     rows = rows[rows["case"] == case].drop_duplicates("trial")
     found = []
     for row in rows.sort_values("trial").itertuples():
         clicks = None if pd.isna(row.clicks) else int(row.clicks)
-        key = (method, protocol, row.fold, row.trial, clicks)
+        key = (method, protocol.name, row.fold, row.trial, clicks)
         found += [f for f in selection.results.folders if (f.method, f.protocol, f.fold, f.trial, f.clicks) == key]
     return found
 
@@ -204,7 +206,7 @@ def _panels(
             index = choose_slice(clicks)
             mask = reader.prediction(image, folder)[index].copy()  # a view would keep the volume in memory
         except SAM3DError as e:
-            _say(f"left out of the figures of {image.name}: {folder.method}, {folder.protocol}: {e}")
+            report_left_out(f"left out of the figures of {image.name}: {folder.method}, {folder.protocol}: {e}")
             continue
         panels.append(Panel(_title(selection, folder, image.name), index, mask, clicks, labels))
     return panels
@@ -212,14 +214,15 @@ def _panels(
 
 def _title(selection: Selection, folder: PredictionFolder, case: str) -> str:
     """Method, protocol and Dice of the whole case, in the order of the targets."""
-    table = selection.rows(folder.method, folder.protocol)
+    protocol = Protocol.parse_or_other(folder.protocol)
+    table = selection.rows(folder.method, protocol)
     here = (table["case"] == case) & (table["fold"] == folder.fold) & (table["trial"] == folder.trial)
     dice = ["undefined" if pd.isna(d) else f"{d:.2f}" for d in table.loc[here, DICE]]
     if len(dice) > MOST_DICE:
         dice = [f"{table.loc[here, DICE].mean():.2f} (mean)"]
-    trial = "" if folder.protocol == AUTOMATIC else f", trial {folder.trial + 1}"
-    return f"{wrap(selection.name(folder.method))}\n{folder.protocol}{trial}\nDice {' / '.join(dice)}"
+    trial = "" if protocol.is_automatic else f", trial {folder.trial + 1}"
+    return f"{wrap(selection.name(folder.method))}\n{protocol.name}{trial}\nDice {' / '.join(dice)}"
 
 
-def _say(text: str) -> None:
+def report_left_out(text: str) -> None:
     tqdm.write(text, file=sys.stderr)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from sam3d_nnunet.evaluation.metrics import is_score, metric_name
-from sam3d_nnunet.evaluation.results import AUTOMATIC
 from sam3d_nnunet.report.caption import caption
 from sam3d_nnunet.report.content import Column, Content
 from sam3d_nnunet.report.pooling import FOLDS, Pooled
@@ -91,7 +90,7 @@ def lay_out(content: Content) -> Table:
         title = ("Prompted" if pooled.prompted else "Automatic") + SOURCES[pooled.source]
         rows.setdefault(title, []).append(_row(content, place, pooled, best))
     for row in content.paper_rows:
-        title = "automatic" if row.protocol == AUTOMATIC else "prompted"
+        title = "automatic" if row.protocol.is_automatic else "prompted"
         rows.setdefault(f"{SOURCE} ({title})", []).append(_paper_row(content, row))
     headings = ["method", "protocol", "cases", *[_heading(*column) for column in content.columns]]
     sections = [Section(title, of_title) for title, of_title in rows.items()]
@@ -118,7 +117,7 @@ def _row(content: Content, place: int, pooled: Pooled, best: set[tuple[int, Colu
 
 def _paper_row(content: Content, row: PaperRow) -> list[Cell]:
     values = {"dice": row.dice, NSD: row.nsd}
-    cells = [Cell(row.name), Cell(row.protocol), Cell()]
+    cells = [Cell(row.name), Cell(row.protocol.name), Cell()]
     for target, metric in content.columns:
         value = values.get(metric) if target == content.paper_target else None
         cells.append(Cell() if value is None else Cell(_number(metric, value), value))

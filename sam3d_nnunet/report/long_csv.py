@@ -42,7 +42,7 @@ def _row(content: Content, pooled: Pooled, target: str, metric: str, statistic: 
     return {
         "method": pooled.method,
         "name": pooled.name,
-        "protocol": pooled.protocol,
+        "protocol": pooled.protocol.name,
         "clicks": pooled.clicks,
         "source": pooled.source,
         "target": target,
@@ -65,7 +65,7 @@ def _paper_row(content: Content, row: PaperRow, metric: str) -> dict[str, Any]:
     return {
         "method": row.method,
         "name": row.name,
-        "protocol": row.protocol,
+        "protocol": row.protocol.name,
         "source": PAPER,
         "target": content.paper_target,
         "metric": metric,

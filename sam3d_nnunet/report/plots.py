@@ -3,7 +3,6 @@
 A case counts once: the mean over its trials. Whiskers are bootstrap intervals (95 %) over cases.
 """
 
-import re
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.metrics import metric_name
-from sam3d_nnunet.evaluation.results import AUTOMATIC
 from sam3d_nnunet.report.selection import Selection
 from sam3d_nnunet.report.statistics import mean_interval
 from sam3d_nnunet.report.style import method_style, wrap
+from sam3d_nnunet.simulation.protocols import FAMILIES, Protocol
 
 DICE = "dice"
-POSITIONS = ("center", "surrounding", "margin")
 MOST_PANELS = 4  # of targets; more are averaged
 METHODS_IN_ROW = 4
 PANEL = 2.6  # inches
@@ -58,7 +56,7 @@ def plot_against_clicks(selection: Selection) -> Figure:
     return figure
 
 
-def plot_bars(selection: Selection, protocol: str) -> Figure:
+def plot_bars(selection: Selection, protocol: Protocol) -> Figure:
     """Mean Dice and NSD of each method under one protocol; one row for each target."""
     methods = [m for m in selection.methods if protocol in selection.protocols_of(m)]
     targets, metrics = _targets(selection.table), _metrics(selection.table)
@@ -79,7 +77,7 @@ def plot_bars(selection: Selection, protocol: str) -> Figure:
                 ylim=(len(methods) - 0.5, -0.5),
             )
             axis.set_xticks(np.linspace(0, 1, 6))
-    figure.suptitle(protocol)
+    figure.suptitle(protocol.name)
     return figure
 
 
@@ -89,9 +87,10 @@ def plot_click_position(selection: Selection) -> Figure:
     Raises:
         SAM3DError: fewer than two of these protocols were measured.
     """
-    protocols = [p for p in selection.protocols if p.split("_")[0] in POSITIONS]
+    protocols = [p for p in selection.protocols if p.family.is_click_position]
     if len(protocols) < 2:
-        raise SAM3DError("it needs two of the protocols center_1, surrounding_1 and margin_1")
+        known = ", ".join(family.form for family in FAMILIES.values() if family.is_click_position)
+        raise SAM3DError(f"it needs two of the protocols {known}")
     methods = [m for m in selection.methods if set(protocols) & set(selection.protocols_of(m))]
     targets = _targets(selection.table)
     width = PANEL * max(1.0, 0.3 * len(protocols) * len(methods))
@@ -104,7 +103,7 @@ def plot_click_position(selection: Selection) -> Figure:
                 rows = selection.rows(method, protocol)
                 values = case_means(rows[rows["target"].isin(names)], DICE).to_numpy()
                 _draw_box(axis, position + offset, 0.8 * step, values, selection, method)
-        axis.set_xticks(range(len(protocols)), protocols)
+        axis.set_xticks(range(len(protocols)), [protocol.name for protocol in protocols])
         axis.set(title=wrap(title), ylabel="Dice", xlim=(-0.6, len(protocols) - 0.4))
         axis.grid(axis="y", alpha=0.3)
     _legend_below(figure, grid)
@@ -177,13 +176,11 @@ def plot_against_volume(selection: Selection) -> Figure:
 def _curves(selection: Selection, method: str) -> dict[bool, dict[int, pd.DataFrame]]:
     """Rows by number of clicks, of clicks drawn at once (False) and of corrective ones (True)."""
     protocols = selection.protocols_of(method)
-    drawn = {int(p.split("_")[1]): selection.rows(method, p) for p in protocols if re.fullmatch("volume_[0-9]+", p)}
-    if AUTOMATIC in protocols:
-        drawn[0] = selection.rows(method, AUTOMATIC)
+    drawn = {p.clicks: selection.rows(method, p) for p in protocols if p.is_plotted_against_clicks}
     corrective = {}
-    for protocol in protocols:  # the longest one comes last
-        if re.fullmatch("iterated_[0-9]+", protocol):
-            rows = selection.table[(selection.table["method"] == method) & (selection.table["protocol"] == protocol)]
+    for protocol in protocols:
+        if protocol.is_iterated:  # the longest one comes last
+            rows = selection.all_rows(method, protocol)
             corrective = {int(count): of_count for count, of_count in rows.groupby("clicks")}
     return {
         iterated: dict(sorted(points.items())) for iterated, points in ((False, drawn), (True, corrective)) if points
@@ -286,8 +283,8 @@ def _metrics(table: pd.DataFrame) -> list[str]:
     return [DICE, *[column for column in table if column.startswith("nsd_")][:1]]
 
 
-def _label(selection: Selection, method: str, protocol: str) -> str:
-    return f"{wrap(selection.name(method))}\n{protocol}"
+def _label(selection: Selection, method: str, protocol: Protocol) -> str:
+    return f"{wrap(selection.name(method))}\n{protocol.name}"
 
 
 def _grid(rows: int, columns: int, panel: tuple[float, float], **share: Any) -> tuple[Figure, np.ndarray]:

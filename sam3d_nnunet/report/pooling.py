@@ -9,8 +9,9 @@ from scipy.integrate import trapezoid
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.metrics import FALSE_POSITIVES, is_score, metrics_of
-from sam3d_nnunet.evaluation.results import AUTOMATIC, PREDICTION
+from sam3d_nnunet.evaluation.results import PREDICTION
 from sam3d_nnunet.report.selection import Selection
+from sam3d_nnunet.simulation.protocols import Protocol
 
 FOLDS = "folds"
 """Source of numbered folds; the "test" set is never pooled with them."""
@@ -27,7 +28,7 @@ class Pooled:
     Attributes:
         method: name of its folder.
         name: of the method, as people read it.
-        protocol: such as "volume_1".
+        protocol: under which it was predicted.
         source: FOLDS or "test".
         clicks: after which corrective click; None where the protocol is not iterated.
         area: the values are areas under the curves up to `clicks`, not what was measured after it.
@@ -37,7 +38,7 @@ class Pooled:
 
     method: str
     name: str
-    protocol: str
+    protocol: Protocol
     source: str
     clicks: int | None
     area: bool
@@ -49,12 +50,12 @@ class Pooled:
         """Protocol and step."""
         if self.area:
             return f"{self.protocol}, area"
-        return self.protocol if self.clicks is None else f"{self.protocol}, after {self.clicks}"
+        return self.protocol.name if self.clicks is None else f"{self.protocol}, after {self.clicks}"
 
     @property
     def prompted(self) -> bool:
         """Whether clicks were given."""
-        return self.protocol != AUTOMATIC
+        return not self.protocol.is_automatic
 
     @property
     def folds(self) -> list[str]:
@@ -114,14 +115,14 @@ def pool(selection: Selection) -> tuple[list[Pooled], list[str]]:
 
 def _groups(selection: Selection, table: pd.DataFrame) -> list[Pooled]:
     groups, seconds = dict(list(table.groupby(GROUP))), _seconds(selection)
-    protocols = Selection(selection.results).protocols  # in their order
+    protocols = {name: Protocol.parse_or_other(name) for _, name, *_ in groups}
     pools = []
-    for key in sorted(groups, key=lambda k: (k[0] != FOLDS, k[0], protocols.index(k[1]), *k[2:])):
+    for key in sorted(groups, key=lambda k: (k[0] != FOLDS, k[0], protocols[k[1]].order, *k[2:])):
         source, protocol, clicks, method = key
         rows, name = groups[key].copy(), selection.name(method)
         undefined = [metric for metric in metrics_of(rows) if metric != FALSE_POSITIVES]
         rows[undefined] = rows[undefined].where(rows["truth_voxels"] > 0)  # the rule for an empty truth
-        pools.append(Pooled(method, name, protocol, source, clicks or None, False, rows, seconds.get(key)))
+        pools.append(Pooled(method, name, protocols[protocol], source, clicks or None, False, rows, seconds.get(key)))
     return pools
 
 

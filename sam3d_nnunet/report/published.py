@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.results import AUTOMATIC
+from sam3d_nnunet.simulation.protocols import AUTOMATIC, Protocol
 
 TARGETS = {
     "kits21": "kidney tumour",
@@ -30,7 +30,7 @@ class PaperRow:
     """
 
     method: str
-    protocol: str
+    protocol: Protocol
     dice: float
     nsd: float
     tuned_parameters: int | None
@@ -101,4 +101,4 @@ def paper_notes(dataset: str) -> list[str]:
 def _row(row: tuple, place: int, encoder_only: bool) -> PaperRow:
     dice, nsd = (round(percent / 100, 4) for percent in row[place])
     tuned = None if row[-1] is None else round(row[-1] * 1e6)
-    return PaperRow(row[0], row[1], dice, nsd, tuned, encoder_only)
+    return PaperRow(row[0], Protocol.parse(row[1]), dice, nsd, tuned, encoder_only)

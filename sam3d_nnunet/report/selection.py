@@ -6,9 +6,8 @@ from copy import copy
 import pandas as pd
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.results import AUTOMATIC, TEST, Results, clicks_of
-
-FAMILIES = (AUTOMATIC, "volume", "lesion", "slice", "center", "surrounding", "margin", "iterated")
+from sam3d_nnunet.evaluation.results import TEST, Results
+from sam3d_nnunet.simulation.protocols import Protocol
 
 
 class Selection:
@@ -17,7 +16,7 @@ class Selection:
     Attributes:
         results: all of them.
         methods: folder names of those that were measured.
-        protocols: in the order of FAMILIES, few clicks first.
+        protocols: in `Protocol.order`.
         baseline: folder name of the method that others are compared with; None without comparison. It is always shown,
             under all of its protocols.
         table: rows of the results of these.
@@ -33,7 +32,7 @@ class Selection:
         """
         Args:
             methods: folder or display names; None: all.
-            protocols: None: all.
+            protocols: names; None: all.
             baseline: folder or display name.
 
         Raises:
@@ -43,12 +42,13 @@ class Selection:
         table = results.metrics
         self.baseline = None if baseline is None else self._find(baseline)
         wanted = list(results.methods) if not methods else [self._find(name) for name in methods]
-        known = sorted(table["protocol"].unique(), key=_order)
-        for protocol in protocols or []:
-            if protocol not in known:
-                raise SAM3DError(f"{results.root} holds no protocol {protocol!r}, but {', '.join(known)}.")
-        self.protocols = [p for p in known if not protocols or p in protocols]
-        kept = table["protocol"].isin(self.protocols) | (table["method"] == self.baseline)
+        known = _protocols_in(table)
+        names = [protocol.name for protocol in known]
+        for name in protocols or []:
+            if name not in names:
+                raise SAM3DError(f"{results.root} holds no protocol {name!r}, but {', '.join(names)}.")
+        self.protocols = [protocol for protocol in known if not protocols or protocol.name in protocols]
+        kept = table["protocol"].isin(protocols or names) | (table["method"] == self.baseline)
         self.table = table[kept & table["method"].isin([*wanted, self.baseline])]
         measured = set(self.table["method"])
         self.methods = [m for m in results.methods if m in measured]
@@ -69,26 +69,30 @@ class Selection:
         """Whether the method may be run with clicks."""
         return self.results.methods[method].get("kind") == "prompted"
 
-    def protocols_of(self, method: str) -> list[str]:
-        """Those that the method was measured under."""
-        measured = self.table.loc[self.table["method"] == method, "protocol"].unique()
-        return sorted(measured, key=_order)
+    def protocols_of(self, method: str) -> list[Protocol]:
+        """Those that the method was measured under, in `Protocol.order`."""
+        return _protocols_in(self.table[self.table["method"] == method])
 
-    def main_protocol(self, method: str) -> str:
+    def main_protocol(self, method: str) -> Protocol:
         """The first one with clicks if the method was measured under any, else the automatic one."""
         protocols = self.protocols_of(method)
-        return next((p for p in protocols if p != AUTOMATIC), protocols[0])
+        return next((p for p in protocols if not p.is_automatic), protocols[0])
 
-    def baseline_protocol(self, protocol: str) -> str:
-        """What the baseline is shown under beside a method under `protocol`: the same, or automatic, or what it has."""
+    def baseline_protocol(self, protocol: Protocol) -> Protocol:
+        """What to show the baseline under beside a method under `protocol`: the same, else automatic, else its first."""
         protocols = self.protocols_of(self.baseline)
-        return next((p for p in (protocol, AUTOMATIC) if p in protocols), protocols[0])
+        automatic = [p for p in protocols if p.is_automatic]
+        return protocol if protocol in protocols else (automatic or protocols)[0]
 
-    def rows(self, method: str, protocol: str) -> pd.DataFrame:
+    def rows(self, method: str, protocol: Protocol) -> pd.DataFrame:
         """What was measured; of an iterated protocol, after the last click."""
-        rows = self.table[(self.table["method"] == method) & (self.table["protocol"] == protocol)]
+        rows = self.all_rows(method, protocol)
         last = rows.groupby(["fold", "trial"])["clicks"].transform("max")
         return rows[rows["clicks"].isna() | (rows["clicks"] == last)]
+
+    def all_rows(self, method: str, protocol: Protocol) -> pd.DataFrame:
+        """What was measured; of an iterated protocol, after each click."""
+        return self.table[(self.table["method"] == method) & (self.table["protocol"] == protocol.name)]
 
     def by_source(self) -> dict[str, "Selection"]:
         """By what is to be added to the name of a figure: that of the folds, and that of the test set.
@@ -105,7 +109,7 @@ class Selection:
         part = copy(self)
         part.table, measured = table, set(table["method"])
         part.methods = [m for m in self.methods if m in measured]
-        part.protocols = [p for p in self.protocols if p in set(table["protocol"])]
+        part.protocols = [p for p in self.protocols if p.name in set(table["protocol"])]
         part.baseline = self.baseline if self.baseline in measured else None
         return part
 
@@ -119,6 +123,7 @@ class Selection:
         return found[0]
 
 
-def _order(protocol: str) -> tuple[int, int, str]:
-    family = protocol.split("_")[0]
-    return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES), clicks_of(protocol) or 0, protocol
+def _protocols_in(table: pd.DataFrame) -> list[Protocol]:
+    """Sorted; results may hold names that are no protocols of ours."""
+    protocols = (Protocol.parse_or_other(name) for name in table["protocol"].unique())
+    return sorted(protocols, key=lambda protocol: protocol.order)

@@ -1,6 +1,5 @@
 """Colours, names and files that all figures share."""
 
-import os
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +7,8 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+
+from sam3d_nnunet.io import whole_file
 
 # Okabe and Ito, Color Universal Design (2008); their yellow is too faint on white paper
 METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -61,12 +62,8 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     files = []
     for ending, metadata in METADATA.items():
         file = stem.with_name(f"{stem.name}.{ending}")
-        temporary = file.with_name(f"{file.name}.part")
-        try:
+        with whole_file(file) as part:
             # tight: titles of many lines would stick out of the figure
-            figure.savefig(temporary, format=ending, dpi=150, facecolor="white", metadata=metadata, bbox_inches="tight")
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
+            figure.savefig(part, format=ending, dpi=150, facecolor="white", metadata=metadata, bbox_inches="tight")
         files.append(file)
     return files

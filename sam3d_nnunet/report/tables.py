@@ -1,6 +1,5 @@
 """`sam3d table`: what was measured, as Markdown, CSV, LaTeX and one self-contained page of HTML."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.io import write_text
 from sam3d_nnunet.report.content import gather
 from sam3d_nnunet.report.html import embedded_figures, to_html
 from sam3d_nnunet.report.latex import to_latex
@@ -62,14 +62,9 @@ def write_tables(
 
 
 def _write(file: Path, text: str) -> Path:
-    temporary = file.with_name(f"{file.name}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(text.encode())
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(file, text)
     except OSError as e:
         raise SAM3DError(f"{file} can't be written: {e}.") from e
     return file

@@ -1,16 +1,35 @@
 """The clicks of a protocol, drawn from the true label map of a case."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt, find_objects
 
 from sam3d_nnunet.simulation.components import Components
 from sam3d_nnunet.simulation.draw import Clicks, case_generator, clicks_per_class, draw_clicks, join
-from sam3d_nnunet.simulation.protocols import AUTOMATIC, ITERATED, Protocol
+from sam3d_nnunet.simulation.protocols import Protocol
 
-SHARES = ("center", "surrounding", "margin")
+THIRDS = 3
 TRIES = 1000  # directions in which a place off target is looked for
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What clicks are drawn from.
+
+    Attributes:
+        segmentation: (D, H, W) label map; with regions, clicks carry its values all the same.
+        classes: label values that are clicked.
+        spacing: mm along (d, h, w).
+        axial: the axis along which slices are taken.
+    """
+
+    segmentation: np.ndarray
+    classes: Sequence[int]
+    spacing: Sequence[float]
+    axial: int = 0
 
 
 def trial_generator(case: str, trial: int) -> np.random.Generator:
@@ -28,89 +47,84 @@ def draw_protocol(
 ) -> Clicks:
     """All clicks of a protocol that can be drawn beforehand; for iterated ones the first on each class.
 
-    Classes that are not there get no clicks. Clicks moved off target lie exactly as far off as asked, in a random
-    direction, where their nearest voxel is in the image and not of their class, and keep their label. Where 1000
-    directions lead to no such place, it is the voxel outside the class whose distance is most like the one asked for.
+    Absent classes get no clicks. Clicks that are moved off target keep their label and lie exactly as far off as asked,
+    in a random direction, where the nearest voxel is inside the image and outside their class. Where 1000
+    directions lead to no such place, they go to the voxel outside the class whose distance comes closest to it.
 
     Args:
         protocol: which.
-        segmentation: (D, H, W) label map; with regions, clicks carry its values all the same.
-        classes: label values that are clicked.
-        spacing: mm along (d, h, w).
-        rng: source of randomness. Protocols that differ in the clicks off target only draw the same clicks first.
-        axial: the axis along which slices are taken.
+        segmentation, classes, spacing, axial: as in `Truth`.
+        rng: source of randomness. Protocols that differ only in the clicks off target start from the same clicks.
     """
-    if protocol.kind == AUTOMATIC:
-        return join([])
-    count = 1 if protocol.kind == ITERATED else protocol.clicks
-    if protocol.kind in ("volume", ITERATED):
-        clicks = clicks_per_class(segmentation, classes, count, rng)
-    elif protocol.kind == "lesion":
-        clicks = _per_lesion(segmentation, classes, count, rng)
-    elif protocol.kind == "slice":
-        clicks = _per_slice(segmentation, classes, count, rng, axial)
-    else:
-        clicks = _in_share(segmentation, classes, count, rng, SHARES.index(protocol.kind), spacing)
+    truth = Truth(segmentation, classes, spacing, axial)
+    clicks = DRAWING[protocol.family.name](truth, protocol.clicks, rng)
     if protocol.off_share:
-        clicks = _some_off_target(clicks, protocol, segmentation, np.array(spacing, float), rng)
+        clicks = _move_off_target(clicks, protocol, segmentation, np.array(spacing, float), rng)
     return clicks
 
 
-def _per_lesion(segmentation: np.ndarray, classes: list[int], count: int, rng: np.random.Generator) -> Clicks:
-    components = Components(segmentation, classes)
+def _no_clicks(truth: Truth, count: int, rng: np.random.Generator) -> Clicks:
+    return join([])
+
+
+def _per_class(truth: Truth, count: int, rng: np.random.Generator) -> Clicks:
+    return clicks_per_class(truth.segmentation, truth.classes, count, rng)
+
+
+def _first_per_class(truth: Truth, count: int, rng: np.random.Generator) -> Clicks:
+    """Further clicks depend on predictions; `evaluation.protocol_prediction` draws them."""
+    return _per_class(truth, 1, rng)
+
+
+def _per_lesion(truth: Truth, count: int, rng: np.random.Generator) -> Clicks:
+    components = Components(truth.segmentation, truth.classes)
     boxes = find_objects(components.numbers.astype(np.int32, copy=False))
     masks = [(box, components.numbers[box] == number) for number, box in enumerate(boxes, 1)]
-    return join([_in_box(segmentation, box, mask, count, rng) for box, mask in masks])
+    return join([_in_box(truth.segmentation, box, mask, count, rng) for box, mask in masks])
 
 
-def _per_slice(segmentation: np.ndarray, classes: list[int], count: int, rng: np.random.Generator, axis: int) -> Clicks:
+def _per_slice(truth: Truth, count: int, rng: np.random.Generator) -> Clicks:
     parts = []
-    for label in classes:
-        mask = segmentation == label
-        for number in np.flatnonzero(np.moveaxis(mask, axis, 0).any(axis=(1, 2))):
-            box = tuple(slice(number, number + 1) if a == axis else slice(None) for a in range(3))
-            parts.append(_in_box(segmentation, box, mask[box], count, rng))
+    for label in truth.classes:
+        mask = truth.segmentation == label
+        for number in np.flatnonzero(np.moveaxis(mask, truth.axial, 0).any(axis=(1, 2))):
+            box = tuple(slice(number, number + 1) if a == truth.axial else slice(None) for a in range(3))
+            parts.append(_in_box(truth.segmentation, box, mask[box], count, rng))
     return join(parts)
 
 
-def _in_share(
-    segmentation: np.ndarray,
-    classes: list[int],
-    count: int,
-    rng: np.random.Generator,
-    share: int,
-    spacing: Sequence[float],
-) -> Clicks:
+def _in_third(truth: Truth, count: int, rng: np.random.Generator, third: int) -> Clicks:
+    """In one of `thirds_by_depth` of the largest lesion of each class."""
     parts = []
-    for label in classes:
-        components = Components(segmentation, [label])
+    for label in truth.classes:
+        components = Components(truth.segmentation, [label])
         if not len(components):
             continue
         voxels = components.voxels_of(1 + int(components.sizes[1:].argmax()))
-        voxels = thirds_by_depth(voxels, spacing, rng)[share]
+        voxels = thirds_by_depth(voxels, truth.spacing, rng)[third]
         chosen = voxels[rng.permutation(len(voxels))[:count]]
         parts.append((chosen.astype(np.float32), np.full(len(chosen), label, np.int64)))
     return join(parts)
 
 
 def thirds_by_depth(voxels: np.ndarray, spacing: Sequence[float], rng: np.random.Generator) -> list[np.ndarray]:
-    """Voxels of a lesion in three equal shares by their distance to its boundary: centre, surrounding, margin.
+    """Voxels of a lesion in three equal parts by their distance to its boundary: centre, surrounding, margin.
 
-    The border of the image counts as boundary. Of voxels of the same depth, chance decides. A lesion of one or two
-    voxels is all of it centre, surrounding and margin.
+    The border of the image counts as boundary. Voxels of the same depth are ordered at random. In a lesion of one or
+    two voxels, every voxel belongs to all three parts.
 
     Args:
         voxels: (N, 3) int.
         spacing: mm along (d, h, w).
         rng: source of randomness.
     """
-    if len(voxels) < len(SHARES):
-        return [voxels] * len(SHARES)
+    if len(voxels) < THIRDS:
+        return [voxels] * THIRDS
     start = voxels.min(0) - 1
     mask = np.zeros(voxels.max(0) - start + 2, bool)
     mask[tuple((voxels - start).T)] = True
     depth = distance_transform_edt(mask, sampling=spacing)[tuple((voxels - start).T)]
-    return np.array_split(voxels[np.lexsort((rng.random(len(voxels)), -depth))], len(SHARES))
+    return np.array_split(voxels[np.lexsort((rng.random(len(voxels)), -depth))], THIRDS)
 
 
 def _in_box(
@@ -121,7 +135,20 @@ def _in_box(
     return points, segmentation[tuple(points.astype(int).T)].astype(np.int64)
 
 
-def _some_off_target(
+DRAWING: dict[str, Callable[[Truth, int, np.random.Generator], Clicks]] = {
+    "automatic": _no_clicks,
+    "volume": _per_class,
+    "lesion": _per_lesion,
+    "slice": _per_slice,
+    "center": partial(_in_third, third=0),
+    "surrounding": partial(_in_third, third=1),
+    "margin": partial(_in_third, third=2),
+    "iterated": _first_per_class,
+}
+"""For each of `protocols.FAMILIES`, what draws its clicks, given their number."""
+
+
+def _move_off_target(
     clicks: Clicks, protocol: Protocol, segmentation: np.ndarray, spacing: np.ndarray, rng: np.random.Generator
 ) -> Clicks:
     points, labels = clicks
@@ -135,7 +162,7 @@ def _some_off_target(
 def _off_target(
     point: np.ndarray, outside: np.ndarray, mm: float, spacing: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """A place so far from a point that is outside its class; the point itself where the class fills the image."""
+    """A place outside the class of a click and `mm` away from it; the click itself if its class fills the image."""
     directions = rng.normal(size=(TRIES, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     places = (point + directions * mm / spacing).astype(np.float32)

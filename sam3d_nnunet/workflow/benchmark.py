@@ -1,6 +1,5 @@
 """`sam3d benchmark`: everything from raw images to one table, by Snakemake."""
 
-import json
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.datasets.splits import draw_splits, read_splits, splits_file, write_splits
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results import METRICS, Results
+from sam3d_nnunet.io import write_json
 from sam3d_nnunet.network.device import usable_device
 from sam3d_nnunet.nnunet.registration import EXT_FOLDER
 from sam3d_nnunet.planning.recipes import known_recipes
@@ -121,7 +121,7 @@ class Benchmark:
         for folder in ("done", "logs"):  # what is done is seen from the files themselves
             shutil.rmtree(self._work / folder, ignore_errors=True)
         listed = [asdict(step) | {"shell": step.shell} for step in steps]
-        (self._work / "steps.json").write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+        write_json(self._work / "steps.json", listed)
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(self._work)]
         command += ["--config", f"device={self.device}", "--keep-going", "--nolock", "--rerun-incomplete"]
         command += ["--rerun-triggers", "mtime", "--quiet", "host"]

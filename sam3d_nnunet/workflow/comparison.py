@@ -9,7 +9,7 @@ from sam3d_nnunet.evaluation.results import PROMPTS
 from sam3d_nnunet.planning.planner import PLANS
 from sam3d_nnunet.planning.recipes import load_recipe
 from sam3d_nnunet.planning.settings import Block
-from sam3d_nnunet.simulation.protocols import AUTOMATIC, DRAWN, ITERATED, PAPER, Protocol
+from sam3d_nnunet.simulation.protocols import PAPER, Protocol
 
 BLOCK = "benchmark"
 WORK = "workflow"
@@ -148,9 +148,9 @@ class Comparison(Block):
             raise SAM3DError(f"{where} names the baseline {self.baseline!r}, which is none of its methods.")
         if min(self.folds) < 0 or len(set(self.folds)) < len(self.folds):
             raise SAM3DError(f"{where} gives the folds {self.folds}; each must be a number from 0 on, and stand once.")
-        for protocols, kinds in ((self.protocols, (AUTOMATIC, ITERATED, *DRAWN)), (self.slice_protocols, DRAWN)):
-            for name in protocols:
-                protocol = Protocol.parse(name)
-                if protocol.kind not in kinds or protocol.name != name:
-                    wanted = protocol.name if protocol.kind in kinds else "one whose clicks are drawn beforehand"
-                    raise SAM3DError(f"{where} names the protocol {name!r}; give {wanted}.")
+        for name in (*self.protocols, *self.slice_protocols):
+            protocol = Protocol.parse(name)
+            if name in self.slice_protocols and not protocol.is_drawn:
+                raise SAM3DError(f"{where} names the protocol {name!r}; give one whose clicks are drawn beforehand.")
+            if protocol.name != name:
+                raise SAM3DError(f"{where} names the protocol {name!r}; give {protocol.name}.")

@@ -19,7 +19,7 @@ from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
 from sam3d_nnunet.planning.plan_dataset import differences
 from sam3d_nnunet.planning.recipes import load_recipe
 from sam3d_nnunet.prediction.model_folder import FINAL, trained_model_folder
-from sam3d_nnunet.simulation.protocols import AUTOMATIC, ITERATED, Protocol
+from sam3d_nnunet.simulation.protocols import AUTOMATIC, Protocol
 from sam3d_nnunet.training.planned_trainer import PlannedTrainer, complete_settings
 from sam3d_nnunet.workflow.comparison import WORK, ComparedMethod, Comparison
 
@@ -197,7 +197,7 @@ class Steps:
         return all(
             up_to_date(folder, self.data, self.cases[fold], tolerances)
             for protocol in map(Protocol.parse, protocols)
-            for trial in (trials if protocol.kind != AUTOMATIC else [0])
+            for trial in ([0] if protocol.is_automatic else trials)
             for folder in _folders(self.results.predictions(method.name, protocol.name, str(fold), trial), protocol)
         )
 
@@ -295,9 +295,7 @@ def _read_configuration(file: Path, name: str) -> ConfigurationManager:
 
 
 def _folders(folder: Path, protocol: Protocol) -> list[Path]:
-    if protocol.kind != ITERATED:
-        return [folder]
-    return [step_folder(folder, step) for step in range(1, protocol.clicks + 1)]
+    return [step_folder(folder, step) for step in protocol.steps] or [folder]
 
 
 def _planned(plans: str) -> str:

@@ -17,7 +17,9 @@ from sam3d_nnunet.report.plots import (
 )
 from sam3d_nnunet.report.selection import Selection
 from sam3d_nnunet.report.style import method_style
+from sam3d_nnunet.simulation.protocols import Protocol
 
+AUTOMATIC = Protocol.parse("automatic")
 CASES = [f"c{i}" for i in range(6)]
 PROMPTED = ("volume_1", "volume_3", "center_1", "margin_1", "iterated_2")
 
@@ -90,11 +92,11 @@ def test_curve_needs_several_numbers_of_clicks(results):
 
 
 def test_bars_are_as_long_as_the_means_and_keep_the_colour_of_their_method(results):
-    figure = plot_bars(Selection(results), "automatic")
+    figure = plot_bars(Selection(results), AUTOMATIC)
     bars = figure.axes[0].patches
     means = [_mean(results, "kidney", method=m, protocol="automatic") for m in "ab"]
     assert [bar.get_width() for bar in bars] == pytest.approx(means)
-    alone = plot_bars(Selection(results, methods=["ours"]), "automatic").axes[0].patches
+    alone = plot_bars(Selection(results, methods=["ours"]), AUTOMATIC).axes[0].patches
     assert to_hex(alone[0].get_facecolor()) == to_hex(bars[1].get_facecolor()) == method_style(1)["color"].lower()
 
 
@@ -106,15 +108,15 @@ def test_folds_and_test_set_are_never_pooled(results):
         _write_metrics(folder / "metrics.csv", np.random.default_rng(7))
     found = Selection(Results(results.root), baseline="a").by_source()
     assert list(found) == ["", "_test"]
-    assert found["_test"].protocols == ["automatic"] and found["_test"].methods == ["a", "b"]
+    assert found["_test"].protocols == [AUTOMATIC] and found["_test"].methods == ["a", "b"]
     for suffix, rows in (("", {"fold": "0"}), ("_test", {"fold": "test"})):
-        bars = plot_bars(found[suffix], "automatic").axes[0].patches
+        bars = plot_bars(found[suffix], AUTOMATIC).axes[0].patches
         expected = [_mean(Results(results.root), "kidney", method=m, protocol="automatic", **rows) for m in "ab"]
         assert [bar.get_width() for bar in bars] == pytest.approx(expected)
 
 
 def test_bar_of_an_iterated_protocol_is_that_after_the_last_click(results):
-    bars = plot_bars(Selection(results), "iterated_2").axes[0].patches
+    bars = plot_bars(Selection(results), Protocol.parse("iterated_2")).axes[0].patches
     assert bars[0].get_width() == pytest.approx(_mean(results, "kidney", method="b", protocol="iterated_2", clicks=2))
 
 
@@ -169,4 +171,5 @@ def test_selection_names_what_there_is(results):
     with pytest.raises(SAM3DError, match="nothing was measured"):
         Selection(results, methods=["nnU-Net"], protocols=["volume_3"])
     assert Selection(results, protocols=["volume_3"]).methods == ["b"]
-    assert Selection(results, methods=["ours"], protocols=["volume_3"], baseline="a").main_protocol("b") == "volume_3"
+    selection = Selection(results, methods=["ours"], protocols=["volume_3"], baseline="a")
+    assert selection.main_protocol("b") == Protocol.parse("volume_3")

@@ -29,7 +29,7 @@ def test_figures_are_those_of_the_design(design_rows, place, dataset):
     for row, cells in zip(rows, design_rows):
         points = POINTS.search(cells[0])
         assert row.method.lower() == POINTS.sub("", cells[0]).lower()
-        assert row.protocol == (f"{points[2]}_{points[1]}" if points else "automatic")
+        assert row.protocol.name == (f"{points[2]}_{points[1]}" if points else "automatic")
         assert f"{100 * row.dice:.2f} / {100 * row.nsd:.2f}" == cells[1 + place]
         tuned = "-" if row.tuned_parameters is None else f"{row.tuned_parameters / 1e6:.2f} M"
         assert tuned == cells[-1]

@@ -277,7 +277,7 @@ def test_csv_holds_every_statistic(content):
     for (place, target, metric), statistic in known.items():
         pooled = content.pools[place]
         metric = f"{metric}_area" if pooled.area else metric
-        row = rows.loc[pooled.method, pooled.protocol, pooled.clicks or 0, pooled.source, target, metric]
+        row = rows.loc[pooled.method, pooled.protocol.name, pooled.clicks or 0, pooled.source, target, metric]
         for name in ("mean", "low", "high", "sd_folds", "sd_trials", "p_holm"):
             assert row[name] == pytest.approx(getattr(statistic, name), nan_ok=True), name
         assert row["cases"] == len(statistic.cases)

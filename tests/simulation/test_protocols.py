@@ -1,3 +1,5 @@
+import re
+
 import cc3d
 import numpy as np
 import pytest
@@ -7,10 +9,17 @@ from scipy.ndimage import distance_transform_edt
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.simulation.draw import case_generator, clicks_per_class
-from sam3d_nnunet.simulation.protocol_clicks import _off_target, draw_protocol, thirds_by_depth, trial_generator
-from sam3d_nnunet.simulation.protocols import DRAWN, PAPER, Protocol
+from sam3d_nnunet.simulation.protocol_clicks import (
+    DRAWING,
+    _off_target,
+    draw_protocol,
+    thirds_by_depth,
+    trial_generator,
+)
+from sam3d_nnunet.simulation.protocols import FAMILIES, PAPER, Protocol, protocol_help
 
 SPACING = (3.0, 1.0, 0.5)
+DRAWN = [name for name, family in FAMILIES.items() if family.is_drawn]
 
 
 @pytest.fixture
@@ -45,13 +54,14 @@ def under(points: np.ndarray, array: np.ndarray) -> np.ndarray:
 def test_name_and_protocol_belong_together(kind, clicks, percent, mm):
     off = f"_off{percent}_{mm:g}mm" if percent else ""
     protocol = Protocol.parse(f"{kind}_{clicks}{off}")
-    assert protocol == Protocol(kind, clicks, percent / 100, mm if percent else 0)
-    assert protocol.name == f"{kind}_{clicks}{off}"
+    assert protocol == Protocol(FAMILIES[kind], clicks, percent / 100, mm if percent else 0)
+    assert protocol.name == f"{kind}_{clicks}{off}" == Protocol.parse_or_other(protocol.name).name
+    assert protocol.is_drawn and not protocol.is_automatic and not protocol.is_iterated and not protocol.steps
 
 
 def test_names_without_drawn_clicks():
-    assert Protocol.parse("automatic") == Protocol("automatic")
-    assert Protocol.parse("iterated_5") == Protocol("iterated", 5)
+    assert Protocol.parse("automatic") == Protocol(FAMILIES["automatic"])
+    assert Protocol.parse("iterated_5") == Protocol(FAMILIES["iterated"], 5)
     assert [Protocol.parse(name).name for name in ("automatic", "iterated_5")] == ["automatic", "iterated_5"]
     assert [protocol.name for protocol in PAPER] == ["automatic", "volume_1", "volume_3", "volume_10"]
 
@@ -62,8 +72,11 @@ def test_names_without_drawn_clicks():
     + ["volume_1_off0_5mm", "volume_1_off101_5mm", "volume_1_off20_0mm", "volume_1_off1.2.3_5mm", "volume_1 ", "../x"],
 )
 def test_other_names_are_refused(name):
-    with pytest.raises(SAM3DError, match="volume_N, lesion_N"):
+    with pytest.raises(SAM3DError, match=f"{re.escape(repr(name))}.*volume_N, lesion_N"):
         Protocol.parse(name)
+    other = Protocol.parse_or_other(name)
+    assert (other.name, other.sentence) == (name, "drawn clicks")
+    assert not (other.is_automatic or other.is_drawn or other.is_iterated or other.family.is_click_position)
 
 
 @given(st.text())
@@ -71,7 +84,66 @@ def test_any_text_is_a_protocol_or_refused(text):
     try:
         assert Protocol.parse(Protocol.parse(text).name) == Protocol.parse(text)
     except SAM3DError as e:
-        assert "There is no protocol" in str(e)
+        assert repr(text) in str(e)
+    assert Protocol.parse_or_other(text).name == str(Protocol.parse_or_other(text)) == text
+
+
+# --- families ---
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_family_has_a_sentence_an_order_help_and_clicks(name, segmentation):
+    family, text = FAMILIES[name], {}
+    for count in (1, 3) if family.is_numbered else (0,):
+        protocol = Protocol(family, count)
+        assert Protocol.parse(protocol.name) == protocol
+        text[count] = protocol.sentence
+        assert text[count] and not set("{}") & set(text[count])
+        assert text[count] == text[count].strip()
+    assert len(set(text.values())) == len(text)
+    others = {other.sentence for other in FAMILIES.values() if other is not family}
+    assert family.sentence not in others
+    assert family.help.startswith(family.form) and family.help in protocol_help()
+    assert protocol.order[0] == list(FAMILIES).index(name)
+    assert sum([protocol.is_automatic, protocol.is_drawn, protocol.is_iterated]) == 1
+    assert (protocol.steps == range(1, 4)) == protocol.is_iterated
+    points, labels = draw(protocol.name, segmentation)
+    assert points.shape == (len(labels), 3) and (len(labels) == 0) == protocol.is_automatic
+
+
+def test_nothing_is_drawn_for_an_unknown_family():
+    assert list(DRAWING) == list(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    "name, sentence",
+    [
+        ("automatic", "no clicks"),
+        ("volume_1", "1 click on each class of a volume"),
+        ("slice_10", "10 clicks on each slice with the class"),
+        ("margin_3_off20_5mm", "3 clicks in the outer third of the largest lesion, 20 % of them moved 5 mm off target"),
+        ("iterated_5", "one click on each class, then corrective clicks one after another, 5 steps in all"),
+        ("bbox_3", "drawn clicks"),
+        ("volume_1_off20.0_5mm", "drawn clicks"),  # sam3d evaluate writes it as volume_1_off20_5mm
+    ],
+)
+def test_sentences(name, sentence):
+    assert Protocol.parse_or_other(name).sentence == sentence
+
+
+def test_order_is_that_of_families_then_few_clicks_then_names():
+    names = ["automatic", "volume_1", "volume_1_off20_5mm", "volume_3", "volume_10", "slice_3", "center_1", "margin_1"]
+    names += ["iterated_3", "scribbles", "bbox_3", "bbox_10"]
+    shuffled = [Protocol.parse_or_other(name) for name in sorted(names)]
+    assert [protocol.name for protocol in sorted(shuffled, key=lambda protocol: protocol.order)] == names
+
+
+def test_what_figures_show():
+    names = ["automatic", "volume_3", "volume_3_off20_5mm", "lesion_1", "center_1", "center_1_off20_5mm", "iterated_1"]
+    protocols = {name: Protocol.parse_or_other(name) for name in [*names, "bbox_1"]}
+    assert {n: p.clicks for n, p in protocols.items() if p.is_plotted_against_clicks} == {"automatic": 0, "volume_3": 3}
+    assert [n for n, p in protocols.items() if p.family.is_click_position] == ["center_1", "center_1_off20_5mm"]
+    assert [n for n, p in protocols.items() if p.gives_one_click] == ["lesion_1", "center_1", "iterated_1", "bbox_1"]
 
 
 # --- clicks ---
@@ -174,8 +246,8 @@ def test_no_place_at_that_distance(mm, seed):
     segmentation = np.zeros((6, 12, 12), np.uint8)
     segmentation[1:5, 2:10, 2:10] = 1
     rng = np.random.default_rng(seed)
-    on, _ = draw_protocol(Protocol("volume", 1), segmentation, [1], (2, 1, 1), np.random.default_rng(seed))
-    off, labels = draw_protocol(Protocol("volume", 1, 1.0, mm), segmentation, [1], (2, 1, 1), rng)
+    on, _ = draw_protocol(Protocol(FAMILIES["volume"], 1), segmentation, [1], (2, 1, 1), np.random.default_rng(seed))
+    off, labels = draw_protocol(Protocol(FAMILIES["volume"], 1, 1.0, mm), segmentation, [1], (2, 1, 1), rng)
     assert labels.tolist() == [1]
     assert under(off, segmentation).tolist() == [0]
     distance = np.linalg.norm((off[0] - on[0]) * (2, 1, 1))
