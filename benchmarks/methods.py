@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from sam3d_nnunet.baselines.prompted_unet import PLAIN, RESIDUAL, residual
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.nnunet.names import class_lookup
+from sam3d_nnunet.nnunet.names import ABLATION, CONTROL, NETWORK, TUNING, class_lookup, trainers_in
 from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings
 
 PUBLISHED_SIZE = (64, 160, 160)  # for which the paper's table counts parameters
@@ -49,30 +49,10 @@ RESENC = "nnUNetTrainer, ResEnc-L"
 METHODS = (
     "nnUNetTrainer",
     RESENC,
-    "SwinUNETRTrainer",
-    "UXNet3DTrainer",
-    "UNETRPPTrainer",
-    "NNFormerTrainer",
-    "TransBTSTrainer",
-    "MedNeXtTrainer",
-    "SAM3DFullFineTuneTrainer",
-    "SAM3DHoulsbyAdapterTrainer",
-    "SAM3DProTuningTrainer",
-    "SAM3DSTAdapterTrainer",
-    "SAM3DMedTuningTrainer",
-    "SAM3DAdapterAutoTrainer",
-    "PromptedUNetTrainer",
-    "PromptedResEncUNetTrainer",
+    *trainers_in(NETWORK, TUNING, CONTROL),
     "SAM3DAdapterTrainer",
-    "SAM3DAdapterTrainer_vitl",
-    "SAM3DAdapterTrainer_vith",
     "SAM3DAdapterTrainer_paper",
-    "SAM3DAdapterTrainer_posenc",
-    "SAM3DAdapterTrainer_nomla",
-    "SAM3DAdapterTrainer_deepprompt_14",
-    "SAM3DAdapterTrainer_deepprompt_24",
-    "SAM3DAdapterTrainer_deepprompt_34",
-    "SAM3DAdapterTrainer_deepprompt_1234",
+    *trainers_in(ABLATION),
 )
 GIB = 2**30
 

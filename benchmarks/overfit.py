@@ -19,24 +19,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-DEFAULT = (
-    "nnUNetTrainer_planned",
-    "SwinUNETRTrainer",
-    "UXNet3DTrainer",
-    "UNETRPPTrainer",
-    "NNFormerTrainer",
-    "TransBTSTrainer",
-    "MedNeXtTrainer",
-    "SAM3DFullFineTuneTrainer",
-    "SAM3DHoulsbyAdapterTrainer",
-    "SAM3DProTuningTrainer",
-    "SAM3DSTAdapterTrainer",
-    "SAM3DMedTuningTrainer",
-    "SAM3DAdapterAutoTrainer",
-    "PromptedUNetTrainer",
-    "PromptedResEncUNetTrainer",
-    "SAM3DAdapterTrainer",
-)
+from sam3d_nnunet.nnunet.names import CONTROL, NETWORK, TUNING, class_lookup, trainers_in
+
+DEFAULT = ("nnUNetTrainer_planned", *trainers_in(NETWORK, TUNING, CONTROL), "SAM3DAdapterTrainer")
 EVERY = 25  # steps between two looks at the Dice
 
 
@@ -74,8 +59,6 @@ def make_trainer(name: str, arguments: argparse.Namespace) -> Any:
     from batchgenerators.utilities.file_and_folder_operations import load_json
     from nnunetv2.paths import nnUNet_preprocessed
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-
-    from sam3d_nnunet.nnunet.names import class_lookup
 
     folder = Path(nnUNet_preprocessed) / maybe_convert_to_dataset_name(arguments.dataset)
     plans = load_json(str(folder / f"{arguments.plans}.json")) | {"continue_training": False}
