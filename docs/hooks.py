@@ -20,6 +20,7 @@ from typer.main import get_command
 from sam3d_nnunet.cli.main import app
 from sam3d_nnunet.nnunet.names import TRAINERS
 from sam3d_nnunet.planning.settings import SAM3DSettings
+from sam3d_nnunet.simulation.protocols import FAMILIES
 from sam3d_nnunet.workflow.comparison import Comparison
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +80,14 @@ def trainers() -> str:
     for name, trainer in TRAINERS.items():
         groups.setdefault(trainer.group, []).append([f"`{name}`", _text(trainer.summary), f"`{trainer.module}`"])
     head = ["trainer", "what it trains", "module below `sam3d_nnunet`"]
-    return "\n\n".join(f"### {_heading(group)}\n\n{_table(head, rows)}" for group, rows in groups.items())
+    return "\n\n".join(f"### {group}\n\n{_table(head, rows)}" for group, rows in groups.items())
+
+
+def protocols() -> str:
+    """The protocols of evaluations."""
+    families = FAMILIES.values()
+    rows = [[f"`{f.form}`", _text(f.sentence.format(clicks="N clicks", count="N"))] for f in families]
+    return _table(["protocol", "clicks of a case"], rows)
 
 
 def recipes() -> str:
@@ -89,7 +97,7 @@ def recipes() -> str:
     return _table(["recipe", "what it plans"], rows)
 
 
-GENERATORS = {f.__name__: f for f in (commands, settings, comparison, trainers, recipes)}
+GENERATORS = {f.__name__: f for f in (commands, settings, comparison, trainers, protocols, recipes)}
 
 
 def _replacement(marker: re.Match) -> str:
@@ -145,10 +153,6 @@ def _meaning(field: FieldInfo) -> str:
     else:
         limits = [f"{SIGNS[kind]} {bound}" for kind, bound in bounds.items()]
     return "; ".join(filter(None, [_text(field.description or ""), *limits]))
-
-
-def _heading(text: str) -> str:
-    return text if text.startswith("nnU-Net") else f"{text[0].upper()}{text[1:]}"
 
 
 def _table(head: list[str], rows: Iterator[list[str]] | list[list[str]]) -> str:
