@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sam3d_nnunet.io import whole_file
 from sam3d_nnunet.prediction.session import SAM3DSession
 from sam3d_nnunet.simulation.draw import correction_click
 
@@ -136,10 +137,8 @@ def dice(mask: np.ndarray, truth: np.ndarray, labels: Sequence[int]) -> float:
 
 
 def write_csv(rows: list[tuple], file: Path) -> None:
-    temporary = file.with_name(file.name + ".part")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
+    with whole_file(file) as part, part.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([COLUMNS, *rows])
-    os.replace(temporary, file)
 
 
 def print_curve(rows: list[tuple], file: Path) -> None:

@@ -8,13 +8,12 @@ from torch import nn
 from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import whole_files
 from sam3d_nnunet.network.weights import read_checkpoint
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
-import os
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -272,8 +271,6 @@ class SliceCases:
 
     def _write(self, name: str, segmentation: np.ndarray, properties: dict[str, Any]) -> None:
         """The segmentation, complete or not at all; nnU-Net's writer of TIFF puts the spacing beside it."""
-        with tempfile.TemporaryDirectory(prefix=".part_", dir=self.output) as temporary:
-            main = Path(temporary) / f"{name}{self.ending}"
-            self._files.write_seg(np.ascontiguousarray(segmentation), str(main), properties)
-            for file in sorted(Path(temporary).iterdir(), key=lambda f: f == main):
-                os.replace(file, self.output / file.name)
+        main = f"{name}{self.ending}"
+        with whole_files(self.output, last=main) as part:
+            self._files.write_seg(np.ascontiguousarray(segmentation), str(part / main), properties)

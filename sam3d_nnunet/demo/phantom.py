@@ -4,7 +4,6 @@ Each case holds a labelled lesion. In every other case a look-alike of the same 
 and is not labelled; which of the two is the lesion was decided by chance, so nothing but a click can tell.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.io import read_json, write_json
 
 MANIFEST = "phantom.json"
 ENDING = ".nii.gz"
@@ -84,22 +84,21 @@ def make_phantom(folder: Path, seed: int, count: int = 36) -> list[str]:
         image, segmentation, cases[name] = _draw_case(rng, with_lookalike=index % 2 == 1)
         sitk.WriteImage(image, str(folder / "imagesTr" / f"{name}_0000{ENDING}"))
         sitk.WriteImage(segmentation, str(folder / "labelsTr" / f"{name}{ENDING}"))
-    _write_json(folder / MANIFEST, {"seed": seed, "cases": {name: asdict(case) for name, case in cases.items()}})
-    _write_json(
-        folder / "dataset.json",
-        {
-            "channel_names": {"0": "CT"},
-            "labels": {"background": 0, "lesion": 1},
-            "numTraining": count,
-            "file_ending": ENDING,
-        },
-    )
+    manifest = {"seed": seed, "cases": {name: asdict(case) for name, case in cases.items()}}
+    write_json(folder / MANIFEST, manifest, indent=1)
+    description = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "lesion": 1},
+        "numTraining": count,
+        "file_ending": ENDING,
+    }
+    write_json(folder / "dataset.json", description, indent=1)
     return list(cases)
 
 
 def read_manifest(folder: Path) -> dict[str, PhantomCase]:
     """What is in each case of a data set that `make_phantom` wrote."""
-    cases = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["cases"]
+    cases = read_json(folder / MANIFEST)["cases"]
     return {
         name: PhantomCase(
             Ellipsoid(**case["lesion"]), case["lookalike"] and Ellipsoid(**case["lookalike"]), case["intensity"]
@@ -192,7 +191,3 @@ def _to_itk(array: np.ndarray, frame: sitk.Image) -> sitk.Image:
     image = sitk.GetImageFromArray(array)
     image.CopyInformation(frame)
     return image
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -17,6 +17,7 @@ from sam3d_nnunet.demo.figure import draw_figure
 from sam3d_nnunet.demo.layout import BASELINE, OURS, DemoFolder
 from sam3d_nnunet.demo.phantom import make_phantom, read_manifest
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import read_json, write_json, write_text
 from sam3d_nnunet.nnunet.registration import EXT_FOLDER
 from sam3d_nnunet.planning.recipes import load_recipe
 
@@ -71,7 +72,7 @@ def run_demo(folder: Path, seed: int = 0, epochs: int | None = None, device: str
         _run(demo, step, "nnUNetv2_train", *arguments, environment=IN_PROCESS)
     _announce(6, "table and picture")
     table = make_table(demo)
-    demo.table.write_text(table, encoding="utf-8")
+    write_text(demo.table, table)
     draw_figure(demo, demo.picture)
     print(f"\n{table}\ntable:   {demo.table}\npicture: {demo.picture}")
 
@@ -98,7 +99,7 @@ def make_table(demo: DemoFolder) -> str:
 
 def read_dice(summary: Path) -> dict[str, float]:
     """Dice of the lesion in each case, from nnU-Net's summary.json."""
-    cases = json.loads(summary.read_text(encoding="utf-8"))["metric_per_case"]
+    cases = read_json(summary)["metric_per_case"]
     return {Path(c["prediction_file"]).name.removesuffix(".nii.gz"): c["metrics"]["1"]["Dice"] for c in cases}
 
 
@@ -111,7 +112,7 @@ def _claim(demo: DemoFolder, seed: int, epochs: int | None) -> None:
     if demo.root.is_dir() and any(demo.root.iterdir()):
         raise SAM3DError(f"{demo.root} holds other files: give sam3d demo a new or an empty folder.")
     demo.root.mkdir(parents=True, exist_ok=True)
-    demo.mark.write_text(json.dumps({"seed": seed, "epochs": epochs}) + "\n", encoding="utf-8")
+    write_text(demo.mark, json.dumps({"seed": seed, "epochs": epochs}) + "\n")
 
 
 def _write_recipe(demo: DemoFolder, epochs: int | None) -> Path:
@@ -119,7 +120,7 @@ def _write_recipe(demo: DemoFolder, epochs: int | None) -> Path:
     recipe = load_recipe("demo")
     if epochs is not None:
         recipe["sam3d"]["num_epochs"] = epochs
-    demo.recipe.write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+    write_json(demo.recipe, recipe, indent=1)
     return demo.recipe
 
 
@@ -165,7 +166,7 @@ def _record(lines: Iterable[str], log: TextIO, last: deque[str]) -> Iterator[str
 
 
 def _epochs(demo: DemoFolder) -> int:
-    return json.loads(demo.recipe.read_text(encoding="utf-8"))["sam3d"]["num_epochs"]
+    return read_json(demo.recipe)["sam3d"]["num_epochs"]
 
 
 def _follow(lines: Iterator[str], epochs: int) -> None:

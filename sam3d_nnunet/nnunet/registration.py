@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sam3d_nnunet import __version__
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import whole_file
 
 # The folder to name in nnUNet_extTrainer, and the file in it, which is also what gets copied into nnunetv2.
 EXT_FOLDER = Path(__file__).parents[1] / "nnunet_ext"
@@ -100,21 +101,15 @@ def _text() -> str:
 def _write(files: list[Path]) -> None:
     # Both temporary files exist before either name does, so a folder without write access leaves nothing behind.
     # Their names don't end in .py: an nnU-Net that is searching right now must not import half a file.
-    parts = {file: file.with_name(f"{file.name}.{os.getpid()}.part") for file in files}
     try:
-        for part in parts.values():
-            part.write_text(_text(), encoding="utf-8")
-        for file, part in parts.items():
-            os.replace(part, file)
+        with contextlib.ExitStack() as stack:
+            for part in [stack.enter_context(whole_file(file)) for file in files]:
+                part.write_text(_text(), encoding="utf-8")
     except OSError as error:
         raise SAM3DError(
             f"Cannot write into nnunetv2 ({error}). To do without, run export nnUNet_extTrainer={EXT_FOLDER} "
             "and plan with sam3d plan -d ID instead of nnU-Net's own command."
         ) from error
-    finally:
-        for part in parts.values():
-            with contextlib.suppress(OSError):
-                part.unlink()
 
 
 def _remove_empty(folder: Path) -> None:

@@ -1,7 +1,5 @@
 """The authors' checkpoints as nnU-Net model folders."""
 
-import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ import torch
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import whole_folder, write_json
 from sam3d_nnunet.network.sam3d import SAM3D
 from sam3d_nnunet.network.weights import load_released_checkpoint
 from sam3d_nnunet.planning.settings import BLOCK, parse_settings
@@ -75,10 +74,8 @@ def import_released(checkpoint: str | Path, task: str, folder: str | Path) -> Pa
     _refuse_other_sizes(network, checkpoint)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-            model = Path(temporary) / folder.name
-            _write_model(network, task, model)
-            model.rename(folder)
+        with whole_folder(folder) as part:
+            _write_model(network, task, part)
     except (OSError, RuntimeError) as e:  # torch reports a full disk as the latter
         raise SAM3DError(f"The model folder {folder} can't be written: {e}") from e
     return folder
@@ -93,9 +90,9 @@ def _refuse_other_sizes(network: SAM3D, checkpoint: str | Path) -> None:
 def _write_model(network: SAM3D, task: str, folder: Path) -> None:
     plans = released_plans(task)
     dataset = {"name": task, "description": "Trained by the authors of 3DSAM-adapter.", **DATASET}
-    (folder / "fold_0").mkdir(parents=True)
-    for name, content in (("plans.json", plans), ("dataset.json", dataset)):
-        (folder / name).write_text(json.dumps(content, indent=4), encoding="utf-8")
+    (folder / "fold_0").mkdir()
+    write_json(folder / "plans.json", plans, indent=4)
+    write_json(folder / "dataset.json", dataset, indent=4)
     # what nnU-Net needs for prediction; there is no state of a training that could be continued
     content = {
         "network_weights": network.state_dict(),

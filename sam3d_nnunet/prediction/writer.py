@@ -1,9 +1,7 @@
 """Files of a predicted case, which appear complete or not at all."""
 
 import json
-import os
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.io import write_whole
+from sam3d_nnunet.io import whole_files, write_text
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.predictor import CasePrediction
 from sam3d_nnunet.prompts.files import write_prompt
@@ -43,8 +41,8 @@ class CaseWriter:
     def prepare(self) -> None:
         """Make the folder, with the files that nnU-Net's tools look for beside predictions."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / "dataset.json", json.dumps(self.model.dataset_json, indent=4))
-        write_whole(self.folder / "plans.json", json.dumps(self.model.plans.plans, indent=4))
+        write_text(self.folder / "dataset.json", json.dumps(self.model.dataset_json, indent=4))
+        write_text(self.folder / "plans.json", json.dumps(self.model.plans.plans, indent=4))
 
     def files(self, name: str) -> list[Path]:
         """All files of a case, as `write` makes them."""
@@ -88,8 +86,7 @@ class CaseWriter:
         main = f"{name}{self.model.file_ending}"
         properties = prediction.case.properties
         images = self.model.plans.image_reader_writer_class()
-        with tempfile.TemporaryDirectory(prefix=".part_", dir=self.folder) as temporary:
-            part = Path(temporary)
+        with whole_files(self.folder, last=main) as part:
             segmentation = prediction.segmentation()
             images.write_seg(segmentation, str(part / main), properties)
             write_prompt(prediction.prompt, part / f"{name}{'.csv' if self._spacing_apart else '.json'}")
@@ -98,11 +95,7 @@ class CaseWriter:
                 (part / f"{name}.pkl").write_bytes(pickle.dumps(properties))
             if self.instances:
                 (part / INSTANCES).mkdir()
-                (self.folder / INSTANCES).mkdir(exist_ok=True)
                 images.write_seg(prediction.instances(segmentation), str(part / INSTANCES / main), properties)
-            files = [file.relative_to(part) for file in part.rglob("*") if file.is_file()]
-            for file in sorted(files, key=lambda f: f == Path(main)):
-                os.replace(part / file, self.folder / file)
         return segmentation
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.world import ImageGeometry
-from sam3d_nnunet.io import write_whole
+from sam3d_nnunet.io import write_text
 from sam3d_nnunet.prompts.csv_points import images_in_csv, read_csv, to_csv
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.prompts.sam3d_json import read_sam3d_json, to_json
@@ -63,7 +63,7 @@ def write_prompt(prompt: Prompt, path: str | Path) -> None:
     path = Path(path)
     text = {JSON: to_json, MARKUPS: to_markups, CSV: to_csv}[_ending(path)](prompt)
     try:
-        write_whole(path, text)
+        write_text(path, text)
     except UnicodeEncodeError as e:
         raise SAM3DError(f"The name of the image {prompt.image!a} can't be written to {path}: it is no text.") from e
 

@@ -1,9 +1,9 @@
 """PlannedTrainer: nnU-Net's trainer with lengths and batch size from the plan."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
+from sam3d_nnunet.io import whole_file
 from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, merge, parse_settings, planned_block
 
 show_as_sentence()
@@ -52,11 +53,12 @@ class PlannedTrainer(nnUNetTrainer):
 
     def save_checkpoint(self, filename: str) -> None:
         """As nnU-Net's, but a file appears complete or not at all."""
-        temporary = filename + ".part"
-        super().save_checkpoint(temporary)
         # other ranks write nothing, and must not touch what the first may be writing right now
-        if self.local_rank == 0 and not self.disable_checkpointing:
-            os.replace(temporary, filename)
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with whole_file(Path(filename), only_writer=True) as part:
+            super().save_checkpoint(str(part))
 
     def plain_network(self) -> nn.Module:
         """The network without the wrappers of DDP, which would wait for ranks that call it less often, and compile."""

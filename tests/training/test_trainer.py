@@ -23,6 +23,7 @@ import sam3d_nnunet.training.trainer as sam_tuning
 from sam3d_nnunet.baselines.prompted_unet import PromptedUNetTrainer
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.io import whole_file
 from sam3d_nnunet.network.sam3d import PRESETS
 from sam3d_nnunet.nnunet.names import class_lookup
 from sam3d_nnunet.prompts.files import read_prompt
@@ -64,10 +65,10 @@ def state_of(trainer: SAM3DAdapterTrainer) -> dict[str, torch.Tensor]:
         ({"settings": {"optimizer": {"gradient_clip": "1"}}}, "'optimizer.gradient_clip': .* but it is '1'"),
         ({"settings": {"batch_size": "2"}}, "'batch_size': .* but it is '2'"),
         ({"settings": {"clicks": {"policy": "many"}}}, "'clicks.policy'"),
-        ({"plan": {"sam3d": ["tiny"]}}, r"must hold settings by name, but it is \['tiny'\]"),
+        ({"plan": {"sam3d": ["tiny"]}}, r"'sam3d' .*\['tiny'\]"),
         (
             {"trainer_class": SAM3DAdapterTrainer, "settings": {"preset": "vit_g"}},
-            "the preset 'vit_g', which does not exist; choose one of vit_b",
+            "'vit_g'.*vit_b",
         ),
         (
             {"trainer_class": SAM3DAdapterTrainer, "settings": {"preset": "paper"}},
@@ -357,11 +358,12 @@ def test_other_ranks_leave_the_first_ones_file_alone(make_trainer):
     trainer = make_trainer()
     trainer.initialize()
     trainer.local_rank = 1
-    half = Path(trainer.output_folder) / "checkpoint_latest.pth.part"
-    half.write_bytes(b"being written")
-    trainer.save_checkpoint(str(half.with_suffix("")))
-    assert half.read_bytes() == b"being written"
-    assert not half.with_suffix("").exists()
+    file = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    with whole_file(file, only_writer=True) as half:
+        half.write_bytes(b"being written")
+        trainer.save_checkpoint(str(file))
+        assert half.read_bytes() == b"being written"
+        assert not file.exists()
 
 
 def test_checkpointing_disabled(make_trainer):
