@@ -58,10 +58,15 @@ def on_post_build(config: Any, **_: Any) -> None:
 
 
 def commands() -> str:
-    """Every command of `sam3d` with its options and its example."""
+    """Every command of `sam3d`: a table of all, then each with its example and its options."""
     group = get_command(app)
-    context = group.context_class(group, info_name="sam3d")
-    return "\n".join(_command(group.commands, context))
+    found = list(_commands(group.commands, group.context_class(group, info_name="sam3d")))
+    rows = []
+    for context, command in found:
+        path = context.command_path
+        summary = inspect.cleandoc(command.help).split("\n\n")[0]
+        rows.append([f"[{path}](#{path.replace(' ', '-')})", _text(summary)])
+    return "\n".join([_table(["command", "what it does"], rows), "", *(_command(*one) for one in found)])
 
 
 def settings() -> str:
@@ -115,19 +120,25 @@ def _included(file: Path) -> str:
     return re.sub(r"\]\(docs/", "](", text)
 
 
-def _command(commands: dict[str, Any], parent: Any) -> Iterator[str]:
+def _commands(commands: dict[str, Any], parent: Any) -> Iterator[tuple[Any, Any]]:
+    """Context and command of each, those of subgroups included."""
     for name, command in commands.items():
         context = command.context_class(command, info_name=name, parent=parent)
         if hasattr(command, "commands"):
-            yield from _command(command.commands, context)
-            continue
-        yield f"## {context.command_path}\n\n{inspect.cleandoc(command.help)}\n"
-        if command.epilog:
-            yield f"```\n{command.epilog.removeprefix('Example: ')}\n```\n"
-        records = [p.get_help_record(context) for p in command.get_params(context) if p.name != "help"]
-        rows = [[f"`{names}`", _text(meaning)] for names, meaning in filter(None, records)]
-        if rows:
-            yield _table(["argument or option", "meaning"], rows) + "\n"
+            yield from _commands(command.commands, context)
+        else:
+            yield context, command
+
+
+def _command(context: Any, command: Any) -> str:
+    parts = [f"## {context.command_path}", inspect.cleandoc(command.help)]
+    if command.epilog:
+        parts.append(f"```\n{command.epilog.removeprefix('Example: ')}\n```")
+    records = [p.get_help_record(context) for p in command.get_params(context) if p.name != "help"]
+    rows = [[f"`{names}`", _text(meaning)] for names, meaning in filter(None, records)]
+    if rows:
+        parts.append(_table(["argument or option", "meaning"], rows))
+    return "\n\n".join([*parts, ""])
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[list[str]]:
