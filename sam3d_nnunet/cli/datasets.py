@@ -50,8 +50,8 @@ def splits_import(
     nnU-Net then validates on their test sets. Cases are matched by name, and cases missing on either side are listed.
     Reading the pickle cannot run code.
     """
-    from sam3d_nnunet.datasets.import_splits import import_splits
-    from sam3d_nnunet.datasets.splits_summary import describe_splits
+    from sam3d_nnunet.datasets.paper_folds import import_splits
+    from sam3d_nnunet.datasets.splits import describe_splits
 
     train_on_validation = their_validation is TheirValidation.train
     imported = import_splits(file, dataset, train_on_validation, allow_missing, overwrite)
@@ -71,7 +71,8 @@ def splits_show(
 
     Names the cases that are in no fold, in several folds, or without a file.
     """
-    from sam3d_nnunet.datasets.splits_summary import describe_dataset, describe_file
+    from sam3d_nnunet.datasets.paper_folds import describe_file
+    from sam3d_nnunet.datasets.splits import describe_dataset
 
     if (file is None) == (dataset is None):
         raise typer.BadParameter("name either a file or a data set (-d).")

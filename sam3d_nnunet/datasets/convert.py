@@ -1,29 +1,35 @@
-"""`sam3d dataset convert`: a published data set into nnUNet_raw."""
+"""`sam3d dataset convert`: a published data set into nnUNet_raw, each case checked on the way."""
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam3d_nnunet.datasets.convert_case import WRITING, CaseConverter
-from sam3d_nnunet.datasets.each_case import for_each_case
+import nibabel
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+
+from sam3d_nnunet.datasets.raw_dataset import for_each_case
 from sam3d_nnunet.datasets.sources import ENDING, LAYOUTS, Source
-from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.io import read_json, some, write_whole
+from sam3d_nnunet.errors import SAM3DError, last_line
+from sam3d_nnunet.geometry.world import ImageGeometry, ImageHeader, read_header
+from sam3d_nnunet.io import listing, read_json, whole_files, write_json
 from sam3d_nnunet.nnunet.folders import new_dataset_name, raw_root
 
 MARKER = "conversion.json"
 """In an unfinished data set: what it is made from."""
+SAME_PLACE = 0.1
+"""Of the smallest side of a voxel: how far label map and image may be apart to be taken for equal."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """A data set that was converted, or not wholly.
+    """A data set that was converted completely or in part.
 
     Attributes:
-        folder: the data set; while cases are missing, a folder that the next attempt goes on with.
-        complete: whether it is a data set to nnU-Net.
+        folder: the data set; while cases are missing, a folder with the cases so far, which the next attempt completes.
+        complete: whether nnU-Net can use it.
         cases: number of training cases.
         failed: sentences by the names of cases that are missing.
         notes: what else the user should know.
@@ -43,17 +49,17 @@ def convert(
     allow_missing: bool = False,
     ignore_label_geometry: bool = False,
 ) -> Conversion:
-    """Convert a published data set. It appears in nnUNet_raw when all its cases are there.
+    """Convert a published data set. It appears in nnUNet_raw when all its cases are converted.
 
     Args:
         source: its folder.
-        dataset: id, or whole name, of the data set to be made.
+        dataset: id or full name of the new data set.
         layout: msd, kits or lits.
-        allow_missing: finish it without the cases that are missing or bad.
+        allow_missing: finish without the cases that are missing or damaged.
         ignore_label_geometry: as `CaseConverter` takes it.
 
     Raises:
-        SAM3DError: the source isn't laid out so, the id is taken, or another conversion to it was begun.
+        SAM3DError: the source has another layout, the id is taken, or another conversion to it was begun.
     """
     source = Path(source).resolve()
     if not source.is_dir():
@@ -74,14 +80,15 @@ def convert(
 
 
 def _begin(folder: Path, made_from: dict[str, str], has_test_images: bool) -> Path:
-    """The folder of an unfinished data set, new or of an earlier attempt."""
+    """The folder of an unfinished data set: a new one, or that of an earlier attempt."""
     marker = folder / MARKER
     if folder.exists() and (not marker.is_file() or read_json(marker) != made_from):
-        raise SAM3DError(f"{folder} is left over from another conversion. Finish that one, or delete the folder.")
+        raise SAM3DError(f"{folder} belongs to an unfinished conversion of another source. Finish it or delete it.")
     folder.mkdir(exist_ok=True)
-    write_whole(marker, json.dumps(made_from))
-    shutil.rmtree(folder / WRITING, ignore_errors=True)  # of an attempt that was killed
-    for part in (WRITING, "imagesTr", "labelsTr", *(["imagesTs"] if has_test_images else [])):
+    write_json(marker, made_from)
+    for left in folder.glob("*/.part_*"):  # by an attempt that was killed
+        shutil.rmtree(left)
+    for part in ("imagesTr", "labelsTr", *(["imagesTs"] if has_test_images else [])):
         (folder / part).mkdir(exist_ok=True)
     return folder
 
@@ -95,8 +102,7 @@ def _finish(folder: Path, final: Path, source: Source) -> None:
         "name": source.title,
         **source.more,
     }
-    write_whole(folder / "dataset.json", json.dumps(content, indent=4) + "\n")
-    (folder / WRITING).rmdir()
+    write_json(folder / "dataset.json", content, indent=4)
     (folder / MARKER).unlink()
     os.rename(folder, final)
 
@@ -106,6 +112,127 @@ def _geometry_notes(default: dict[str, bool]) -> list[str]:
     if not names:
         return []
     return [
-        f"{len(names)} image(s) state voxels of 1 x 1 x 1 mm, no turn and no shift, which may mean that their geometry "
-        f"is lost: {some(names)}. Resampling and distances trust it."
+        f"{len(names)} image(s) have voxels of 1 x 1 x 1 mm, no rotation and no shift. Their geometry may be lost: "
+        f"{listing(names)}. Resampling and distances rely on it."
     ]
+
+
+class CaseConverter:
+    """Writes cases of a data set into a folder, except those that are there already."""
+
+    def __init__(self, source: Source, folder: Path, ignore_label_geometry: bool) -> None:
+        """
+        Args:
+            source: the published data set.
+            folder: with imagesTr, labelsTr and imagesTs.
+            ignore_label_geometry: take label maps to lie on the voxels of their images, whatever their headers say.
+        """
+        self.source, self.folder, self.ignore_label_geometry = source, folder, ignore_label_geometry
+
+    def training_case(self, name: str) -> bool:
+        """Write image and label map.
+
+        Returns:
+            Whether the image's header says nothing about its geometry.
+
+        Raises:
+            SAM3DError: a file is missing or damaged, both don't fit together, or a value has no meaning.
+        """
+        case = self.source.training[name]
+        header = _volume_header(case.image)
+        label = self.folder / "labelsTr" / f"{name}{ENDING}"
+        if not label.exists():  # written last
+            rewrite = self._check_label(case.label, header, case.image)
+            self._write_image(case.image, header, self.folder / "imagesTr", name)
+            with whole_files(label.parent) as part:
+                if rewrite:
+                    _write_with_geometry(case.label, case.image, part / label.name)
+                else:
+                    _copy(case.label, part / label.name)
+        return header.is_default()
+
+    def test_image(self, name: str) -> bool:
+        """Write an image without label map; as `training_case`."""
+        image = self.source.test[name]
+        header = _volume_header(image)
+        last = f"{name}_{len(self.source.channels) - 1:04}{ENDING}"
+        if not (self.folder / "imagesTs" / last).exists():
+            self._write_image(image, header, self.folder / "imagesTs", name)
+        return header.is_default()
+
+    def _check_label(self, file: Path, header: ImageHeader, image: Path) -> bool:
+        """Whether the label map needs the image's header."""
+        own = _volume_header(file)
+        if own.size != header.size[:3]:
+            raise SAM3DError(f"{file} has {own.size} voxels, its image {image} {header.size[:3]}.")
+        geometry = ImageGeometry.from_header(header)
+        shifts = geometry.corner_shifts(ImageGeometry.from_header(own), header.shape)
+        shift = np.linalg.norm(shifts, axis=1).max()
+        if shift > SAME_PLACE * geometry.spacing.min() and not self.ignore_label_geometry:
+            raise SAM3DError(
+                f"{file} doesn't lie on its image {image}: a corner is {shift:.3g} mm away by the headers. If the "
+                "voxels correspond all the same, use --ignore-label-geometry."
+            )
+        stored = np.ravel(_stored(file))
+        values = pd.unique(stored.astype(stored.dtype.newbyteorder("="), copy=False))
+        strange = sorted(set(values.tolist()) - set(self.source.labels.values()))
+        if strange:
+            raise SAM3DError(f"{file} holds values without a meaning: {', '.join(f'{v:g}' for v in strange[:10])}.")
+        return bool(shift > 0)
+
+    def _write_image(self, file: Path, header: ImageHeader, folder: Path, name: str) -> None:
+        channels = len(self.source.channels)
+        if header.channels != channels:
+            raise SAM3DError(f"{file} has {header.channels} channel(s), the data set {channels}.")
+        _stored(file, last_slice_only=True)  # ITK takes the missing end of a damaged file for zeros
+        files = [f"{name}_{channel:04}{ENDING}" for channel in range(channels)]
+        with whole_files(folder, last=files[-1]) as part:
+            if len(header.size) == 3:
+                _copy(file, part / files[0])
+            else:
+                image = _read(file)
+                for channel, written in enumerate(files):
+                    sitk.WriteImage(image[:, :, :, channel], str(part / written), True)
+
+
+def _volume_header(file: Path) -> ImageHeader:
+    """The header of a file that has three axes, or four with channels, and one number per voxel."""
+    header = read_header(file)
+    if len(header.size) not in (3, 4):
+        raise SAM3DError(f"{file} has {len(header.size)} axes; a volume has 3, and 4 with channels.")
+    if header.components != 1:
+        raise SAM3DError(f"{file} has {header.components} numbers per voxel; an intensity or a label is one.")
+    return header
+
+
+def _copy(file: Path, written: Path) -> None:
+    """The same bytes where they are compressed already."""
+    if file.name.endswith(ENDING):
+        shutil.copyfile(file, written)
+    else:
+        sitk.WriteImage(_read(file), str(written), True)
+
+
+def _write_with_geometry(file: Path, like: Path, written: Path) -> None:
+    label, header = _read(file), read_header(like)
+    spacing = np.linalg.norm(header.affine[:3, :3], axis=0)
+    label.SetSpacing(spacing.tolist())
+    label.SetDirection((header.affine[:3, :3] / spacing).ravel().tolist())
+    label.SetOrigin(header.affine[:3, 3].tolist())
+    sitk.WriteImage(label, str(written), True)
+
+
+def _read(file: Path) -> sitk.Image:
+    try:
+        return sitk.ReadImage(str(file))
+    except RuntimeError as e:
+        raise SAM3DError(f"{file} can't be read: {last_line(e)}") from e
+
+
+def _stored(file: Path, last_slice_only: bool = False) -> np.ndarray:
+    """Values in a file, which has to be whole up to them."""
+    try:
+        values = nibabel.load(file).dataobj
+        return np.asarray(values[..., -1] if last_slice_only else values)
+    except Exception as e:  # whatever the broken bytes lead to
+        raise SAM3DError(f"{file} is damaged ({type(e).__name__}: {e}). Get it again.") from e

@@ -1,15 +1,21 @@
-"""A data set in nnUNet_raw: its description, and the files of its training cases."""
+"""A data set in nnUNet_raw: its description, the files of its training cases, and work on many of them at once."""
 
 import copy
-import json
+import sys
+import traceback
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.nnunet.folders import dataset_name, raw_root
 
 
@@ -125,13 +131,43 @@ def read_dataset_json(file: Path) -> dict[str, Any]:
     Raises:
         SAM3DError: the file can't be read, or is no dataset.json of nnU-Net v2.
     """
+    return read_json_object(
+        file, ("channel_names", "labels", "file_ending"), "It must be the dataset.json of an nnU-Net v2 data set."
+    )
+
+
+Result = TypeVar("Result")
+
+
+def for_each_case(
+    work: Callable[[str], Result], cases: Collection[str], title: str
+) -> tuple[dict[str, Result], dict[str, str]]:
+    """Do the same work on many cases; an error in one case doesn't stop the others.
+
+    Threads are enough: most of the time goes into compression, which lets other threads run. nnUNet_def_n_proc sets
+    their number.
+
+    Args:
+        work: takes the name of a case.
+        cases: their names.
+        title: of the progress bar.
+
+    Returns:
+        results by case, and sentences about the cases that failed.
+    """
+    results, failed = {}, {}
+    pool = ThreadPoolExecutor(default_num_processes)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise SAM3DError(f"There is no description {file} of a data set. Give the id or name of one that is.") from e
-    except (OSError, ValueError) as e:
-        raise SAM3DError(f"The description {file} of the data set can't be read: {e}.") from e
-    needed = {"channel_names", "labels", "file_ending"}
-    if not isinstance(content, dict) or not needed <= content.keys():
-        raise SAM3DError(f"{file} is no dataset.json of nnU-Net v2: it lacks one of {', '.join(sorted(needed))}.")
-    return content
+        waiting = {pool.submit(work, case): case for case in cases}
+        for future in tqdm(as_completed(waiting), desc=title, total=len(waiting), unit="case", disable=not cases):
+            case, error = waiting[future], future.exception()
+            if error is None:
+                results[case] = future.result()
+            elif isinstance(error, SAM3DError):
+                failed[case] = str(error)
+            else:  # an error that we did not foresee
+                traceback.print_exception(error, file=sys.stderr)
+                failed[case] = f"{type(error).__name__}: {error}"
+    finally:
+        pool.shutdown(cancel_futures=True)  # when the user interrupts, cases that have not begun never do
+    return results, dict(sorted(failed.items()))

@@ -1,6 +1,5 @@
 """Where published data sets keep images and label maps, and what their label values mean."""
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.io import some
+from sam3d_nnunet.io import listing, read_json
 
 ENDING = ".nii.gz"
 KITS21_CASES = [f"case_{number:05}" for number in range(300)]
@@ -51,18 +50,16 @@ def find_msd(folder: Path) -> Source:
         SAM3DError: its dataset.json is not there or not laid out so.
     """
     file = folder / "dataset.json"
+    content = read_json(file, f"{folder} must be a task of the Decathlon.")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         channels = [content["modality"][key] for key in sorted(content["modality"], key=int)]
         labels = {name: int(value) for value, name in content["labels"].items()}
         listed = [Path(case["label"]).name.removesuffix(ENDING) for case in content["training"]]
         tests = {Path(image).name.removesuffix(ENDING) for image in content.get("test", [])}
-    except OSError as e:
-        raise SAM3DError(f"{folder} is no task of the Decathlon: {file} can't be read: {e}.") from e
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise SAM3DError(
-            f'{file} is not as the Decathlon has it ({type(e).__name__}: {e}): "modality", "labels" and "training" are '
-            "needed. Data sets of nnU-Net need no conversion."
+            f'{file} is not that of a task of the Decathlon ({type(e).__name__}: {e}): it needs "modality", "labels" '
+            'and "training". Data sets of nnU-Net need no conversion.'
         ) from e
     if labels.get("background") != 0 or len(labels) != len(content["labels"]):
         raise SAM3DError(f'The "labels" of {file} need names of their own, and "background" for 0.')
@@ -130,7 +127,7 @@ def _numbered(folder: Path, kind: str) -> dict[int, Path]:
     for file in sorted(folder.rglob(f"{kind}-*.nii*")):
         match = re.fullmatch(rf"{kind}-([0-9]+)\.nii(\.gz)?", file.name)
         if match and int(match[1]) in found:
-            raise SAM3DError(f"{kind}-{match[1]} is there twice: {some([str(file), str(found[int(match[1])])])}.")
+            raise SAM3DError(f"{kind}-{match[1]} is there twice: {listing([str(file), str(found[int(match[1])])])}.")
         if match:
             found[int(match[1])] = file
     return found

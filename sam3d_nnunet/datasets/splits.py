@@ -1,14 +1,15 @@
 """nnU-Net's folds: splits_final.json in the data set's folder of nnUNet_preprocessed."""
 
-import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
+from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.io import write_whole
+from sam3d_nnunet.io import listing, read_json, write_json
 from sam3d_nnunet.nnunet.folders import preprocessed_root
 
 Splits = list[dict[str, list[str]]]
@@ -32,12 +33,7 @@ def read_splits(file: Path) -> Splits:
     Raises:
         SAM3DError: the file can't be read, or isn't laid out as nnU-Net wants it.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise SAM3DError(f"There are no folds {file}: nnU-Net draws them when a first training starts.") from e
-    except (OSError, ValueError, RecursionError) as e:
-        raise SAM3DError(f"The folds {file} can't be read: {e}.") from e
+    content = read_json(file, "nnU-Net writes the folds of a data set when its first training starts.")
     if not isinstance(content, list) or not content:
         raise SAM3DError(f"{file} holds no list of folds.")
     for number, fold in enumerate(content):
@@ -65,12 +61,49 @@ def write_splits(splits: Splits, file: Path) -> None:
     """Write nnU-Net's folds, cases in alphabetical order; the file appears complete or not at all."""
     content = [{part: sorted(fold[part]) for part in ("train", "val")} for fold in splits]
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(content, indent=4) + "\n")
+    write_json(file, content, indent=4)
 
 
 def same_splits(one: Splits, other: Splits) -> bool:
     """Whether two lists of folds hold the same cases, in whatever order."""
     return [(set(f["train"]), set(f["val"])) for f in one] == [(set(f["train"]), set(f["val"])) for f in other]
+
+
+def describe_dataset(dataset: str) -> list[str]:
+    """Where the folds of a data set in nnUNet_raw are, by its id or name, and what they look like."""
+    raw = RawDataset.find(dataset)
+    file = splits_file(raw.name)
+    return [f"{file}:", *describe_splits(read_splits(file), raw.cases)]
+
+
+def describe_splits(splits: Splits, cases: Collection[str] | None = None) -> list[str]:
+    """Sizes of the folds, and which cases are not in exactly one validation set.
+
+    Args:
+        splits: nnU-Net's folds.
+        cases: of the data set. None: not known.
+    """
+    validated = Counter(name for fold in splits for name in set(fold["val"]))
+    named = {name for fold in splits for part in ("train", "val") for name in fold[part]}
+    known = named if cases is None else set(cases)
+    lines = [f"{len(splits)} fold(s), {len(named)} case(s)"]
+    for number, fold in enumerate(splits):
+        train, val = set(fold["train"]), set(fold["val"])
+        lines.append(f"fold {number}: {len(train)} for training, {len(val)} for validation")
+        lines += _cases(f"fold {number} validates on what it trains on", train & val)
+        left = named - train - val
+        lines += _cases(f"fold {number} leaves out", left)
+    if all(validated[name] == 1 for name in named):
+        lines.append("each of these cases is in the validation set of exactly one fold")
+    lines += _cases("in no fold", known - named)
+    lines += _cases("trained on, in no validation set", named - validated.keys())
+    lines += _cases("in the validation sets of several folds", {name for name, n in validated.items() if n > 1})
+    lines += _cases("in the folds, not in the data set", named - known)
+    return lines
+
+
+def _cases(what: str, names: Collection[str]) -> list[str]:
+    return [f"{what}: {len(names)} case(s): {listing(names)}"] if names else []
 
 
 def _is_names(value: Any) -> bool:

@@ -1,9 +1,7 @@
-"""One file in two places."""
+"""`sam3d dataset target`: a data set whose label 1 is one label or region of another data set."""
 
-import json
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +9,19 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-from sam3d_nnunet.datasets.each_case import for_each_case
-from sam3d_nnunet.datasets.raw_dataset import RawDataset
+from sam3d_nnunet.datasets.raw_dataset import RawDataset, for_each_case
 from sam3d_nnunet.datasets.splits import FILE, Splits, read_splits, splits_file, write_splits
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.io import some, write_whole
+from sam3d_nnunet.geometry.label_maps import read_label_map
+from sam3d_nnunet.io import listing, whole_folder, write_json
 from sam3d_nnunet.nnunet.folders import new_dataset_name, raw_root
 
 
 def link_or_copy(file: Path, link: Path) -> bool:
     """Make `link` the same file, or a copy of it.
 
-    A hard link outlives moves and removals of either folder. Where the file lies on another file system a symbolic link
-    names it by its absolute path; where there are no links either it is copied.
+    A hard link stays valid when either folder is moved or removed. On another file system a symbolic link with the
+    file's absolute path takes its place, and where links are impossible a copy.
 
     Returns:
         Whether it is a link.
@@ -41,16 +39,16 @@ def link_or_copy(file: Path, link: Path) -> bool:
 
 @dataclass(frozen=True)
 class TargetDataset:
-    """A data set that was derived.
+    """A derived data set.
 
     Attributes:
         folder: in nnUNet_raw.
         cases: number of training cases.
         empty: names of the source's cases without the target.
-        dropped: whether these were left out.
+        dropped: whether these cases were left out.
         linked: number of image files that are links.
-        copied: number of those that had to be copied.
-        splits: folds that were carried over, or None.
+        copied: number of image files that had to be copied.
+        splits: file of the folds that were taken over, or None.
     """
 
     folder: Path
@@ -62,31 +60,32 @@ class TargetDataset:
     splits: Path | None
 
     def notes(self) -> list[str]:
-        """What became of cases without the target."""
+        """What happened to cases without the target."""
         if not self.empty:
             return []
         fate = "left out" if self.dropped else "kept; --drop-empty leaves such cases out"
-        return [f"{len(self.empty)} case(s) without the target, {fate}: {some(self.empty)}"]
+        return [f"{len(self.empty)} case(s) without the target, {fate}: {listing(self.empty)}"]
 
 
 def derive_target(dataset: str, labels: list[str], new_dataset: str, drop_empty: bool = False) -> TargetDataset:
-    """Make a data set whose label 1 is one label or region of another one, or several together; the rest is background.
+    """Make a data set whose label 1 is one or several labels or regions of another data set; the rest is background.
 
     Args:
         dataset: id or name of the source in nnUNet_raw.
         labels: names in its dataset.json.
-        new_dataset: id, or whole name, of the data set to be made.
+        new_dataset: id or full name of the new data set.
         drop_empty: leave out cases without the target, as the paper did with LiTS17.
 
     Raises:
-        SAM3DError: there is no such data set or label, the id is taken, or files can't be read. Nothing is left then.
+        SAM3DError: there is no such data set or label, the id is taken, or files can't be read. Nothing is written
+            then.
     """
     source = RawDataset.find(dataset)
     values = target_values(source, labels)
     title = f"{source.name.split('_', 1)[-1]}_{'-'.join(labels)}"
     name, root, splits = new_dataset_name(new_dataset, title), raw_root(), _splits_of(source)
-    with tempfile.TemporaryDirectory(prefix=f".{name}_", dir=root) as temporary:
-        writer = _TargetWriter(source, values, Path(temporary) / name)
+    with whole_folder(root / name) as part:
+        writer = _TargetWriter(source, values, part)
         found, failed = for_each_case(writer.write_label, source.cases, "Label maps")
         if failed:
             reasons = " ".join(list(failed.values())[:5])
@@ -99,28 +98,26 @@ def derive_target(dataset: str, labels: list[str], new_dataset: str, drop_empty:
             writer.remove_label(case)
         kept = sorted(found.keys() - dropped)
         links = [link for case in kept for link in writer.link_images(case)] + writer.link_test_images()
-        description = json.dumps(_description(source, labels, len(kept)), indent=4)
-        write_whole(writer.folder / "dataset.json", description + "\n")
-        os.rename(writer.folder, root / name)
+        write_json(part / "dataset.json", _description(source, labels, len(kept)), indent=4)
     carried = None if splits is None else _carry_splits(splits, name, kept)
     return TargetDataset(root / name, len(kept), empty, drop_empty, sum(links), len(links) - sum(links), carried)
 
 
 def target_values(source: RawDataset, labels: list[str]) -> list[int]:
-    """Values of label maps that belong to labels or regions, by their names.
+    """Values in label maps of labels or regions, by the names of these.
 
     Raises:
-        SAM3DError: a name is unknown, or means no foreground.
+        SAM3DError: a name is unknown, or is not one of foreground.
     """
     known = {k: v for k, v in source.dataset_json["labels"].items() if k not in ("background", "ignore")}
     unknown = [label for label in labels if label not in known]
     if unknown or not labels:
-        raise SAM3DError(f"{source.name} has no label {some(unknown)}, but {', '.join(known)}.")
+        raise SAM3DError(f"{source.name} has no label {listing(unknown)}, but {', '.join(known)}.")
     return sorted({int(value) for label in labels for value in np.atleast_1d(known[label])})
 
 
 class _TargetWriter:
-    """Files of the new data set, in a folder without its final name."""
+    """Writes the files of the new data set."""
 
     def __init__(self, source: RawDataset, values: list[int], folder: Path) -> None:
         self.source, self.values, self.folder = source, values, folder
@@ -131,21 +128,17 @@ class _TargetWriter:
             (folder / part).mkdir(parents=True)
 
     def write_label(self, case: str) -> bool:
-        """Write a label map with the geometry that it had. Returns whether it holds the target."""
+        """Write a label map with its original geometry. Returns whether it holds the target."""
         missing = [str(file) for file in self.source.image_files(case) if not file.is_file()]
         if missing:
             raise SAM3DError(f"There is no image {missing[0]}.")
         file, files = self.source.label_file(case), self.files()
-        try:
-            segmentation, properties = files.read_seg(str(file))
-        except Exception as e:  # whatever the reader of the format raises
-            reason = (str(e).strip().splitlines() or [""])[-1]
-            raise SAM3DError(f"The label map {file} can't be read: {type(e).__name__}: {reason}.") from e
-        target = np.isin(segmentation[0], self.values).astype(np.uint8)
+        label_map = read_label_map(file, files)
+        target = np.isin(label_map.array, self.values).astype(np.uint8)
         there = bool(target.any())
         if self.ignore is not None:
-            target[segmentation[0] == self.ignore] = 2
-        files.write_seg(target, str(self._label(case)), properties)
+            target[label_map.array == self.ignore] = 2
+        files.write_seg(target, str(self._label(case)), label_map.properties)
         return there
 
     def remove_label(self, case: str) -> None:
@@ -174,7 +167,8 @@ class _TargetWriter:
 
 
 def _description(source: RawDataset, labels: list[str], cases: int) -> dict[str, Any]:
-    dropped = ("dataset", "regions_class_order")  # files are where nnU-Net expects them; there are no regions any more
+    # files are where nnU-Net looks by itself, and there are no regions
+    dropped = ("dataset", "regions_class_order")
     content = {key: value for key, value in source.dataset_json.items() if key not in dropped}
     ignore = {"ignore": 2} if "ignore" in content["labels"] else {}
     return content | {
@@ -185,7 +179,7 @@ def _description(source: RawDataset, labels: list[str], cases: int) -> dict[str,
 
 
 def _splits_of(source: RawDataset) -> Splits | None:
-    """Folds of the source, which may lie beside the raw data until it is planned."""
+    """Folds of the source; until it is planned, they may be beside the raw data."""
     files = (splits_file(source.name), source.folder / FILE)
     return next((read_splits(file) for file in files if file.is_file()), None)
 

@@ -46,7 +46,8 @@ def test_unusable_lists_of_files(tmp_path, listing):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [(None, "There is no"), ("{", "can't be read"), ("{}", "is no dataset.json"), ("[]", "is no")]
+    ("text", "said"),
+    [(None, "no file"), ("{", "line 1"), ('{"labels": {}}', "channel_names, file_ending"), ("[]", "object")],
 )
 def test_unusable_descriptions(tmp_path, text, said):
     file = tmp_path / "dataset.json"

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from sam3d_nnunet.datasets.splits import read_splits, same_splits, write_splits
-from sam3d_nnunet.datasets.splits_summary import describe_file, describe_splits
+from sam3d_nnunet.datasets.paper_folds import describe_file
+from sam3d_nnunet.datasets.splits import describe_splits, read_splits, same_splits, write_splits
 from sam3d_nnunet.errors import SAM3DError
 
 GOOD = [{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}]
@@ -59,5 +59,5 @@ def test_bad_files(tmp_path, content):
         read_splits(file)
     file.write_text(json.dumps(GOOD))
     assert read_splits(file) == GOOD
-    with pytest.raises(SAM3DError, match="There are no folds"):
+    with pytest.raises(SAM3DError, match="none.json.*nnU-Net writes"):
         read_splits(tmp_path / "none.json")
