@@ -22,7 +22,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "network"))
 import reference
 
-from sam3d_nnunet.network import PRESETS, SAM3D
+from sam3d_nnunet.network import PRESETS, SAM3D, Prompts
 from sam3d_nnunet.network.device import has_bf16_arithmetic
 
 REFERENCE = "reference"
@@ -45,8 +45,8 @@ class Contestant:
         options = {} if name == REFERENCE else {"precision": name}
         self.net = SAM3D.from_preset(arguments.preset, 1, 2, size, arguments.stride, **options).to(self.device).eval()
         self.image = torch.randn(1, 1, *size, device=self.device)
-        self.points = torch.tensor([[[n / 3 for n in size]]], device=self.device)
-        self.labels = torch.ones(1, 1, dtype=torch.long, device=self.device)
+        points = torch.tensor([[[n / 3 for n in size]]], device=self.device)
+        self.click = Prompts(points, torch.ones(1, 1, dtype=torch.long, device=self.device))
         self.target = (torch.rand(1, *size, device=self.device) < 0.5).long()
         self.encode_image = partial(reference.encode, self.net) if name == REFERENCE else self.net.encode
         self.decode_clicks = self._decode_reference if name == REFERENCE else self.net.decode
@@ -70,20 +70,20 @@ class Contestant:
     def decode(self) -> Tensor:
         """The clicks, on the embedding of the last `encode`."""
         with torch.inference_mode():
-            return self.decode_clicks(self.embedding, self.points, self.labels)
+            return self.decode_clicks(self.embedding, self.click)
 
     def training_step(self) -> None:
         """Forward, backward, optimiser."""
         self.embedding = None
         tuned = [p for p in self.net.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(tuned)
-        logits = self.decode_clicks(self.encode_image(self.image), self.points, self.labels)
+        logits = self.decode_clicks(self.encode_image(self.image), self.click)
         F.cross_entropy(logits, self.target).backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    def _decode_reference(self, levels: list[Tensor], points: Tensor, labels: Tensor) -> Tensor:
-        return reference.decode(self.net, levels, self.image, points, labels)
+    def _decode_reference(self, levels: list[Tensor], prompts: Prompts) -> Tensor:
+        return reference.decode(self.net, levels, self.image, prompts)
 
 
 class UNet:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sam3d_nnunet.network import Prompts
 from sam3d_nnunet.nnunet.names import CONTROL, NETWORK, TUNING, class_lookup, trainers_in
 
 DEFAULT = ("nnUNetTrainer_planned", *trainers_in(NETWORK, TUNING, CONTROL), "SAM3DAdapterTrainer")
@@ -98,9 +99,8 @@ def make_batch(trainer: Any, image: np.ndarray, label_map: np.ndarray) -> dict[s
         "target": [t[None] for t in target] if isinstance(target, list) else target[None],
     }
     if hasattr(trainer, "_prompt_simulator"):
-        drawn = trainer._prompt_simulator()(label_map[0].astype(np.int16), np.random.default_rng(0))
-        batch |= {"points": torch.from_numpy(drawn.points)[None], "point_labels": torch.from_numpy(drawn.labels)[None]}
-        batch |= {} if drawn.maps is None else {"maps": torch.from_numpy(drawn.maps)[None]}
+        prompts, _ = trainer._prompt_simulator()(label_map[0].astype(np.int16), np.random.default_rng(0))
+        batch["prompts"] = Prompts.from_voxels([prompts])
     return batch
 
 
@@ -123,8 +123,8 @@ def learn(trainer: Any, batch: dict[str, Any], steps: int, wanted: float) -> tup
 def mean_dice(trainer: Any, batch: dict[str, Any]) -> float:
     """Over the foreground labels of the batch; regions are taken for labels of their own."""
     trainer.network.eval()
-    prompts = trainer._prompts(batch) if "points" in batch else {}
-    output = trainer.network(batch["data"].to(trainer.device), **prompts)
+    prompts = [trainer._prompts(batch)] if "prompts" in batch else []
+    output = trainer.network(batch["data"].to(trainer.device), *prompts)
     logits = (output[0] if isinstance(output, (list, tuple)) else output).cpu()
     target = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]
     if trainer.label_manager.has_regions:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "network"))
 import reference
 
-from sam3d_nnunet.network import PRESETS, SAM3D
+from sam3d_nnunet.network import PRESETS, SAM3D, Prompts
 from sam3d_nnunet.network.window_attention import WINDOW
 
 
@@ -60,8 +60,8 @@ def compare(arguments: argparse.Namespace, size: tuple[int, ...], stride: int) -
         if "rel_pos" in name:
             parameter.normal_(std=0.1)
     image = torch.randn(1, 1, *size)
-    points, labels = torch.tensor([[[n / 3 for n in size]]]), torch.ones(1, 1, dtype=torch.long)
-    logits = net(image, points, labels)
+    click = Prompts(torch.tensor([[[n / 3 for n in size]]]), torch.ones(1, 1, dtype=torch.long))
+    logits = net(image, click)
     seconds = []
     for _ in range(arguments.runs):
         start = time.perf_counter()
@@ -70,7 +70,7 @@ def compare(arguments: argparse.Namespace, size: tuple[int, ...], stride: int) -
     start = time.perf_counter()
     levels = reference.encode(net, image)
     slow = time.perf_counter() - start
-    expected = reference.decode(net, levels, image, points, labels)
+    expected = reference.decode(net, levels, image, click)
     tokens = math.prod(-(-n // (stride * WINDOW)) * WINDOW for n in size)
     return tokens, reference.relative_error(logits, expected), statistics.median(seconds), slow
 

@@ -1,6 +1,5 @@
-"""The control that the promptable network has to beat: nnU-Net's U-Net with prompts as further input channels."""
+"""The prompted control: nnU-Net's U-Net with prompts as further input channels, and its trainers."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,21 +10,21 @@ from torch import Tensor, nn
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.device import computes_in_bf16
 from sam3d_nnunet.network.prompt_encoder import click_balls, map_channels
-from sam3d_nnunet.network.prompts import Prompts
+from sam3d_nnunet.network.prompts import Correct, Prompts
 from sam3d_nnunet.planning.settings import BLOCK, parse_settings
 from sam3d_nnunet.prompts.prompt import KINDS
 from sam3d_nnunet.training.prompted_trainer import PromptedTrainer
 
 
 def prompt_channels(num_click_labels: int) -> int:
-    """Input channels that prompts need: for each label one of clicks and one of each kind of map."""
+    """Input channels that prompts need: for each label, one for clicks and one for each kind of map."""
     return num_click_labels * (1 + KINDS)
 
 
 class PromptedUNet(nn.Module):
-    """A U-Net that sees clicks as small Gaussian balls, and masks, scribbles and boxes, beside the image.
+    """A U-Net whose input is the image and the prompts: clicks as small Gaussian balls, masks, scribbles and boxes.
 
-    Unlike `SAM3D` it has nothing to keep for a second set of clicks: it computes everything anew.
+    Unlike `SAM3D` it computes everything again for each set of prompts.
     """
 
     def __init__(self, unet: nn.Module, num_classes: int, num_click_labels: int, precision: str = "fp32") -> None:
@@ -49,51 +48,41 @@ class PromptedUNet(nn.Module):
         return self.unet.decoder
 
     def forward(
-        self,
-        image: Tensor,
-        points: Tensor | None = None,
-        labels: Tensor | None = None,
-        maps: Tensor | None = None,
-        correct: Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None], Prompts] | None = None,
+        self, image: Tensor, prompts: Prompts | None = None, correct: Correct | None = None
     ) -> Tensor | list[Tensor]:
-        """Arguments as for `SAM3D.forward`; with the U-Net's deep supervision on, the logits of all its levels."""
+        """Arguments as for `SAM3D.forward`; with deep supervision, the logits of all levels of the U-Net."""
         if correct is not None:
+            prompts = Prompts.none(len(image), image.device) if prompts is None else prompts
             with torch.no_grad():
-                first = self.decode(image, points, labels, maps)
-            finest = first[0] if isinstance(first, list) else first
-            points, labels, maps = correct(finest, points, labels, maps)
-        return self.decode(image, points, labels, maps)
+                first = self.decode(image, prompts)
+            prompts = correct(first[0] if isinstance(first, list) else first, prompts)
+        return self.decode(image, prompts)
 
     def encode(self, image: Tensor) -> Tensor:
-        """Nothing can be computed before the clicks are known."""
+        """The image itself: nothing can be computed before the prompts are known."""
         return image
 
-    def decode(
-        self, image: Tensor, points: Tensor | None = None, labels: Tensor | None = None, maps: Tensor | None = None
-    ) -> Tensor | list[Tensor]:
-        """Logits (B, K, D, H, W) float32; an image of its own for each set of prompts, or one for all."""
-        drawn = self._draw(image, points, labels, maps)
+    def decode(self, image: Tensor, prompts: Prompts | None = None) -> Tensor | list[Tensor]:
+        """Logits (B, K, D, H, W) float32; an image for each set of prompts, or one for all."""
+        drawn = self._draw(image, Prompts.none(len(image), image.device) if prompts is None else prompts)
         image = image.expand(len(drawn), -1, -1, -1, -1)
-        # deeper levels don't count: nnU-Net's smallest have 4 voxels a side, and kernels of 3
+        # the input is what counts: nnU-Net's deepest levels have 4 voxels a side, more than their kernels of 3
         bf16 = computes_in_bf16(self.precision, image.device, depth=image.shape[2])
         with torch.autocast(image.device.type, torch.bfloat16, enabled=bf16):
             logits = self.unet(torch.cat([image, drawn], dim=1))
         return [level.float() for level in logits] if isinstance(logits, (list, tuple)) else logits.float()
 
-    def _draw(self, image: Tensor, points: Tensor | None, labels: Tensor | None, maps: Tensor | None) -> Tensor:
+    def _draw(self, image: Tensor, prompts: Prompts) -> Tensor:
         """(B, `prompt_channels`, D, H, W) in [0, 1]."""
         size = tuple(image.shape[2:])
-        if points is None:
-            balls = image.new_zeros((len(image), self.num_click_labels, *size))
+        points = prompts.points.masked_fill((prompts.labels < 0)[..., None], 0)  # whatever padding holds, NaN included
+        balls = click_balls(points.to(image.dtype), prompts.labels, self.num_click_labels, size)
+        if prompts.maps is None:
+            shares = balls.new_zeros((1, KINDS * self.num_click_labels, *size))
         else:
-            points = points.masked_fill((labels < 0)[..., None], 0)  # whatever padding holds, NaN included
-            balls = click_balls(points.to(image.dtype), labels, self.num_click_labels, size)
-        if maps is None:
-            said = balls.new_zeros((1, KINDS * self.num_click_labels, *size))
-        else:
-            said = map_channels(maps, self.num_click_labels, stride=1).to(balls.dtype)
-        count = max(len(balls), len(said))
-        return torch.cat([drawn.expand(count, -1, -1, -1, -1) for drawn in (balls, said)], dim=1)
+            shares = map_channels(prompts.maps, self.num_click_labels, stride=1).to(balls.dtype)
+        count = max(len(balls), len(shares))
+        return torch.cat([drawn.expand(count, -1, -1, -1, -1) for drawn in (balls, shares)], dim=1)
 
 
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"

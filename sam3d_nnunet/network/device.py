@@ -1,4 +1,4 @@
-"""Where the network runs, and in which arithmetic."""
+"""The device on which the network runs, and the arithmetic it uses there."""
 
 import torch
 
@@ -11,13 +11,13 @@ WIDEST_KERNEL = 5  # of the convolutions over tokens
 def computes_in_bf16(precision: str, device: torch.device, depth: int) -> bool:
     """Whether matrix products and convolutions run in bfloat16.
 
-    Not on a CPU where a convolution may be wider than what it sees: PyTorch (2.14.1, oneDNN) then returns memory that
-    nobody has written to as the kernel's gradient in bfloat16.
+    They never do on a CPU if a convolution may be wider than its input: PyTorch (2.14.1, oneDNN) then returns
+    uninitialised memory as the gradient of the kernel in bfloat16.
 
     Args:
         precision: "bf16", "fp32", or "auto" for bfloat16 where the device has arithmetic for it.
-        device: where the network runs.
-        depth: the fewest voxels or tokens along d that it convolves.
+        device: on which the network runs.
+        depth: the smallest number of voxels or tokens along d in any of its convolutions.
     """
     if device.type == "cpu" and depth < WIDEST_KERNEL:
         return False
@@ -38,13 +38,13 @@ def has_bf16_arithmetic(device: torch.device) -> bool:
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """The device of a name.
+    """The device with a name such as "cpu", "cuda:1" or "mps".
 
     Raises:
-        SAM3DError: it is not there.
+        SAM3DError: it is not available.
     """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(str(device).partition(":")[0]):
-        usable = ", ".join(name for name, usable in there.items() if usable)
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(str(device).partition(":")[0]):
+        usable = ", ".join(name for name, is_there in available.items() if is_there)
         raise SAM3DError(f"The device {device} can't be used here; choose one of {usable}.")
     return torch.device(device)

@@ -1,4 +1,8 @@
-"""SAM's image encoder, lifted to volumes (paper, Section 3.2)."""
+"""SAM's image encoder, adapted to volumes (paper, Section 3.2).
+
+In the order of the data: `PatchEmbed` makes tokens, each `Block` has a `SpatialAdapter`, window attention and an MLP,
+and a `Neck3D` behind some blocks gives a level of features. `ImageEncoder` combines them.
+"""
 
 from functools import partial
 
@@ -10,10 +14,15 @@ from torch.utils.checkpoint import checkpoint
 from sam3d_nnunet.network.window_attention import WINDOW, WindowAttention, WindowLayout
 
 SAM_PATCH = 16  # SAM embeds 16 x 16 pixels; the slice convolution spans 16 slices
+SAM_GRID = 64  # tokens a side of SAM's position embedding and of the tables of its global attention
+SAM_WINDOW = 14  # tokens a side of the tables of SAM's window attention
+EPS = 1e-6  # of SAM's layer norms
+DEPTH_GRID = 32  # rows of the depth position table, those of a 128^3 patch at stride 4
+CACHED = 3 * 2**21  # numbers in the widest map of a group of windows on a CPU: 25 MB, found by trial
 
 
 def enlargement_matrix(stride: int) -> Tensor:
-    """How 16 samples of a linearly enlarged axis come from `stride` voxels and one neighbour on either side.
+    """Linear enlargement of an axis as a matrix: 16 samples from `stride` voxels and one neighbour on either side.
 
     Row o holds the two interpolation weights at source position (o + 0.5) * stride / 16 - 0.5; column j is voxel j - 1.
 
@@ -29,7 +38,7 @@ def enlargement_matrix(stride: int) -> Tensor:
 
 
 class PatchEmbed(nn.Module):
-    """Tokens from a volume (paper, Section 3.2): SAM's frozen patch embedding, then a tuned convolution over slices.
+    """Tokens from a volume: SAM's frozen patch embedding, then a tuned convolution over slices.
 
     The published network enlarges the volume 16 / stride times and embeds every slice of it. Enlargement and
     embedding are linear, so both are computed here as one convolution with (stride + 2)^3 taps on the original volume.
@@ -38,7 +47,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, input_channels: int, embed_dim: int, stride: int) -> None:
         """
         Args:
-            input_channels: channels of the image; more than one are mixed into SAM's three by tuned weights.
+            input_channels: channels of the image; with more than one, tuned weights mix them into SAM's three.
             embed_dim: width of a token.
             stride: voxels a token covers along each axis (2, 4 or 8).
         """
@@ -57,13 +66,13 @@ class PatchEmbed(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) with sides that are multiples of `stride` -> (B, D/stride, H/stride, W/stride, embed_dim)."""
         padded = F.pad(image, (1,) * 6, mode="replicate")
-        with torch.autocast(image.device.type, enabled=False):  # little work that everything rests on: exact
+        with torch.autocast(image.device.type, enabled=False):  # everything depends on this little work: float32
             tokens = F.conv3d(padded, *self.folded_kernel(), stride=self.stride)
-        # a copy in any case: of an image with one channel, torch.compile expects another layout than comes
+        # always a copy: with one channel, the layout of the result is not the one that torch.compile expects
         return tokens.permute(0, 2, 3, 4, 1).clone(memory_format=torch.contiguous_format)
 
     def folded_kernel(self) -> tuple[Tensor, Tensor]:
-        """Weight (embed_dim, input_channels, s + 2, s + 2, s + 2) and bias (embed_dim,) of the one convolution."""
+        """Weight (embed_dim, input_channels, s + 2, s + 2, s + 2) and bias (embed_dim,) of the single convolution."""
         taps = self.slice_embed.weight[:, 0, :, 0, 0]
         weight = torch.einsum("cd,dz,cryx,ri->cizyx", taps, self.enlarge, self.in_plane, self.channel_mix)
         bias = self.proj.bias * taps.sum(1) + self.slice_embed.bias
@@ -71,13 +80,13 @@ class PatchEmbed(nn.Module):
 
     @torch.no_grad()
     def _fold_in_plane(self) -> None:
-        """SAM's frozen kernel, folded within the slice once for all steps, again whenever weights are loaded."""
+        """Fold SAM's frozen kernel within the slice: once for all steps, and again whenever weights are loaded."""
         up = self.enlarge
         self.in_plane.copy_(torch.einsum("crhw,hy,wx->cryx", self.proj.weight, up, up))
 
 
 class SpatialAdapter(nn.Module):
-    """Bottleneck with a depth-wise 3-D convolution and a residual (paper, Section 3.2 and Fig. 3)."""
+    """Bottleneck with a depth-wise 3-D convolution and a residual connection (paper, Fig. 3)."""
 
     def __init__(self, dim: int) -> None:
         """
@@ -97,13 +106,6 @@ class SpatialAdapter(nn.Module):
         return tokens + F.relu(self.up(hidden), inplace=True)
 
 
-EPS = 1e-6  # of SAM's layer norms
-SAM_GRID = 64  # tokens a side of SAM's position embedding and of the tables of its global attention
-SAM_WINDOW = 14  # tokens a side of the tables of SAM's window attention
-CACHED = 3 * 2**21  # numbers in the widest map of a group of windows on a CPU: 25 MB, found by trial
-DEPTH_GRID = 32  # rows of the depth position table, those of a 128^3 patch at stride 4
-
-
 class Mlp(nn.Module):
     """SAM's two-layer perceptron, frozen."""
 
@@ -118,7 +120,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Spatial adapter, window attention and MLP (paper, Fig. 3). Adapter and norms are tuned, the rest is SAM's."""
+    """Spatial adapter, window attention and MLP (paper, Fig. 3). Adapter and norms are tuned, SAM's rest is frozen."""
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, table_size: int) -> None:
         super().__init__()
@@ -132,8 +134,8 @@ class Block(nn.Module):
     def forward(self, tokens: Tensor, layout: WindowLayout) -> Tensor:
         """(B, D, H, W, dim) -> the same shape.
 
-        All but the adapter looks at one window at a time, so on a CPU the windows pass through it in groups that stay
-        in its cache: memory is touched once on the way in and once on the way out.
+        Everything but the adapter treats each window by itself. On a CPU the windows are therefore processed in groups
+        that fit into its cache: memory is read once and written once.
         """
         rows = self.adapter(tokens).flatten(0, 3)
         size = self.windows_per_group if rows.device.type == "cpu" else len(layout.query_codes)
@@ -141,12 +143,12 @@ class Block(nn.Module):
         if torch.is_grad_enabled() or layout.is_padded:
             windows = [self.attend(rows.index_select(0, order), *codes) for order, *codes in groups]
             return layout.merge(torch.cat(windows))
-        for order, *codes in groups:  # back to where it came from, without memory of its own
+        for order, *codes in groups:  # in place, without further memory
             rows.index_copy_(0, order, self.attend(rows.index_select(0, order), *codes).flatten(0, 1))
         return rows.view_as(tokens)
 
     def attend(self, rows: Tensor, query_codes: Tensor, key_codes: Tensor) -> Tensor:
-        """SAM's transformer block on some windows, (windows * 512, dim) -> (windows, 512, dim)."""
+        """SAM's transformer block on a group of windows, (windows * 512, dim) -> (windows, 512, dim)."""
         windows = rows.unflatten(0, (-1, WINDOW**3))
         windows = windows + self.attn(self.norm1(windows), query_codes, key_codes)
         return windows + self.mlp(self.norm2(windows))
@@ -170,7 +172,7 @@ class Neck3D(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Features of a volume at four depths of the transformer (paper, Section 3.2)."""
+    """Levels of features of a volume, at four depths of the transformer."""
 
     def __init__(
         self,
@@ -196,6 +198,7 @@ class ImageEncoder(nn.Module):
                 the rest again: far less memory for a third more time.
         """
         super().__init__()
+        self.stride = stride
         self.activation_checkpointing = activation_checkpointing
         self.patch_embed = PatchEmbed(input_channels, embed_dim, stride)
         self.pos_embed = nn.Parameter(torch.zeros(1, SAM_GRID, SAM_GRID, embed_dim), requires_grad=False)

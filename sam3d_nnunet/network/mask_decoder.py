@@ -1,4 +1,4 @@
-"""Multi-layer aggregation: four levels of features and the image become logits."""
+"""The mask decoder: multi-layer aggregation of levels of features and the image (paper, Section 3.4)."""
 
 from collections.abc import Sequence
 
@@ -21,10 +21,10 @@ def conv_norm_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 
 class Fusion(nn.Module):
-    """3 x 3 x 3 convolution over all levels and the image, level by level.
+    """3 x 3 x 3 convolution over all levels and the image, computed level by level.
 
-    A convolution of concatenated maps is the sum of the convolutions of its parts. So the share of everything that does
-    not depend on the clicks is computed once per image, and the concatenation never exists.
+    A convolution of concatenated maps is the sum of the convolutions of its parts. The share of everything that does
+    not depend on prompts is therefore computed once per image, and the maps are never concatenated.
     """
 
     def __init__(self, level_channels: int, num_levels: int, image_channels: int) -> None:
@@ -33,12 +33,12 @@ class Fusion(nn.Module):
         self.conv = nn.Conv3d(sum(self.parts), level_channels, kernel_size=3, padding=1, bias=False)
 
     def share(self, part: int, x: Tensor) -> Tensor:
-        """What level number `part`, or the image (-1), adds to the fused map."""
+        """The share of level number `part`, or of the image (-1), in the fused map."""
         return F.conv3d(x, self.conv.weight.split(self.parts, dim=1)[part], padding=1)
 
 
 class MaskDecoder(nn.Module):
-    """Logits from levels of features and the image (paper, Section 3.4)."""
+    """Logits from levels of features and the image."""
 
     def __init__(
         self,
@@ -56,9 +56,10 @@ class MaskDecoder(nn.Module):
             num_levels: number of levels.
             image_channels: channels of the image.
             num_classes: logits per voxel, background included.
-            prompted: the levels that change with the clicks, counted from 0. Default: the last one.
+            prompted: the levels that prompts change, counted from 0. Default: the last one.
         """
         super().__init__()
+        self.num_classes = num_classes
         self.prompted = [num_levels - 1] if prompted is None else list(prompted)
         self.unprompted = [i for i in range(num_levels) if i not in self.prompted]
         self.heads = nn.ModuleList(
@@ -70,10 +71,10 @@ class MaskDecoder(nn.Module):
         self.seg_layers = nn.Conv3d(channels, num_classes, kernel_size=3, padding=1, bias=False)
 
     def encode(self, levels: Sequence[Tensor], image: Tensor) -> Tensor:
-        """The share of the fused map that needs no clicks.
+        """The share of the fused map that does not depend on prompts.
 
         Args:
-            levels: those that don't change with the clicks, (B, in_channels, d, h, w) each.
+            levels: those that prompts don't change, (B, in_channels, d, h, w) each.
             image: (B, C, 2d, 2h, 2w), the image at twice the resolution of the levels.
 
         Returns:

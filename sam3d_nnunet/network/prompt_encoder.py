@@ -1,10 +1,21 @@
-"""What prompts tell the network: the visual sampler, dense prompts, and the paper's ablation (Section 3.3)."""
+"""The prompt encoder: how clicks and dense prompts change the features of an image (paper, Section 3.3).
+
+`PromptEncoder`, at the end, combines its parts: for each level of features that prompts change a `LevelPromptEncoder`
+(the visual sampler, or for the paper's ablation the position code, and two prompt layers), and `DensePrompt`.
+"""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam3d_nnunet.prompts.prompt import BOX, KINDS, MASK, NOTHING, SCRIBBLE
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.network.prompts import Prompts
+from sam3d_nnunet.prompts.prompt import KINDS, NOTHING, SCRIBBLE
+
+SAM_LABELS = 2  # background and foreground
+BALL_SIGMA = 1.0  # tokens
 
 
 class Attention(nn.Module):
@@ -19,7 +30,7 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(inner_dim, dim)
 
     def forward(self, queries: Tensor, keys: Tensor, visible: Tensor | None = None) -> Tensor:
-        """(B, Q, dim), (B, K, dim) and (B, K) bool, the keys that may be seen -> (B, Q, dim)."""
+        """Queries (B, Q, dim), keys (B, K, dim) and which keys are visible, (B, K) bool -> (B, Q, dim)."""
         q, k, v = (
             projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection, x in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, keys))
@@ -30,7 +41,7 @@ class Attention(nn.Module):
 
 
 class PromptLayer(nn.Module):
-    """Global queries and clicks attend to each other, then the image attends to the queries (paper, Section 3.3)."""
+    """Global queries and clicks attend to each other, then the image attends to the queries."""
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, num_queries: int) -> None:
         super().__init__()
@@ -56,7 +67,7 @@ class PromptLayer(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """A vector per click label, zero at the start: what a click means, beside what lies under it."""
+    """A learned vector for each click label, added to the feature under the click. It starts at zero."""
 
     def __init__(self, num_labels: int, dim: int) -> None:
         super().__init__()
@@ -68,8 +79,8 @@ class LabelEmbedding(nn.Module):
         return self.seg_layers(labels.clamp(min=0))
 
 
-class PromptEncoder(nn.Module):
-    """Visual sampler and two prompt layers (paper, Section 3.3)."""
+class LevelPromptEncoder(nn.Module):
+    """Clicks change one level of features: the visual sampler and two prompt layers."""
 
     def __init__(
         self,
@@ -87,9 +98,9 @@ class PromptEncoder(nn.Module):
             mlp_dim: hidden width of the MLP on the queries.
             num_queries: learned global queries of each layer.
             num_layers: number of prompt layers.
-            num_labels: click labels that are told apart, background included; None for the published network, whose
-                clicks are all alike. Features are then sampled with zero padding as published, else with border
-                padding: a click in a corner keeps only 24 % of its feature under zero padding.
+            num_labels: click labels, background included. None for the published network, whose clicks have no labels.
+                It samples features with zero padding. With labels, features are sampled with border padding, because
+                zero padding leaves a click in a corner only 24 % of its feature.
         """
         super().__init__()
         self.layers = nn.ModuleList(PromptLayer(dim, num_heads, mlp_dim, num_queries) for _ in range(num_layers))
@@ -97,11 +108,11 @@ class PromptEncoder(nn.Module):
         self.padding_mode = "zeros" if num_labels is None else "border"
 
     def forward(self, features: Tensor, points: Tensor, labels: Tensor) -> Tensor:
-        """Features that know about the clicks.
+        """Features that the clicks have changed.
 
         Args:
             features: (B, dim, d, h, w), a level of the image encoder.
-            points: (B, N, 3) clicks in units of the features' grid, as `grid_sample` has them: -1 and 1 are its faces.
+            points: (B, N, 3) clicks in the units of `grid_sample`: -1 and 1 are the faces of the token grid.
             labels: (B, N) int, -1 for padding.
 
         Returns:
@@ -116,61 +127,53 @@ class PromptEncoder(nn.Module):
         return image.transpose(1, 2).unflatten(2, features.shape[2:])
 
     def click_tokens(self, features: Tensor, points: Tensor) -> Tensor:
-        """The features under the clicks, (B, dim, d, h, w) and (B, N, 3) -> (B, N, dim), trilinear."""
+        """The visual sampler: features under the clicks, (B, dim, d, h, w) and (B, N, 3) -> (B, N, dim), trilinear."""
         grid = points.flip(-1)[:, :, None, None].to(features.dtype)  # grid_sample wants (x, y, z)
         sampled = F.grid_sample(features, grid, padding_mode=self.padding_mode, align_corners=False)
         return sampled[..., 0, 0].transpose(1, 2)
 
 
-SAMS_LABELS = 2  # background and foreground
-
-
 class PositionCode(nn.Module):
-    """Sines and cosines of random frequencies (SAM's positional encoding, with a third axis)."""
+    """SAM's positional encoding with a third axis: sines and cosines of random frequencies."""
 
     def __init__(self, dim: int) -> None:
         """
         Args:
-            dim: length of a code, even.
+            dim: length of a code; even.
         """
         super().__init__()
         self.register_buffer("frequencies", torch.randn(3, dim // 2))
 
     def forward(self, points: Tensor) -> Tensor:
         """(B, N, 3) in [-1, 1] between the faces of the grid -> (B, N, dim)."""
-        # sum of products and not a matrix product, which autocast would round to a few bits of the phase
+        # a sum of products, because autocast would round a matrix product to a few bits of the phase
         phases = 2 * torch.pi * (points[..., None] * self.frequencies).sum(-2)
         return torch.cat([phases.sin(), phases.cos()], dim=-1)
 
 
-class PositionPromptEncoder(PromptEncoder):
-    """`PromptEncoder` with SAM's codes of positions where the visual sampler has features (the paper's ablation).
+class PositionPromptEncoder(LevelPromptEncoder):
+    """`LevelPromptEncoder` with SAM's position codes instead of sampled features (the paper's ablation).
 
-    As in SAM a click is its position's code plus an embedding of its label, also where all clicks are foreground. SAM
-    gives the image tokens their codes, too; here they stay without, as in the published prompt layers, so that only
-    what stands for a click differs.
+    As in SAM, a click is the code of its position plus an embedding of its label, even where all clicks are foreground.
+    SAM also adds codes to the image tokens. Here the image tokens have none, as in the published prompt layers, so that
+    the ablation changes only the representation of a click.
     """
 
     def __init__(self, dim: int, num_heads: int = 8, mlp_dim: int = 2048, *, num_labels: int | None = None) -> None:
-        """Arguments are those of `PromptEncoder`; without labels there are SAM's two."""
-        super().__init__(dim, num_heads, mlp_dim, num_labels=num_labels or SAMS_LABELS)
+        """Arguments as for `LevelPromptEncoder`; without `num_labels` there are SAM's two labels."""
+        super().__init__(dim, num_heads, mlp_dim, num_labels=num_labels or SAM_LABELS)
         self.position = PositionCode(dim)
 
     def click_tokens(self, features: Tensor, points: Tensor) -> Tensor:
-        """Codes of the clicks' positions, (B, dim, d, h, w) and (B, N, 3) -> (B, N, dim)."""
+        """Codes of the positions of the clicks, (B, dim, d, h, w) and (B, N, 3) -> (B, N, dim)."""
         return self.position(points).to(features.dtype)
 
 
-__all__ = ["BOX", "KINDS", "MASK", "NOTHING", "SCRIBBLE", "DensePrompt", "click_balls", "map_channels"]
-
-BALL_SIGMA = 1.0  # tokens
-
-
 def click_balls(points: Tensor, labels: Tensor, num_labels: int, grid: tuple[int, int, int]) -> Tensor:
-    """One channel per click label, a Gaussian ball of 1 token s.d. at each of its clicks.
+    """Clicks drawn as Gaussian balls with a standard deviation of 1 token, one channel for each label.
 
     Args:
-        points: (B, N, 3) in token units, token centres at integers.
+        points: (B, N, 3) in tokens, token centres at integers.
         labels: (B, N) int, -1 for padding.
         num_labels: number of channels.
         grid: tokens along (d, h, w).
@@ -187,42 +190,41 @@ def click_balls(points: Tensor, labels: Tensor, num_labels: int, grid: tuple[int
 
 
 def map_channels(maps: Tensor, num_labels: int, stride: int) -> Tensor:
-    """One channel per map and label: the share of a token's voxels that say so; for scribbles whether any does.
+    """Maps on the token grid, one channel for each map and label: the share of a token's voxels with that label.
 
-    A scribble is one voxel wide: its share would be next to nothing.
+    For scribbles it is whether any voxel has it, because a line one voxel wide fills almost no share of a token.
 
     Args:
-        maps: (B, 3, D, H, W) int, see `sam3d_nnunet.prompts.prompt`. Incomplete tokens are filled up with nothing.
+        maps: (B, 3, D, H, W) int, see `sam3d_nnunet.prompts.prompt`. Incomplete tokens are filled up with `NOTHING`.
         num_labels: channels per map.
         stride: voxels a token covers along each axis.
 
     Returns:
-        (B, 3 * num_labels, d, h, w) float32 in [0, 1], all labels of the mask first.
+        (B, 3 * num_labels, d, h, w) float32 in [0, 1]; the labels of the previous mask come first.
     """
     d, h, w = (-n % stride for n in maps.shape[2:])
     if d or h or w:
         maps = F.pad(maps, (0, w, 0, h, 0, d), value=NOTHING)
-    said = [F.avg_pool3d((maps == label).float(), stride) for label in range(num_labels)]
-    shares = torch.stack(said, dim=2)
+    shares = torch.stack([F.avg_pool3d((maps == label).float(), stride) for label in range(num_labels)], dim=2)
     shares[:, SCRIBBLE] = (shares[:, SCRIBBLE] > 0).float()
     return shares.flatten(1, 2)
 
 
 class DensePrompt(nn.Module):
-    """Maps dense prompt channels to a change of the last level of features (ours, not in the paper).
+    """Dense prompts change the last level of features (ours, not in the paper).
 
-    The visual sampler knows where a click is only through the position left in its feature, so two look-alikes are hard
-    to tell apart. The last layer starts at zero, which keeps the published function unchanged at the start.
+    The visual sampler knows the position of a click only through the feature under it, so two look-alikes are hard to
+    tell apart. The last layer starts at zero, so that the published function is unchanged at the start.
     """
 
     def __init__(self, num_labels: int, dim: int, hidden: int, stride: int, takes_maps: bool) -> None:
         """
         Args:
-            num_labels: labels of prompts, background included: one channel each, for clicks and for each map.
+            num_labels: labels of prompts, background included: one channel each for clicks and for each map.
             dim: channels of the features.
             hidden: channels between the two convolutions.
             stride: voxels a token covers along each axis.
-            takes_maps: whether there are channels for maps beside those for clicks.
+            takes_maps: whether there are channels for maps in addition to those for clicks.
         """
         super().__init__()
         self.num_labels = num_labels
@@ -230,29 +232,115 @@ class DensePrompt(nn.Module):
         self.takes_maps = takes_maps
         channels = num_labels * (1 + KINDS * takes_maps)
         self.seg_layers = nn.Conv3d(channels, hidden, kernel_size=3, padding=1)
-        # a kind of map that no training step has shown then changes nothing, instead of adding noise
+        # a kind of map that training never shows then changes nothing, instead of adding noise
         nn.init.zeros_(self.seg_layers.weight[:, num_labels:])
         self.project = nn.Conv3d(hidden, dim, kernel_size=3, padding=1)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
-    def forward(self, points: Tensor, labels: Tensor, grid: tuple[int, int, int], maps: Tensor | None = None) -> Tensor:
-        """A change of the features from clicks and maps.
+    def forward(self, prompts: Prompts, grid: tuple[int, int, int]) -> Tensor:
+        """The change of the features.
 
         Args:
-            points: (B, N, 3) in token units, token centres at integers.
-            labels: (B, N) int, -1 for padding.
+            prompts: points in tokens, token centres at integers; maps in voxels, for each patch or one for all.
             grid: tokens along (d, h, w).
-            maps: (B or 1, 3, D, H, W) int in voxels; None: they say nothing.
 
         Returns:
             (B, dim, d, h, w).
         """
-        channels = click_balls(points, labels, self.num_labels, grid)
+        channels = click_balls(prompts.points, prompts.labels, self.num_labels, grid)
         if self.takes_maps:
-            if maps is None:
-                said = channels.new_zeros(1, KINDS * self.num_labels, *grid)
+            if prompts.maps is None:
+                shares = channels.new_zeros(1, KINDS * self.num_labels, *grid)
             else:
-                said = map_channels(maps, self.num_labels, self.stride).to(channels.dtype)
-            channels = torch.cat([channels, said.expand(len(channels), -1, -1, -1, -1)], dim=1)
+                shares = map_channels(prompts.maps, self.num_labels, self.stride).to(channels.dtype)
+            channels = torch.cat([channels, shares.expand(len(channels), -1, -1, -1, -1)], dim=1)
         return self.project(F.gelu(self.seg_layers(channels)))
+
+
+class PromptEncoder:
+    """All that prompts change: turns the levels of features that depend on prompts into the prompted levels.
+
+    It has no weights of its own and is no torch module, because `SAM3D` registers its parts one by one: checkpoints
+    name them `prompt_encoder`, `deep_prompt_encoders` and `dense_prompt`, side by side. Hooks that rename tensors would
+    allow one module around them, but then `state_dict` and `named_parameters` would disagree about every name.
+    """
+
+    def __init__(self, levels: Sequence[LevelPromptEncoder], dense: DensePrompt | None, stride: int) -> None:
+        """
+        Args:
+            levels: one encoder for each level that prompts change, shallow to deep.
+            dense: changes the deepest level before its encoder reads it. None: the published network, in which clicks
+                have no labels and there are no maps.
+            stride: voxels a token covers along each axis.
+        """
+        self.levels = list(levels)
+        self.dense = dense
+        self.stride = stride
+
+    @property
+    def takes_maps(self) -> bool:
+        """Whether previous masks, scribbles and boxes change anything."""
+        return self.dense is not None and self.dense.takes_maps
+
+    def __call__(self, levels: Sequence[Tensor], prompts: Prompts, size: tuple[int, int, int]) -> list[Tensor]:
+        """The prompted levels.
+
+        Args:
+            levels: (B or 1, dim, d, h, w), those that prompts change, shallow to deep.
+            prompts: in voxels of the image.
+            size: voxels of the image along (d, h, w).
+
+        Returns:
+            (B, dim, d, h, w) each.
+
+        Raises:
+            SAM3DError: a prompt has a label that the network does not know, or is of a kind that it does not take.
+        """
+        self._check_labels(prompts.labels)
+        self._check_maps(prompts.maps, size)
+        labels = prompts.labels
+        points = prompts.points.to(levels[-1].dtype)
+        points = points.masked_fill((labels < 0)[..., None], 0)  # whatever padding holds, NaN included
+        levels = [level.expand(len(points), -1, -1, -1, -1) for level in levels]
+        grid = tuple(levels[-1].shape[2:])
+        tokens = (points + 0.5) / self.stride  # counted from the faces of the grid
+        if self.dense is not None:
+            levels[-1] = levels[-1] + self.dense(prompts._replace(points=tokens - 0.5), grid)
+        faces = 2 * tokens / torch.tensor(grid, device=tokens.device) - 1
+        return [encoder(level, faces, labels) for encoder, level in zip(self.levels, levels, strict=True)]
+
+    def _check_labels(self, labels: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            return
+        lowest, highest = (1, 1) if self.dense is None else (0, self.dense.num_labels - 1)
+        wrong = (labels != -1) & ((labels < lowest) | (labels > highest))
+        if not wrong.any():
+            return
+        label = labels[wrong][0].item()
+        if self.dense is not None:
+            raise SAM3DError(f"A click has label {label}; this network knows labels 0 (background) to {highest}.")
+        raise SAM3DError(
+            f"A click has label {label}; the published network takes unlabelled foreground clicks only (label 1). "
+            "Background clicks and classes need a preset with labelled prompts, such as vit_b."
+        )
+
+    def _check_maps(self, maps: Tensor | None, size: tuple[int, int, int]) -> None:
+        if maps is None:
+            return
+        if not self.takes_maps:
+            raise SAM3DError(
+                "This network was built without masks, scribbles and boxes as prompts; give it clicks only."
+            )
+        if tuple(maps.shape[1:]) != (KINDS, *size):
+            wanted = ", ".join(map(str, (KINDS, *size)))
+            raise SAM3DError(f"Maps of prompts have the shape {tuple(maps.shape)}, but (B, {wanted}) is needed.")
+        if torch.compiler.is_compiling():
+            return
+        lowest, highest = (int(n) for n in maps.aminmax())
+        if lowest < NOTHING or highest >= self.dense.num_labels:
+            label = lowest if lowest < NOTHING else highest
+            raise SAM3DError(
+                f"A mask, scribble or box has label {label}; this network knows labels 0 (background) to "
+                f"{self.dense.num_labels - 1}, and {NOTHING} where it says nothing."
+            )

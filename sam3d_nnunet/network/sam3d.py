@@ -1,8 +1,7 @@
-"""The promptable 3-D network: image encoder, prompt encoder, mask decoder."""
+"""SAM3D, the promptable 3-D network: presets, the network made of its three parts, and how it is built."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,13 +12,12 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.device import PRECISIONS, computes_in_bf16
 from sam3d_nnunet.network.image_encoder import ImageEncoder
 from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
-from sam3d_nnunet.network.prompt_encoder import DensePrompt, PositionPromptEncoder, PromptEncoder
-from sam3d_nnunet.network.prompts import Prompts
-from sam3d_nnunet.prompts.prompt import KINDS, NOTHING
+from sam3d_nnunet.network.prompt_encoder import DensePrompt, LevelPromptEncoder, PositionPromptEncoder, PromptEncoder
+from sam3d_nnunet.network.prompts import Correct, Prompts
 
 STRIDES = (2, 4, 8)
 PUBLISHED_GRID = 32  # tokens a side of the published network
-PROMPT_ENCODERS = {"sampler": PromptEncoder, "position": PositionPromptEncoder}
+PROMPT_ENCODINGS = {"sampler": LevelPromptEncoder, "position": PositionPromptEncoder}
 
 
 @dataclass(frozen=True)
@@ -27,12 +25,12 @@ class Preset:
     """Sizes of a network.
 
     Attributes:
-        sam_model: which SAM weights fit, None if none do.
-        embed_dim, depth, num_heads, global_blocks: SAM's image encoder.
+        sam_model: the SAM model whose weights fit; None if none fit.
+        embed_dim, depth, num_heads, global_blocks: of SAM's image encoder.
         feature_channels: channels of each level of features.
         decoder_channels: channels inside the mask decoder.
         prompt_heads, prompt_mlp_dim: sizes of the prompt encoder.
-        labelled_prompts: whether clicks carry labels and are also drawn as dense prompts; not in the published one.
+        labelled_prompts: whether clicks carry labels and are also drawn as dense prompts; not in the published network.
     """
 
     sam_model: str | None
@@ -56,15 +54,20 @@ PRESETS = {
 }
 
 
+def default_stride(patch_size: tuple[int, ...]) -> int:
+    """Voxels a token covers: the smallest stride with at most the published 32 tokens a side (128^3: 4, 256^3: 8)."""
+    return next((s for s in STRIDES if max(patch_size) <= s * PUBLISHED_GRID), STRIDES[-1])
+
+
 @dataclass
 class Embedding:
-    """What `SAM3D.encode` finds in an image and `SAM3D.decode` needs for each set of clicks.
+    """What `SAM3D.encode` computes once for an image and `SAM3D.decode` needs for each set of prompts.
 
     Attributes:
-        features: (B, C, d, h, w) each, in the type of the weights: the levels of the encoder that clicks change, on the
-            token grid. The last level is the last of them.
-        image_share: (B, C', 2d, 2h, 2w) in the type of the arithmetic, the part of the fused map that doesn't depend
-            on clicks.
+        features: (B, C, d, h, w) each, in the type of the weights: the levels of features that prompts change, on the
+            token grid, shallow to deep.
+        image_share: (B, C', 2d, 2h, 2w) in the type of the arithmetic: the part of the decoder's fused map that does
+            not depend on prompts.
         size: voxels of the image along (d, h, w).
     """
 
@@ -73,106 +76,49 @@ class Embedding:
     size: tuple[int, int, int]
 
 
-def default_stride(patch_size: tuple[int, ...]) -> int:
-    """Voxels a token covers: as few as keep the token grid within the published 32 a side (128^3: 4, 256^3: 8)."""
-    return next((s for s in STRIDES if max(patch_size) <= s * PUBLISHED_GRID), STRIDES[-1])
-
-
 class SAM3D(nn.Module):
-    """3DSAM-adapter (Gong et al. 2023, arXiv 2306.13465).
+    """3DSAM-adapter (Gong et al. 2023, arXiv 2306.13465): image encoder, prompt encoder and mask decoder.
 
-    Whether a parameter is tuned is decided by the modules themselves: `requires_grad` is False for all that is SAM's.
+    `SAM3D.from_preset` builds one. Tuned are the parameters with `requires_grad`: the modules themselves set it to
+    False for everything that comes frozen from SAM.
     """
 
     def __init__(
         self,
-        preset: Preset,
-        input_channels: int,
-        num_classes: int,
-        stride: int,
-        num_click_labels: int | None = None,
-        labelled_prompts: bool | None = None,
-        takes_maps: bool | None = None,
+        image_encoder: ImageEncoder,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
         precision: str = "fp32",
-        activation_checkpointing: bool | None = None,
-        prompt_encoding: str = "sampler",
-        deep_prompt_levels: Collection[int] = (),
-        aggregate_levels: bool = True,
     ) -> None:
         """
         Args:
-            preset: sizes of the network.
-            input_channels: channels of the image.
-            num_classes: logits per voxel, background included.
-            stride: voxels a token covers along each axis (2, 4 or 8).
-            num_click_labels: labels a click may have, background included. Default: `num_classes`.
-            labelled_prompts: overrides the preset's.
-            takes_maps: whether previous masks, scribbles and boxes mean something. Default: where prompts are labelled.
-            precision: of matrix products and convolutions, "bf16", "fp32" or "auto" (bf16 where the device has
-                arithmetic for it). Weights and norms of tokens are float32 in any case, and logits are returned so. Can
-                be set later.
-            activation_checkpointing: compute each block of the encoder again in the backward pass instead of keeping
-                its activations. Default: for encoders of SAM's size.
-            prompt_encoding: what stands for a click, "sampler" (the features under it) or "position" (SAM's code).
-            deep_prompt_levels: levels of features, counted from 1, that clicks change beside the last one. Each has a
-                prompt encoder of its own, which reads that level; dense prompts reach the last level only.
-            aggregate_levels: whether all levels are decoded, or the last one alone.
+            image_encoder: image -> levels of features.
+            prompt_encoder: levels that prompts change and prompts -> prompted levels.
+            mask_decoder: levels and image -> logits.
+            precision: of matrix products and convolutions: "bf16", "fp32" or "auto" (bf16 where the device has
+                arithmetic for it). Weights, norms of tokens and returned logits are float32 in any case. It can be set
+                later.
 
         Raises:
-            SAM3DError: the stride, the precision, the prompt encoding or a level is not possible, or maps are wanted
-                without labelled prompts.
+            SAM3DError: there is no such precision.
         """
         super().__init__()
-        # 0 until weights have been chosen: travels with checkpoints, so that a loaded network is not started anew
-        self.register_buffer("initialized", torch.zeros((), dtype=torch.uint8))
-        if stride not in STRIDES:
-            raise SAM3DError(f"stride {stride!r} is not possible; choose one of {', '.join(map(str, STRIDES))}.")
         if precision not in PRECISIONS:
             raise SAM3DError(f"precision {precision!r} is not possible; choose one of {', '.join(PRECISIONS)}.")
-        if prompt_encoding not in PROMPT_ENCODERS:
-            raise SAM3DError(
-                f"prompt encoding {prompt_encoding!r} is not possible; choose one of {', '.join(PROMPT_ENCODERS)}."
-            )
-        self.num_classes = num_classes
-        self.stride = stride
+        # 0 until the initial weights are complete; part of checkpoints, so that SAM's weights never overwrite loaded ones
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.uint8))
+        self.image_encoder = image_encoder
+        # the names that these parts have in checkpoints, in the order that states of optimizers refer to
+        *deep, self.prompt_encoder = prompt_encoder.levels
+        self.deep_prompt_encoders = nn.ModuleList(deep)
+        self.dense_prompt = prompt_encoder.dense
+        self.mask_decoder = mask_decoder
+        self.apply_prompts = prompt_encoder
+        self.num_classes = mask_decoder.num_classes
+        self.stride = image_encoder.stride
+        self.labelled_prompts = prompt_encoder.dense is not None
+        self.takes_maps = prompt_encoder.takes_maps
         self.precision = precision
-        self.labelled_prompts = preset.labelled_prompts if labelled_prompts is None else labelled_prompts
-        self.takes_maps = self.labelled_prompts if takes_maps is None else takes_maps
-        if self.takes_maps and not self.labelled_prompts:
-            raise SAM3DError(
-                "A network with unlabelled clicks can't take masks, scribbles and boxes, which carry labels."
-            )
-        num_labels = num_click_labels or num_classes
-        channels = preset.feature_channels
-        self.image_encoder = ImageEncoder(
-            input_channels,
-            preset.embed_dim,
-            preset.depth,
-            preset.num_heads,
-            preset.global_blocks,
-            channels,
-            stride,
-            preset.sam_model is not None if activation_checkpointing is None else activation_checkpointing,
-        )
-        new_prompt_encoder = partial(
-            PROMPT_ENCODERS[prompt_encoding],
-            channels,
-            preset.prompt_heads,
-            preset.prompt_mlp_dim,
-            num_labels=num_labels if self.labelled_prompts else None,
-        )
-        num_levels = len(preset.global_blocks) if aggregate_levels else 1
-        prompted = [*_deep_levels(deep_prompt_levels, num_levels), num_levels - 1]
-        self.prompt_encoder = new_prompt_encoder()
-        self.deep_prompt_encoders = nn.ModuleList(new_prompt_encoder() for _ in prompted[:-1])
-        self.dense_prompt = (
-            DensePrompt(num_labels, channels, channels // 8, stride, self.takes_maps) if self.labelled_prompts else None
-        )
-        self.mask_decoder = MaskDecoder(
-            channels, preset.decoder_channels, num_levels, input_channels, num_classes, prompted
-        )
-        for i in range(len(preset.global_blocks) - num_levels):  # nothing is decoded from these
-            self.image_encoder.necks[i] = nn.Identity()
 
     @classmethod
     def from_preset(
@@ -190,63 +136,49 @@ class SAM3D(nn.Module):
             name: one of `PRESETS`.
             input_channels: channels of the image.
             num_classes: logits per voxel, background included.
-            patch_size: voxels along (d, h, w) it is meant for; chooses the stride where none is given.
+            patch_size: voxels along (d, h, w) of the patches it is meant for; chooses the stride where none is given.
             stride: voxels a token covers along each axis (2, 4 or 8).
-            options: further arguments of `SAM3D`.
+            options: further arguments of `build_sam3d`.
 
         Raises:
-            SAM3DError: there is no such preset, or the stride is none of 2, 4, 8.
+            SAM3DError: there is no such preset, or an argument is not possible.
         """
         if name not in PRESETS:
             raise SAM3DError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
-        return cls(
-            PRESETS[name],
-            input_channels,
-            num_classes,
-            default_stride(patch_size) if stride is None else stride,
-            **options,
-        )
+        return build_sam3d(PRESETS[name], input_channels, num_classes, patch_size, stride, **options)
 
-    def forward(
-        self,
-        image: Tensor,
-        points: Tensor | None = None,
-        labels: Tensor | None = None,
-        maps: Tensor | None = None,
-        correct: Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None], Prompts] | None = None,
-    ) -> Tensor:
-        """Segment an image, prompted or (without prompts) automatically.
+    def forward(self, image: Tensor, prompts: Prompts | None = None, correct: Correct | None = None) -> Tensor:
+        """Segment an image from prompts, or automatically without any.
 
         Args:
             image: (B, C, D, H, W).
-            points: (B, N, 3) clicks in voxels of the image, centres at integers.
-            labels: (B, N) int: k >= 1 a click on class k, 0 on background, -1 padding.
-            maps: (B, 3, D, H, W) int: previous mask, scribbles and boxes as label maps, see `prompts.prompt`.
-            correct: in training, turns first logits and the prompts they came from (points, labels, maps) into the
-                prompts of a second decoding, of which alone there are gradients. Both share one encoding.
+            prompts: in voxels of the image.
+            correct: for training: makes the prompts of a second decoding from the first logits and their prompts. Only
+                the second decoding has gradients. Both share one encoding.
 
         Returns:
-            logits (B, K, D, H, W).
+            logits (B, K, D, H, W) float32.
 
         Raises:
-            SAM3DError: a prompt has a label that the network doesn't know, or is of a kind that it doesn't take.
+            SAM3DError: a prompt has a label that the network does not know, or is of a kind that it does not take.
         """
         embedding = self.encode(image)
         if correct is not None:
+            prompts = Prompts.none(len(image), image.device) if prompts is None else prompts
             with torch.no_grad():
-                first = self.decode(embedding, points, labels, maps)
-            points, labels, maps = correct(first, points, labels, maps)
-        return self.decode(embedding, points, labels, maps)
+                first = self.decode(embedding, prompts)
+            prompts = correct(first, prompts)
+        return self.decode(embedding, prompts)
 
     def encode(self, image: Tensor) -> Embedding:
-        """All that doesn't depend on clicks: (B, C, D, H, W) -> embedding."""
+        """Everything that does not depend on prompts: image (B, C, D, H, W) -> embedding."""
         with self._autocast(image.device, tokens=-(-image.shape[2] // self.stride)):
             return self._encode(image.to(self.image_encoder.pos_embed.dtype))
 
     def _encode(self, image: Tensor) -> Embedding:
         size = tuple(image.shape[2:])
         d, h, w = (-n % self.stride for n in size)
-        if d or h or w:  # whole tokens; what is added goes again in `decode`
+        if d or h or w:  # whole tokens; `decode` crops the logits again
             image = F.pad(image, (0, w, 0, h, 0, d), mode="replicate")
         decoder = self.mask_decoder
         levels = self.image_encoder(image)[-len(decoder.heads) :]
@@ -256,92 +188,159 @@ class SAM3D(nn.Module):
         features = [levels[i].to(image.dtype) for i in decoder.prompted]
         return Embedding(features, decoder.encode([levels[i] for i in decoder.unprompted], image), size)
 
-    def decode(
-        self,
-        embedding: Embedding,
-        points: Tensor | None = None,
-        labels: Tensor | None = None,
-        maps: Tensor | None = None,
-    ) -> Tensor:
-        """Logits (B, K, D, H, W) float32 for a set of prompts; arguments as in `forward`.
+    def decode(self, embedding: Embedding, prompts: Prompts | None = None) -> Tensor:
+        """Logits (B, K, D, H, W) float32 for a set of prompts; errors as for `forward`.
 
-        An embedding of one image (B = 1) also serves several sets of clicks (B of the points) at once, with maps for
+        An embedding of one image (B = 1) also serves several sets of clicks at once (B of the points), with maps for
         each or one for all.
         """
         with self._autocast(embedding.image_share.device, tokens=embedding.features[-1].shape[2]):
-            return self._decode(embedding, points, labels, maps)
+            return self._decode(embedding, prompts)
 
-    def _decode(
-        self, embedding: Embedding, points: Tensor | None, labels: Tensor | None, maps: Tensor | None
-    ) -> Tensor:
+    def _decode(self, embedding: Embedding, prompts: Prompts | None) -> Tensor:
         last = embedding.features[-1]
-        if (points is None) != (labels is None):
-            raise SAM3DError("Clicks need both points and labels.")
-        if points is None:  # one padded click, so that every tuned parameter takes part (DDP)
-            count = max(len(last), 1 if maps is None else len(maps))
-            points = last.new_zeros((count, 1, 3))
-            labels = torch.full((count, 1), -1, device=last.device)
-        self._check_labels(labels)
-        self._check_maps(maps, embedding.size)
-        features = [level.expand(len(points), -1, -1, -1, -1) for level in embedding.features]
-        points = points.masked_fill((labels < 0)[..., None], 0)  # whatever padding holds, NaN included
-        grid = last.shape[2:]
-        tokens = (points + 0.5) / self.stride  # from the faces of the grid
-        if self.dense_prompt is not None:
-            features[-1] = features[-1] + self.dense_prompt(tokens - 0.5, labels, tuple(grid), maps)
-        faces = 2 * tokens / torch.tensor(grid, device=tokens.device) - 1
-        encoders = [*self.deep_prompt_encoders, self.prompt_encoder]
-        features = [encoder(level, faces, labels) for encoder, level in zip(encoders, features, strict=True)]
+        if prompts is None:
+            prompts = Prompts.none(len(last), last.device)
+        features = self.apply_prompts(embedding.features, prompts, embedding.size)
         logits = self.mask_decoder(embedding.image_share, *features).to(last.dtype)
-        padded = tuple(n * self.stride for n in grid)
+        padded = tuple(n * self.stride for n in last.shape[2:])
         if logits.shape[2:] != padded:
             logits = enlarge(logits, padded)
         d, h, w = embedding.size
         return logits[..., :d, :h, :w]
 
     def _autocast(self, device: torch.device, tokens: int) -> torch.autocast:
-        """Our own, whatever autocast nnU-Net has around us: its float16 would overflow; for so many tokens along d."""
+        """Our own, for so many tokens along d. It replaces nnU-Net's, whose float16 would overflow."""
         return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(self.precision, device, tokens))
 
-    def _check_labels(self, labels: Tensor) -> None:
-        if torch.compiler.is_compiling():
-            return
-        lowest, highest = (0, self.dense_prompt.num_labels - 1) if self.labelled_prompts else (1, 1)
-        wrong = (labels != -1) & ((labels < lowest) | (labels > highest))
-        if not wrong.any():
-            return
-        label = labels[wrong][0].item()
-        if self.labelled_prompts:
-            raise SAM3DError(f"A click has label {label}; this network knows 0 (background) to {highest}.")
-        raise SAM3DError(
-            f"A click has label {label}; the published network takes unlabelled foreground clicks only (label 1). "
-            "Background clicks and classes need a preset with labelled prompts, such as vit_b."
-        )
 
-    def _check_maps(self, maps: Tensor | None, size: tuple[int, int, int]) -> None:
-        if maps is None:
-            return
-        if not self.takes_maps:
-            raise SAM3DError(
-                "This network was made without masks, scribbles and boxes as prompts; give it clicks only."
-            )
-        if tuple(maps.shape[1:]) != (KINDS, *size):
-            wanted = ", ".join(map(str, (KINDS, *size)))
-            raise SAM3DError(f"Maps of prompts have the shape {tuple(maps.shape)}, but (B, {wanted}) is needed.")
-        if torch.compiler.is_compiling():
-            return
-        lowest, highest = (int(n) for n in maps.aminmax())
-        if lowest < NOTHING or highest >= self.dense_prompt.num_labels:
-            label = lowest if lowest < NOTHING else highest
-            raise SAM3DError(
-                f"A mask, scribble or box has label {label}; this network knows 0 (background) to "
-                f"{self.dense_prompt.num_labels - 1}, and {NOTHING} for nothing."
-            )
+def build_sam3d(
+    preset: Preset,
+    input_channels: int,
+    num_classes: int,
+    patch_size: tuple[int, int, int],
+    stride: int | None = None,
+    *,
+    num_click_labels: int | None = None,
+    labelled_prompts: bool | None = None,
+    takes_maps: bool | None = None,
+    precision: str = "fp32",
+    activation_checkpointing: bool | None = None,
+    prompt_encoding: str = "sampler",
+    deep_prompt_levels: Collection[int] = (),
+    aggregate_levels: bool = True,
+) -> SAM3D:
+    """Build the parts of a network with random weights, and put them together.
+
+    Args:
+        preset: sizes of the network.
+        input_channels: channels of the image.
+        num_classes: logits per voxel, background included.
+        patch_size: voxels along (d, h, w) of the patches it is meant for; chooses the stride where none is given.
+        stride: voxels a token covers along each axis (2, 4 or 8).
+        num_click_labels: labels that a click may have, background included. Default: `num_classes`.
+        labelled_prompts: overrides the preset's.
+        takes_maps: whether the network takes previous masks, scribbles and boxes. Default: where prompts are labelled.
+        precision: as for `SAM3D`.
+        activation_checkpointing: compute each block of the encoder again in the backward pass instead of keeping its
+            activations. Default: for encoders of SAM's size.
+        prompt_encoding: what represents a click: "sampler" (the features under it) or "position" (SAM's code).
+        deep_prompt_levels: levels of features, counted from 1, that clicks change in addition to the last one. Each has
+            a prompt encoder of its own, which reads that level. Dense prompts change the last level only.
+        aggregate_levels: whether all levels are decoded, or the last one alone.
+
+    Raises:
+        SAM3DError: the stride, the precision, the prompt encoding or a level is not possible, or maps are wanted
+            without labelled prompts.
+    """
+    stride = default_stride(patch_size) if stride is None else stride
+    if stride not in STRIDES:
+        raise SAM3DError(f"stride {stride!r} is not possible; choose one of {', '.join(map(str, STRIDES))}.")
+    num_levels = len(preset.global_blocks) if aggregate_levels else 1
+    prompted = [*_deep_levels(deep_prompt_levels, num_levels), num_levels - 1]
+    # the order in which the parts are created decides the random weights that a seed gives
+    image_encoder = build_image_encoder(preset, input_channels, stride, activation_checkpointing)
+    prompt_encoder = build_prompt_encoder(
+        preset,
+        num_click_labels or num_classes,
+        stride,
+        num_levels=len(prompted),
+        labelled=preset.labelled_prompts if labelled_prompts is None else labelled_prompts,
+        takes_maps=takes_maps,
+        encoding=prompt_encoding,
+    )
+    mask_decoder = MaskDecoder(
+        preset.feature_channels, preset.decoder_channels, num_levels, input_channels, num_classes, prompted
+    )
+    for i in range(len(preset.global_blocks) - num_levels):  # nothing is decoded from these
+        image_encoder.necks[i] = nn.Identity()
+    return SAM3D(image_encoder, prompt_encoder, mask_decoder, precision)
+
+
+def build_image_encoder(
+    preset: Preset, input_channels: int, stride: int, activation_checkpointing: bool | None = None
+) -> ImageEncoder:
+    """The image encoder of a preset; arguments as for `build_sam3d`."""
+    if activation_checkpointing is None:
+        activation_checkpointing = preset.sam_model is not None
+    return ImageEncoder(
+        input_channels,
+        preset.embed_dim,
+        preset.depth,
+        preset.num_heads,
+        preset.global_blocks,
+        preset.feature_channels,
+        stride,
+        activation_checkpointing,
+    )
+
+
+def build_prompt_encoder(
+    preset: Preset,
+    num_labels: int,
+    stride: int,
+    num_levels: int,
+    labelled: bool,
+    takes_maps: bool | None,
+    encoding: str,
+) -> PromptEncoder:
+    """The prompt encoder of a preset.
+
+    Args:
+        preset: sizes of the network.
+        num_labels: labels that a click may have, background included.
+        stride: voxels a token covers along each axis.
+        num_levels: how many levels prompts change; the deepest is created first.
+        labelled: whether clicks carry labels and are also drawn as dense prompts.
+        takes_maps: whether there are dense prompts other than clicks. Default: where prompts are labelled.
+        encoding: "sampler" or "position".
+
+    Raises:
+        SAM3DError: there is no such encoding, or maps are wanted without labelled prompts.
+    """
+    if encoding not in PROMPT_ENCODINGS:
+        raise SAM3DError(f"prompt encoding {encoding!r} is not possible; choose one of {', '.join(PROMPT_ENCODINGS)}.")
+    takes_maps = labelled if takes_maps is None else takes_maps
+    if takes_maps and not labelled:
+        raise SAM3DError(
+            "A network with unlabelled clicks can't take masks, scribbles and boxes, because they carry labels."
+        )
+    channels = preset.feature_channels
+    last, *deep = (
+        PROMPT_ENCODINGS[encoding](
+            channels, preset.prompt_heads, preset.prompt_mlp_dim, num_labels=num_labels if labelled else None
+        )
+        for _ in range(num_levels)
+    )
+    dense = DensePrompt(num_labels, channels, channels // 8, stride, takes_maps) if labelled else None
+    return PromptEncoder([*deep, last], dense, stride)
 
 
 def _deep_levels(numbers: Collection[int], num_levels: int) -> list[int]:
-    """Levels counted from 0, shallow to deep; the last one, which is always prompted, is none of them."""
+    """Numbers counted from 1 -> indices counted from 0, shallow to deep; the last level can't be one of them."""
     for number in numbers:
         if number not in range(1, num_levels):
-            raise SAM3DError(f"Clicks can't change level {number} beside the last of {num_levels} decoded levels.")
+            raise SAM3DError(
+                f"Clicks can't change level {number} in addition to the last of {num_levels} decoded levels."
+            )
     return sorted({number - 1 for number in numbers})

@@ -1,4 +1,4 @@
-"""Attention in windows of 8 x 8 x 8 tokens, shifted or not, with SAM's decomposed relative positions in three axes."""
+"""Attention in windows of 8 x 8 x 8 tokens, shifted or not, with SAM's decomposed relative positions along 3 axes."""
 
 import torch
 import torch.nn.functional as F
@@ -6,22 +6,23 @@ from torch import Tensor, nn
 
 WINDOW = 8  # tokens a side
 SHIFT = WINDOW // 2
-MASKED = -(2.0**14)  # exact in bfloat16; drowns any content logit, so that masked keys get weight 0
+DISTANCES = 2 * WINDOW - 1  # of two places in a window, along one axis
+MASKED = -(2.0**14)  # exact in bfloat16; outweighs any content logit, so that masked keys get weight 0
 
 
 class WindowLayout:
-    """How the token grids of a batch fall into windows of 8 x 8 x 8 tokens, as in Swin transformers.
+    """Partition of the token grids of a batch into windows of 8 x 8 x 8 tokens, as in Swin transformers.
 
     The grid is padded at its end to whole windows. A shifted layout rolls it by half a window along each axis that has
-    more than one, and the tokens that so become neighbours across the border must not see each other. Both masks are
-    inner products, and so is the choice of a key's place among a query's position biases: a query that carries its
-    24 biases and `query_codes`, multiplied by `key_codes`, gives the bias of the pair, and at most `MASKED` where the
-    query may not see the key.
+    more than one window. Tokens that become neighbours across the border in this way must not see each other. Both
+    masks are written as inner products, and so is the choice of a key's place among the position biases of a query: a
+    query with its 24 biases and `query_codes`, multiplied by `key_codes`, gives the bias of the pair, or at most
+    `MASKED` where the query must not see the key.
 
     Attributes:
-        order: (windows * 512,) the token, counted over the batch, at each place of each window. Places in the
-            padding hold some token too; nothing sees it.
-        inverse: (B * D * H * W,) where each token went.
+        order: (windows * 512,) the token, counted over the batch, at each place of each window. A place in the padding
+            holds an arbitrary token, which no query sees.
+        inverse: (B * D * H * W,) the place of each token.
         query_codes: (windows, 512, 8).
         key_codes: (windows, 512, 32): one-hot places along d, h and w, then the counterpart of `query_codes`.
     """
@@ -30,9 +31,9 @@ class WindowLayout:
         """
         Args:
             grid: tokens along (d, h, w).
-            shifted: whether windows are moved by half a window.
+            shifted: whether windows are shifted by half a window.
             batch: number of grids.
-            device: where the layout lives.
+            device: of the tensors.
         """
         self.grid = grid
         self.padded = tuple(n + -n % WINDOW for n in grid)
@@ -59,14 +60,14 @@ class WindowLayout:
     def _mask_codes(self) -> tuple[Tensor, Tensor]:
         queries, keys = [], []
         for axis, (size, shift) in enumerate(zip(self.padded, self.shift)):
-            side = (torch.arange(size) < shift).float()  # 1 for what the roll carries to the other end
+            side = (torch.arange(size) < shift).float()  # 1 for tokens that the roll moves to the other end
             side = side.view([-1 if a == axis else 1 for a in range(3)]).expand(self.padded)
             queries += [side, 1 - side]
             keys += [MASKED * (1 - side), MASKED * side]
         d, h, w = self.grid
         outside = torch.full(self.padded, MASKED)
         outside[:d, :h, :w] = 0
-        queries += [torch.ones(self.padded), torch.zeros(self.padded)]  # the last fills up to a multiple of 8
+        queries += [torch.ones(self.padded), torch.zeros(self.padded)]  # zeros complete a multiple of 8
         keys += [outside, torch.zeros(self.padded)]
         return tuple(self._to_windows(torch.stack(codes, dim=-1)[None]) for codes in (queries, keys))
 
@@ -84,18 +85,15 @@ def window_places(device: torch.device | None = None) -> Tensor:
     return torch.cartesian_prod(place, place, place)
 
 
-DISTANCES = 2 * WINDOW - 1  # of two places in a window, along one axis
-
-
 def distance_table(table: Tensor) -> Tensor:
-    """(2 * size - 1, head_dim) made for any size -> (15, head_dim), resampled linearly as SAM does."""
+    """Table (2 * size - 1, head_dim) for windows of any size -> (15, head_dim), resampled linearly as SAM does."""
     if len(table) == DISTANCES:
         return table
     return F.interpolate(table.T[None], size=DISTANCES, mode="linear", align_corners=False)[0].T
 
 
 def distance_index(device: torch.device | None = None) -> Tensor:
-    """(512, 24): for each query of a window, the rows of the three joined tables towards the 8 + 8 + 8 places."""
+    """(512, 24): for each query of a window, the rows of the three stacked tables for the 8 + 8 + 8 places of keys."""
     offset = DISTANCES * torch.arange(3, device=device)[:, None]
     nearest_last = WINDOW - 1 - torch.arange(WINDOW, device=device)
     return (window_places(device)[..., None] + nearest_last + offset).flatten(1)
@@ -104,9 +102,9 @@ def distance_index(device: torch.device | None = None) -> Tensor:
 class WindowAttention(nn.Module):
     """Multi-head attention inside windows of 8 x 8 x 8 tokens (paper, Section 3.2).
 
-    SAM's height and width tables of relative positions are frozen, the depth table is tuned. The position
-    bias and the masks are inner products of a query and a key, so they ride on a few extra columns of both and no
-    512 x 512 bias is ever formed: queries carry their 8 + 8 + 8 biases, keys the one-hot codes of their places.
+    SAM's height and width tables of relative positions are frozen, the depth table is tuned. Position bias and masks
+    are inner products of a query and a key. They become a few extra columns of both, and no 512 x 512 bias is formed:
+    queries carry their 8 + 8 + 8 biases, keys the one-hot codes of their places.
     """
 
     def __init__(self, dim: int, num_heads: int, table_size: int) -> None:
@@ -114,7 +112,7 @@ class WindowAttention(nn.Module):
         Args:
             dim: width of a token.
             num_heads: number of attention heads.
-            table_size: tokens a side that the relative-position tables are stored for (14 or 64 in SAM).
+            table_size: tokens a side for which the relative-position tables are stored (14 or 64 in SAM).
         """
         super().__init__()
         self.num_heads = num_heads
@@ -135,17 +133,17 @@ class WindowAttention(nn.Module):
         query_codes, key_codes = (
             codes.to(q.dtype)[:, None].expand(-1, self.num_heads, -1, -1) for codes in (query_codes, key_codes)
         )
-        # SAM scales the content of a logit, not its position bias, but the fused kernel will scale both
+        # SAM scales the content of a logit but not its position bias; the fused kernel scales both
         key_codes = key_codes / self.scale
         q = torch.cat([q, self._position_biases(q), query_codes], dim=-1)
         k = torch.cat([k, key_codes], dim=-1)
         extra = q.shape[-1] - v.shape[-1]
-        # fused kernels want values of the same width as queries and keys
+        # fused kernels need values of the same width as queries and keys
         out = F.scaled_dot_product_attention(q, k, F.pad(v, (0, extra)), scale=self.scale)[..., :-extra]
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def _position_biases(self, q: Tensor) -> Tensor:
-        """(windows, heads, 512, head_dim) -> (windows, heads, 512, 24): each query's biases towards each d, h and w."""
+        """(windows, heads, 512, head_dim) -> (windows, heads, 512, 24): biases of each query for each d, h and w."""
         tables = torch.cat([distance_table(t) for t in (self.rel_pos_d, self.rel_pos_h, self.rel_pos_w)])
         biases = F.linear(q, self.rel_pos_gain * tables)
         return biases.gather(-1, distance_index(q.device).expand(*q.shape[:2], -1, -1))

@@ -1,18 +1,26 @@
-"""Where to look: windows of the training patch size that hold the clicks."""
+"""Windows of the training patch size: where they lie, what they cut out, and the logits of networks in a window."""
 
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations
+from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.network.prompts import PromptableNetwork, Prompts
+from sam3d_nnunet.prompts.prompt import NOTHING, VoxelPrompts
 
 MARGIN = 1 / 8  # share of a window's side that is too near to a face to be trusted where the image goes on
 
 
 @dataclass(frozen=True)
 class Window:
-    """A box of the image grid; it may reach over the border of an image that is smaller than itself.
+    """A box of the image grid; it reaches over the border of an image that is smaller than itself.
 
     Attributes:
         start: first voxel along (d, h, w).
@@ -22,34 +30,44 @@ class Window:
     start: tuple[int, int, int]
     size: tuple[int, int, int]
 
+    @property
+    def box(self) -> Box:
+        """The whole window, beyond the border of a small image too."""
+        return Box.of_shape(self.size, self.start)
+
+    def in_image(self, shape: tuple[int, ...]) -> Box:
+        """The part that lies inside an image."""
+        return self.box.intersection(Box.of_shape(shape))
+
     def contains(self, points: np.ndarray) -> np.ndarray:
         """(N, 3) coordinates -> (N,) bool."""
-        relative = points - np.array(self.start)
-        return ((relative >= -0.5) & (relative < np.array(self.size) - 0.5)).all(axis=1)
-
-    def overlap(self, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """The part that lies inside an image: as slices of the image, and as slices of the window."""
-        low = [max(0, s) for s in self.start]
-        high = [min(n, s + size) for s, size, n in zip(self.start, self.size, shape)]
-        image = tuple(slice(a, b) for a, b in zip(low, high))
-        return image, tuple(slice(a - s, b - s) for a, b, s in zip(low, high, self.start))
+        return self.box.contains(points)
 
     def cut(self, volume: Tensor, outside: float) -> Tensor:
-        """(C, D, H, W) -> (C, *size), with a value where the window reaches over the border."""
-        here, there = self.overlap(tuple(volume.shape[1:]))
-        padding = [n for size, s in zip(self.size[::-1], there[::-1]) for n in (s.start, size - s.stop)]
-        return F.pad(volume[(slice(None), *here)], padding, value=outside)
+        """The window of a volume, (C, D, H, W) -> (C, *size), filled with `outside` beyond the border of the image."""
+        here = self.in_image(tuple(volume.shape[1:]))
+        ends = zip(self.size[::-1], here.within(self.box).as_lists()[::-1])
+        padding = [n for size, (start, stop) in ends for n in (start, size - stop)]
+        return F.pad(volume[(slice(None), *here.slices)], padding, value=outside)
 
-    def open_faces(self, shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-        """The outermost planes on each side where the image goes on, as slices of the image."""
-        here, _ = self.overlap(shape)
-        for axis, inside in enumerate(here):
-            for plane, goes_on in ((inside.start, inside.start > 0), (inside.stop - 1, inside.stop < shape[axis])):
+    def cut_prompts(self, prompts: VoxelPrompts) -> VoxelPrompts:
+        """The prompts of an image that lie in the window, in voxels of the window."""
+        inside = prompts.with_clicks(self.contains(prompts.points))
+        maps = None if prompts.maps is None else self.cut(torch.from_numpy(prompts.maps), NOTHING).numpy()
+        return VoxelPrompts(inside.points - np.array(self.start), inside.labels, maps)
+
+    def open_faces(self, shape: tuple[int, ...]) -> Iterator[Box]:
+        """The outermost planes on each side where the image goes on."""
+        here = self.in_image(shape)
+        for axis, (start, stop) in enumerate(here.as_lists()):
+            for plane, goes_on in ((start, start > 0), (stop - 1, stop < shape[axis])):
                 if goes_on:
-                    yield (*here[:axis], slice(plane, plane + 1), *here[axis + 1 :])
+                    ends = here.as_lists()
+                    ends[axis] = [plane, plane + 1]
+                    yield Box.from_lists(ends)
 
     def sees(self, points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Like `contains`, but away from the faces behind which the image goes on: with context on every side."""
+        """Like `contains`, but only points with context on every side: not near a face behind which the image goes on."""
         low = np.array([s + n * MARGIN if s > 0 else -np.inf for s, n in zip(self.start, self.size)])
         ends = [s + n for s, n in zip(self.start, self.size)]
         high = np.array([e - n * MARGIN if e < m else np.inf for e, n, m in zip(ends, self.size, shape)])
@@ -62,7 +80,7 @@ def in_any(windows: Iterable[Window], points: np.ndarray) -> np.ndarray:
 
 
 def windows_around(points: np.ndarray, shape: tuple[int, ...], size: tuple[int, int, int]) -> list[Window]:
-    """One window around the centre of all clicks (the paper), more where they don't fit into one.
+    """One window around the centre of all clicks (the paper), or more if they don't fit into one.
 
     Args:
         points: (N, 3) coordinates of the grid.
@@ -73,12 +91,12 @@ def windows_around(points: np.ndarray, shape: tuple[int, ...], size: tuple[int, 
     while len(rest):
         window, member = _around_first(rest, shape, size, np.array(size))
         windows.append(window)
-        rest = rest[~(window.contains(rest) | member)]  # a click outside the image is in no window, but has got its own
+        rest = rest[~(window.contains(rest) | member)]  # the window of a click outside the image does not contain it
     return windows
 
 
 def window_seeing(points: np.ndarray, shape: tuple[int, ...], size: tuple[int, int, int]) -> Window:
-    """A window that sees the first of (N, 3) voxels of the image, and with it what others it can."""
+    """A window that sees the first of (N, 3) voxels of the image, and as many others as it can."""
     seen = np.array(size) - 2 * np.ceil(np.array(size) * MARGIN)
     return _around_first(points, shape, size, seen)[0]
 
@@ -86,7 +104,7 @@ def window_seeing(points: np.ndarray, shape: tuple[int, ...], size: tuple[int, i
 def _around_first(
     points: np.ndarray, shape: tuple[int, ...], size: tuple[int, int, int], within: np.ndarray
 ) -> tuple[Window, np.ndarray]:
-    """A window around the first of (N, 3) points and others that fit with it into a box; and (N,) which they are."""
+    """A window around the first of (N, 3) points and those that fit into a box with it; and (N,) which these are."""
     low, high, member = points[0], points[0], np.zeros(len(points), bool)
     for i, point in enumerate(points):
         lower, higher = np.minimum(low, point), np.maximum(high, point)
@@ -96,7 +114,116 @@ def _around_first(
 
 
 def _start(centre: np.ndarray, shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[int, int, int]:
-    """First voxel of a window around a point, moved into the image, or around an image that is smaller."""
+    """First voxel of a window around a point, moved into the image; a smaller image is centred in the window."""
     start = np.round(centre - (np.array(size) - 1) / 2).astype(int)
     room = np.array(shape) - np.array(size)
     return tuple(int(np.clip(s, 0, r)) if r >= 0 else r // 2 for s, r in zip(start, room.tolist()))
+
+
+class WindowPredictor:
+    """One or several networks (folds) applied to windows of one preprocessed image.
+
+    Logits are averaged over mirrorings, as in nnU-Net (prompts are mirrored too), probabilities over networks.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[PromptableNetwork],
+        image: Tensor,
+        patch_size: tuple[int, int, int],
+        region_order: Sequence[int] | None = None,
+        mirror_axes: tuple[int, ...] | None = None,
+        cached_windows: int = 0,
+        clicks_carry_labels: bool = True,
+    ) -> None:
+        """
+        Args:
+            networks: in evaluation mode, all on one device.
+            image: (C, D, H, W) preprocessed image.
+            patch_size: voxels of a window.
+            region_order: for logits of overlapping regions: the label that each region sets, one after the other
+                (nnU-Net's `regions_class_order`).
+            mirror_axes: spatial axes (0, 1, 2) of test-time mirroring.
+            cached_windows: number of windows whose embeddings are kept, so that further clicks there need no encoding.
+            clicks_carry_labels: whether the networks know click labels. If not, every click gets label 1.
+        """
+        self.networks = networks
+        self.image = image
+        self.shape = tuple(image.shape[1:])
+        self.patch_size = tuple(patch_size)
+        self.region_order = region_order
+        axes = tuple(mirror_axes or ())
+        self.mirrorings = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
+        self.cached_windows = cached_windows
+        self.clicks_carry_labels = clicks_carry_labels
+        self._cache: OrderedDict[Window, dict[tuple, Any]] = OrderedDict()
+
+    @property
+    def num_logits(self) -> int:
+        """Logits per voxel."""
+        return self.networks[0].num_classes
+
+    @torch.inference_mode()
+    def predict(self, window: Window, prompts: VoxelPrompts) -> Tensor:
+        """Logits of a window.
+
+        Args:
+            window: where.
+            prompts: of the whole image; clicks outside the window are left out.
+
+        Returns:
+            (K, *window.size) float32 on the CPU.
+        """
+        inside = window.cut_prompts(prompts)
+        if not self.clicks_carry_labels:
+            inside = inside._replace(labels=np.ones_like(inside.labels))
+        # with a padded click, windows without clicks have the shape of those with one: one compilation less
+        batch = Prompts.from_voxels([inside]).with_free_click()
+        embeddings = self._embeddings_of(window)
+        logits = [self._mean_over_mirrorings(network, window, batch, embeddings) for network in self.networks]
+        return logits[0] if len(logits) == 1 else self._mean_probability(logits)
+
+    def as_labels(self, logits: Tensor) -> np.ndarray:
+        """(K, ...) logits -> (...) label map."""
+        if self.region_order is None:
+            return logits.max(0).indices.numpy()  # ten times as fast as argmax on a CPU
+        segmentation = np.zeros(logits.shape[1:], np.int64)
+        for label, region in zip(self.region_order, logits.numpy() > 0):
+            segmentation[region] = label
+        return segmentation
+
+    def _embeddings_of(self, window: Window) -> dict[tuple, Any] | None:
+        """Embeddings of a window, to which new ones are added; None if embeddings are not kept."""
+        if not self.cached_windows:
+            return None
+        embeddings = self._cache.setdefault(window, {})
+        self._cache.move_to_end(window)
+        if len(self._cache) > self.cached_windows:
+            self._cache.popitem(last=False)
+        return embeddings
+
+    def _mean_over_mirrorings(
+        self, network: PromptableNetwork, window: Window, prompts: Prompts, embeddings: dict[tuple, Any] | None
+    ) -> Tensor:
+        device = next(network.parameters()).device
+        patch = window.cut(self.image, 0).to(device, torch.float32)[None]
+        prompts = prompts.to(device)
+        total = 0
+        for axes in self.mirrorings:
+            dims = [axis + 2 for axis in axes]
+            mirrored = prompts.flip(axes, window.size)
+            if embeddings is None:
+                logits = network(patch.flip(dims), mirrored)
+            else:
+                key = (id(network), axes)
+                if key not in embeddings:
+                    embeddings[key] = network.encode(patch.flip(dims))
+                logits = network.decode(embeddings[key], mirrored)
+            total = total + logits.flip(dims)
+        return (total[0] / len(self.mirrorings)).cpu()
+
+    def _mean_probability(self, logits: list[Tensor]) -> Tensor:
+        """Logits of the mean probability."""
+        if self.region_order is None:
+            return torch.stack([x.log_softmax(0) for x in logits]).logsumexp(0) - np.log(len(logits))
+        return torch.stack([x.sigmoid() for x in logits]).mean(0).logit(eps=1e-7)

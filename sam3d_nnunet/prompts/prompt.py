@@ -1,6 +1,8 @@
 """What a prompt is: clicks in the world, and dense prompts as label maps."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,3 +49,33 @@ class Prompt:
             raise SAM3DError(f"A click on {self.image} has the label {labels.min()}; labels start at 0 (background).")
         object.__setattr__(self, "points", points)
         object.__setattr__(self, "labels", labels)
+
+
+class VoxelPrompts(NamedTuple):
+    """All prompts on one voxel grid: an image or a patch.
+
+    Attributes:
+        points: (N, 3) float voxel coordinates (d, h, w) of the clicks, centres at integers.
+        labels: (N,) int: k >= 1 a click on class k, 0 a click on background, -1 padding.
+        maps: (3, D, H, W) int16 dense prompts: channels `MASK`, `SCRIBBLE`, `BOX`. None: there are none.
+    """
+
+    points: np.ndarray
+    labels: np.ndarray
+    maps: np.ndarray | None = None
+
+    @classmethod
+    def none(cls) -> "VoxelPrompts":
+        """No prompts."""
+        return cls(np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
+
+    @classmethod
+    def concatenate(cls, parts: Iterable["VoxelPrompts"]) -> "VoxelPrompts":
+        """The clicks of all parts, in their order, with the maps of the first part that has any."""
+        parts = [cls.none(), *parts]
+        maps = next((part.maps for part in parts if part.maps is not None), None)
+        return cls(np.concatenate([part.points for part in parts]), np.concatenate([p.labels for p in parts]), maps)
+
+    def with_clicks(self, which: np.ndarray) -> "VoxelPrompts":
+        """Only some of the clicks, chosen by a mask (N,) or by indices, with the same maps."""
+        return self._replace(points=self.points[which], labels=self.labels[which])

@@ -1,9 +1,9 @@
-"""Connected components of a label map, some of which prompts select."""
+"""Connected components of a label map, from which prompts select some."""
 
 import cc3d
 import numpy as np
 
-from sam3d_nnunet.simulation.draw import Clicks
+from sam3d_nnunet.prompts.prompt import VoxelPrompts
 
 
 class Components:
@@ -12,9 +12,11 @@ class Components:
     def __init__(self, segmentation: np.ndarray, classes: list[int], together: bool = False) -> None:
         """
         Args:
-            segmentation: (D, H, W) label map; what is no class (background, ignored, outside the image) stays as it is.
+            segmentation: (D, H, W) label map. Other labels than classes (background, ignored, outside the image) are
+                never changed.
             classes: label values.
-            together: components of all classes as one, for nested regions: a lesion's core and rim are one lesion.
+            together: for nested regions: touching voxels of different classes form one component, so that the core and
+                the rim of a lesion are one lesion.
         """
         self.segmentation = segmentation
         wanted = np.isin(segmentation, classes)
@@ -34,30 +36,32 @@ class Components:
         return np.stack(np.unravel_index(self._voxels[self._number_at == number], self.numbers.shape), axis=-1)
 
     def choose(self, count: int, rng: np.random.Generator, among: np.ndarray | None = None) -> np.ndarray:
-        """Numbers of up to `count` components, by chances that go with the diameter: small ones often, specks rarely.
+        """Numbers of up to `count` components, with probabilities proportional to their diameters.
+
+        Small components are then chosen often enough, and specks rarely.
 
         Args:
             count: how many.
             rng: source of randomness.
-            among: numbers to choose from, all by default.
+            among: numbers to choose from; default: all.
         """
         numbers = np.arange(1, len(self.sizes)) if among is None else among
         diameters = np.cbrt(self.sizes[numbers])
         return rng.choice(numbers, min(count, len(numbers)), replace=False, p=diameters / diameters.sum())
 
-    def some(self, rng: np.random.Generator) -> np.ndarray:
-        """The label map with a random part of each class's components, mostly one; the others become background."""
+    def random_subset(self, rng: np.random.Generator) -> np.ndarray:
+        """The label map with a random subset of each class's components, mostly one; the others become background."""
         kept = [
             self.choose(1 if rng.random() < 0.7 else int(rng.integers(1, len(numbers) + 1)), rng, numbers)
             for numbers in self._groups
         ]
         return self.only(np.concatenate([np.zeros(0, np.int64), *kept]))
 
-    def holding(self, clicks: Clicks) -> np.ndarray:
-        """The label map with the components that hold a click of the class under it; the others become background."""
-        points, labels = clicks
-        under = tuple(np.rint(points[labels > 0]).astype(int).T)
-        return self.only(self.numbers[under][self.segmentation[under] == labels[labels > 0]])
+    def holding(self, clicks: VoxelPrompts) -> np.ndarray:
+        """The label map with the components that hold a click of their class; the others become background."""
+        foreground = clicks.with_clicks(clicks.labels > 0)
+        under = tuple(np.rint(foreground.points).astype(int).T)
+        return self.only(self.numbers[under][self.segmentation[under] == foreground.labels])
 
     def only(self, kept: np.ndarray) -> np.ndarray:
         """The label map with the components of these numbers; the others become background."""

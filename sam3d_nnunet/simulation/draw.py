@@ -1,4 +1,4 @@
-"""Points and clicks in a mask: random ones, those deep inside, and those that correct a prediction."""
+"""Drawing clicks in masks and label maps: at random, deep inside, and on the errors of a prediction."""
 
 import math
 import zlib
@@ -7,21 +7,23 @@ import cc3d
 import numpy as np
 from scipy.ndimage import distance_transform_edt, find_objects
 
-Clicks = tuple[np.ndarray, np.ndarray]
-"""Points (N, 3) float32 in voxels, centres at integers, and labels (N,) int64."""
+from sam3d_nnunet.prompts.prompt import VoxelPrompts
+
+MOST_VOXELS = 64**3
+"""Largest box in which distances are measured at every voxel; in larger ones at every second, third, ..."""
 
 
 def case_generator(case: str, *seeds: int) -> np.random.Generator:
-    """A generator that depends on a case's name (and further seeds) alone, the same on every machine."""
+    """A generator that depends only on the name of a case (and further seeds); the same on every machine."""
     return np.random.default_rng([zlib.crc32(case.encode()), *seeds])
 
 
 def draw_clicks(mask: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Up to `count` different voxels of a mask, uniformly.
+    """Up to `count` different voxels of a mask, drawn uniformly.
 
     Args:
         mask: (D, H, W) bool.
-        count: how many; all voxels where there are fewer.
+        count: how many; a smaller mask gives all its voxels.
         rng: source of randomness.
 
     Returns:
@@ -32,50 +34,40 @@ def draw_clicks(mask: np.ndarray, count: int, rng: np.random.Generator) -> np.nd
     return np.stack(np.unravel_index(chosen, mask.shape), axis=-1).astype(np.float32)
 
 
-def draw_labelled(segmentation: np.ndarray, mask: np.ndarray, count: int, rng: np.random.Generator) -> Clicks:
-    """Up to `count` clicks anywhere in a mask, each with the label that lies under it."""
+def draw_labelled(segmentation: np.ndarray, mask: np.ndarray, count: int, rng: np.random.Generator) -> VoxelPrompts:
+    """Up to `count` clicks anywhere in a mask, each with the label under it."""
     points = draw_clicks(mask, count, rng)
-    return points, segmentation[tuple(points.astype(int).T)].astype(np.int64)
+    return VoxelPrompts(points, segmentation[tuple(points.astype(int).T)].astype(np.int64))
 
 
-def clicks_per_class(segmentation: np.ndarray, classes: list[int], count: int, rng: np.random.Generator) -> Clicks:
+def clicks_per_class(
+    segmentation: np.ndarray, classes: list[int], count: int, rng: np.random.Generator
+) -> VoxelPrompts:
     """`count` clicks on each class that is present in a volume (the paper's protocol).
 
     Args:
-        segmentation: (D, H, W) label map; labels that are no class (background, ignore) are never clicked.
+        segmentation: (D, H, W) label map; other labels than classes (background, ignore) are never clicked.
         classes: label values.
         count: clicks per class.
         rng: source of randomness.
     """
-    return join([draw_labelled(segmentation, segmentation == c, count, rng) for c in classes])
+    return VoxelPrompts.concatenate(draw_labelled(segmentation, segmentation == c, count, rng) for c in classes)
 
 
-def join(parts: list[Clicks]) -> Clicks:
-    """Several sets of clicks as one."""
-    points = [np.zeros((0, 3), np.float32), *(p for p, _ in parts)]
-    labels = [np.zeros(0, np.int64), *(lab for _, lab in parts)]
-    return np.concatenate(points), np.concatenate(labels)
-
-
-def pad_clicks(clicks: Clicks, size: int, rng: np.random.Generator) -> Clicks:
-    """Exactly `size` clicks: label -1 fills up, a random subset stays where there are more."""
-    points, labels = clicks
-    keep = rng.permutation(len(labels))[:size]
-    padded = np.zeros((size, 3), np.float32), np.full(size, -1, np.int64)
-    padded[0][: len(keep)], padded[1][: len(keep)] = points[keep], labels[keep]
-    return padded
-
-
-MOST_VOXELS = 64**3
-"""Largest box in which distances are measured at every voxel; in larger ones at every second, third, ..."""
+def pad_clicks(clicks: VoxelPrompts, size: int, rng: np.random.Generator) -> VoxelPrompts:
+    """Exactly `size` clicks in random order: fewer are followed by padding (label -1), more are cut to a subset."""
+    keep = rng.permutation(len(clicks.labels))[:size]
+    points, labels = np.zeros((size, 3), np.float32), np.full(size, -1, np.int64)
+    points[: len(keep)], labels[: len(keep)] = clicks.points[keep], clicks.labels[keep]
+    return VoxelPrompts(points, labels)
 
 
 def interior_point(mask: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-    """The voxel of a mask that is furthest from its rim (the first of several), or with `rng` one roughly there.
+    """The voxel of a mask that is furthest from its boundary, or a random voxel that is roughly as deep.
 
     Args:
-        mask: (D, H, W) bool, not empty; beyond the array there is rim.
-        rng: None: always the same voxel; else a random one at least half as far from the rim.
+        mask: (D, H, W) bool, not empty; the border of the array is part of the boundary.
+        rng: None: always the same voxel, the first of several; else a random one at least half as deep.
 
     Returns:
         (3,) int voxel.
@@ -113,17 +105,17 @@ def interior_points(mask: np.ndarray, count: int | None = None) -> np.ndarray:
 def correction_click(
     prediction: np.ndarray, target: np.ndarray, rng: np.random.Generator | None = None
 ) -> tuple[np.ndarray, int] | None:
-    """A click on the largest connected error (26 neighbours), with the label that is true there.
+    """A click on the largest connected error (26 neighbours), with the true label of that place.
 
     Args:
         prediction: (D, H, W) label map.
-        target: (D, H, W) label map; negative voxels count neither as right nor as wrong.
-        rng: None: the innermost voxel, always the same one; else a random one at least half as far from the rim.
+        target: (D, H, W) label map; voxels with negative labels are not compared.
+        rng: as for `interior_point`.
 
     Returns:
-        Voxel (3,) float32 and label (0 on a false positive), or None where nothing is wrong.
+        Voxel (3,) float32 and label (0 on a false positive), or None if there is no error.
     """
-    errors = np.where(prediction != target, target + 1, 0)  # by what is true there, so that one click can mend it
+    errors = np.where(prediction != target, target + 1, 0)  # by true label, so that one click can correct all of it
     numbers = cc3d.connected_components(errors, connectivity=26)
     sizes = np.bincount(numbers.ravel())
     if len(sizes) == 1:

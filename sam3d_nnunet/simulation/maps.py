@@ -3,64 +3,63 @@
 import numpy as np
 from scipy import ndimage
 
-from sam3d_nnunet.prompts.prompt import BOX, KINDS, MASK, NOTHING, SCRIBBLE
+from sam3d_nnunet.prompts.prompt import BOX, KINDS, MASK, NOTHING, SCRIBBLE, VoxelPrompts
 from sam3d_nnunet.simulation.components import Components
-from sam3d_nnunet.simulation.draw import Clicks, join
 
-MARGIN = 6  # voxels around an object in which background scribbles lie, and masks go wrong
+MARGIN = 6  # voxels around an object in which background scribbles lie and masks are distorted
 
 
 class MapSimulator:
-    """Draws the dense prompts of one patch after the other, as (3, D, H, W) int16 (see `prompts.prompt`)."""
+    """Draws the dense prompts of patches: maps (3, D, H, W) int16, see `sam3d_nnunet.prompts.prompt`."""
 
     def __init__(self, classes: list[int], mask_share: float, scribble_share: float, box_share: float) -> None:
         """
         Args:
             classes: label values.
-            mask_share, scribble_share, box_share: share of patches that get one.
+            mask_share, scribble_share, box_share: share of patches with a previous mask, scribbles or boxes.
         """
         self.classes = classes
         self.mask_share = mask_share
         self.scribble_share = scribble_share
         self.box_share = box_share
 
-    def marks(self, segmentation: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Clicks]:
-        """Maps with scribbles and boxes on some of the classes present, or without, by chance.
+    def marks(self, segmentation: np.ndarray, rng: np.random.Generator) -> VoxelPrompts:
+        """Maps that hold, by chance, scribbles and boxes on random classes among those present.
 
         Args:
             segmentation: (D, H, W) label map.
             rng: source of randomness.
 
         Returns:
-            The maps, and for each scribble or box a voxel of the component it stands for, with its class.
+            The maps, and for each scribble or box a click: a voxel of the component that it marks, with its class.
         """
         maps = np.full((KINDS, *segmentation.shape), NOTHING, np.int16)
         marked = []
         for kind, share, draw in ((SCRIBBLE, self.scribble_share, _scribble), (BOX, self.box_share, _box)):
             if rng.random() >= share:
                 continue
-            for label in _some([c for c in self.classes if (segmentation == c).any()], rng):
+            for label in _random_labels([c for c in self.classes if (segmentation == c).any()], rng):
                 components = Components(segmentation, [label])
                 number = components.choose(1, rng)[0]
                 draw(maps[kind], components, number, label, rng)
-                marked.append((components.voxels_of(number)[:1].astype(np.float32), np.array([label])))
-        return maps, join(marked)
+                marked.append(VoxelPrompts(components.voxels_of(number)[:1].astype(np.float32), np.array([label])))
+        return VoxelPrompts.concatenate(marked)._replace(maps=maps)
 
     def add_mask(self, maps: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> None:
-        """Write a previous mask that is roughly the target into the maps, or none, by chance."""
+        """By chance, write a previous mask into the maps that is roughly the target."""
         if rng.random() < self.mask_share:
             maps[MASK] = distorted(target, self.classes, rng)
 
 
 def draw_curve(voxels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Voxels along a random parabola through three of the voxels given, in half of the cases within one slice.
+    """Voxels along a random parabola through three of the given voxels; in half of the cases within one slice.
 
     Args:
         voxels: (N, 3) int, at least one.
         rng: source of randomness.
 
     Returns:
-        (M, 3) int, also where none of the given voxels lies, outside the image too.
+        (M, 3) int; they may leave the given voxels and even the image.
     """
     voxels = _maybe_one_slice(voxels, rng)
     start, middle, end = voxels[rng.integers(len(voxels), size=3)]
@@ -71,11 +70,11 @@ def draw_curve(voxels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def distorted(target: np.ndarray, classes: list[int], rng: np.random.Generator) -> np.ndarray:
-    """A mask as a first try may look: shifted, grown or shrunk, an object missed, another found where none is.
+    """A mask like that of a first prediction: shifted, grown or shrunk, with a missed or an additional object.
 
     Args:
         target: (D, H, W) label map.
-        classes: label values; all else is background in the mask.
+        classes: label values; other labels become background in the mask.
         rng: source of randomness.
 
     Returns:
@@ -109,7 +108,7 @@ def _add_ball(mask: np.ndarray, label: int, rng: np.random.Generator) -> None:
 
 
 def _scribble(scribbles: np.ndarray, components: Components, number: int, label: int, rng: np.random.Generator) -> None:
-    """A line within a component, sometimes also one on the background beside it."""
+    """A line within a component, and sometimes one on the background beside it."""
     voxels = components.voxels_of(number)
     _draw(scribbles, draw_curve(voxels, rng), components.numbers == number, label)
     if rng.random() < 0.3:
@@ -121,14 +120,14 @@ def _scribble(scribbles: np.ndarray, components: Components, number: int, label:
 
 
 def _draw(scribbles: np.ndarray, curve: np.ndarray, where: np.ndarray, label: int) -> None:
-    """Write a label along a curve, where it lies in a mask."""
+    """Write a label along the part of a curve that lies in a mask."""
     inside = curve[((curve >= 0) & (curve < where.shape)).all(axis=1)]
     inside = inside[where[tuple(inside.T)]]
     scribbles[tuple(inside.T)] = label
 
 
 def _box(boxes: np.ndarray, components: Components, number: int, label: int, rng: np.random.Generator) -> None:
-    """The filled bounding box of a component or of one slice of it, each face off by up to a tenth of the side."""
+    """The filled bounding box of a component or of one slice of it, each face moved by up to a tenth of the side."""
     voxels = _maybe_one_slice(components.voxels_of(number), rng)
     lower, upper = voxels.min(axis=0), voxels.max(axis=0) + 1
     side = upper - lower
@@ -138,17 +137,17 @@ def _box(boxes: np.ndarray, components: Components, number: int, label: int, rng
 
 
 def _maybe_one_slice(voxels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """All voxels, or (as people mostly draw) those of a random slice along a random axis."""
+    """All voxels, or those of a random slice along a random axis, because people mostly draw in slices."""
     if rng.random() < 0.5:
         return voxels
     axis = rng.integers(3)
     return voxels[voxels[:, axis] == rng.choice(voxels)[axis]]
 
 
-def _some(labels: list[int], rng: np.random.Generator) -> list[int]:
-    """About half of the labels, at least one of them if there are any."""
-    some = [c for c in labels if rng.random() < 0.5]
-    return some if some or not labels else [labels[rng.integers(len(labels))]]
+def _random_labels(labels: list[int], rng: np.random.Generator) -> list[int]:
+    """About half of the labels, and at least one if there are any."""
+    chosen = [c for c in labels if rng.random() < 0.5]
+    return chosen if chosen or not labels else [labels[rng.integers(len(labels))]]
 
 
 def _grown(box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:

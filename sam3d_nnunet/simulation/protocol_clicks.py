@@ -7,8 +7,9 @@ from functools import partial
 import numpy as np
 from scipy.ndimage import distance_transform_edt, find_objects
 
+from sam3d_nnunet.prompts.prompt import VoxelPrompts
 from sam3d_nnunet.simulation.components import Components
-from sam3d_nnunet.simulation.draw import Clicks, case_generator, clicks_per_class, draw_clicks, join
+from sam3d_nnunet.simulation.draw import case_generator, clicks_per_class, draw_clicks
 from sam3d_nnunet.simulation.protocols import Protocol
 
 THIRDS = 3
@@ -44,7 +45,7 @@ def draw_protocol(
     spacing: Sequence[float],
     rng: np.random.Generator,
     axial: int = 0,
-) -> Clicks:
+) -> VoxelPrompts:
     """All clicks of a protocol that can be drawn beforehand; for iterated ones the first on each class.
 
     Absent classes get no clicks. Clicks that are moved off target keep their label and lie exactly as far off as asked,
@@ -63,37 +64,37 @@ def draw_protocol(
     return clicks
 
 
-def _no_clicks(truth: Truth, count: int, rng: np.random.Generator) -> Clicks:
-    return join([])
+def _no_clicks(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPrompts:
+    return VoxelPrompts.none()
 
 
-def _per_class(truth: Truth, count: int, rng: np.random.Generator) -> Clicks:
+def _per_class(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPrompts:
     return clicks_per_class(truth.segmentation, truth.classes, count, rng)
 
 
-def _first_per_class(truth: Truth, count: int, rng: np.random.Generator) -> Clicks:
+def _first_per_class(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPrompts:
     """Further clicks depend on predictions; `evaluation.protocol_prediction` draws them."""
     return _per_class(truth, 1, rng)
 
 
-def _per_lesion(truth: Truth, count: int, rng: np.random.Generator) -> Clicks:
+def _per_lesion(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPrompts:
     components = Components(truth.segmentation, truth.classes)
     boxes = find_objects(components.numbers.astype(np.int32, copy=False))
     masks = [(box, components.numbers[box] == number) for number, box in enumerate(boxes, 1)]
-    return join([_in_box(truth.segmentation, box, mask, count, rng) for box, mask in masks])
+    return VoxelPrompts.concatenate([_in_box(truth.segmentation, box, mask, count, rng) for box, mask in masks])
 
 
-def _per_slice(truth: Truth, count: int, rng: np.random.Generator) -> Clicks:
+def _per_slice(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPrompts:
     parts = []
     for label in truth.classes:
         mask = truth.segmentation == label
         for number in np.flatnonzero(np.moveaxis(mask, truth.axial, 0).any(axis=(1, 2))):
             box = tuple(slice(number, number + 1) if a == truth.axial else slice(None) for a in range(3))
             parts.append(_in_box(truth.segmentation, box, mask[box], count, rng))
-    return join(parts)
+    return VoxelPrompts.concatenate(parts)
 
 
-def _in_third(truth: Truth, count: int, rng: np.random.Generator, third: int) -> Clicks:
+def _in_third(truth: Truth, count: int, rng: np.random.Generator, third: int) -> VoxelPrompts:
     """In one of `thirds_by_depth` of the largest lesion of each class."""
     parts = []
     for label in truth.classes:
@@ -103,8 +104,8 @@ def _in_third(truth: Truth, count: int, rng: np.random.Generator, third: int) ->
         voxels = components.voxels_of(1 + int(components.sizes[1:].argmax()))
         voxels = thirds_by_depth(voxels, truth.spacing, rng)[third]
         chosen = voxels[rng.permutation(len(voxels))[:count]]
-        parts.append((chosen.astype(np.float32), np.full(len(chosen), label, np.int64)))
-    return join(parts)
+        parts.append(VoxelPrompts(chosen.astype(np.float32), np.full(len(chosen), label, np.int64)))
+    return VoxelPrompts.concatenate(parts)
 
 
 def thirds_by_depth(voxels: np.ndarray, spacing: Sequence[float], rng: np.random.Generator) -> list[np.ndarray]:
@@ -129,13 +130,13 @@ def thirds_by_depth(voxels: np.ndarray, spacing: Sequence[float], rng: np.random
 
 def _in_box(
     segmentation: np.ndarray, box: tuple[slice, ...], mask: np.ndarray, count: int, rng: np.random.Generator
-) -> Clicks:
+) -> VoxelPrompts:
     """Clicks in a mask that covers a part of the label map."""
     points = draw_clicks(mask, count, rng) + np.array([s.start or 0 for s in box], np.float32)
-    return points, segmentation[tuple(points.astype(int).T)].astype(np.int64)
+    return VoxelPrompts(points, segmentation[tuple(points.astype(int).T)].astype(np.int64))
 
 
-DRAWING: dict[str, Callable[[Truth, int, np.random.Generator], Clicks]] = {
+DRAWING: dict[str, Callable[[Truth, int, np.random.Generator], VoxelPrompts]] = {
     "automatic": _no_clicks,
     "volume": _per_class,
     "lesion": _per_lesion,
@@ -149,14 +150,13 @@ DRAWING: dict[str, Callable[[Truth, int, np.random.Generator], Clicks]] = {
 
 
 def _move_off_target(
-    clicks: Clicks, protocol: Protocol, segmentation: np.ndarray, spacing: np.ndarray, rng: np.random.Generator
-) -> Clicks:
-    points, labels = clicks
-    moved = rng.random(len(labels)) < protocol.off_share
-    points = points.copy()
+    clicks: VoxelPrompts, protocol: Protocol, segmentation: np.ndarray, spacing: np.ndarray, rng: np.random.Generator
+) -> VoxelPrompts:
+    moved = rng.random(len(clicks.labels)) < protocol.off_share
+    points = clicks.points.copy()
     for i in np.flatnonzero(moved):
-        points[i] = _off_target(points[i], segmentation != labels[i], protocol.off_mm, spacing, rng)
-    return points, labels
+        points[i] = _off_target(points[i], segmentation != clicks.labels[i], protocol.off_mm, spacing, rng)
+    return clicks._replace(points=points)
 
 
 def _off_target(

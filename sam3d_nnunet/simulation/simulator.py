@@ -1,29 +1,29 @@
-"""How prompts are simulated in training: label map of a patch -> clicks, maps, and the target that they ask for."""
+"""How training simulates prompts: label map of a patch -> prompts, and the target that they ask for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from sam3d_nnunet.prompts.prompt import VoxelPrompts
 from sam3d_nnunet.simulation.components import Components
-from sam3d_nnunet.simulation.draw import Clicks, clicks_per_class, draw_clicks, draw_labelled, join, pad_clicks
+from sam3d_nnunet.simulation.draw import clicks_per_class, draw_clicks, draw_labelled, pad_clicks
 from sam3d_nnunet.simulation.maps import MapSimulator
 
-Policy = Callable[[np.ndarray, list[int], np.random.Generator], Clicks]
-"""(D, H, W) label map (0 background, -1 outside the image), classes, randomness -> clicks."""
+Policy = Callable[[np.ndarray, list[int], np.random.Generator], VoxelPrompts]
+"""(D, H, W) label map (0 background, -1 outside the image), classes, source of randomness -> clicks."""
 
 
 def default_policy(
     segmentation: np.ndarray, classes: list[int], rng: np.random.Generator, no_click_share: float = 0.15
-) -> Clicks:
-    """Few clicks far more often than many, on some of the classes present, sometimes on background, sometimes none.
+) -> VoxelPrompts:
+    """A few clicks on random classes among those present, sometimes on background too, sometimes no clicks at all.
 
-    In one of ten patches a stray click claims a class anywhere, so that the network learns to doubt. Patches
-    without foreground get background clicks, as in the paper.
+    Few clicks are far more likely than many. In one of ten patches a stray click claims a class anywhere, so that the
+    network learns to doubt clicks. Patches without foreground get background clicks, as in the paper.
     """
     if rng.random() < no_click_share:
-        return join([])
+        return VoxelPrompts.none()
     present = [c for c in classes if (segmentation == c).any()]
     if not present:
         return _background(segmentation, _count(10, rng), rng)
@@ -32,40 +32,42 @@ def default_policy(
     if rng.random() < 0.5:
         parts.append(_background(segmentation, _count(5, rng), rng))
     if rng.random() < 0.1:
-        parts.append((draw_clicks(_usable(segmentation, classes), 1, rng), rng.choice(classes, 1).astype(np.int64)))
-    return join(parts)
+        stray = draw_clicks(_usable(segmentation, classes), 1, rng)
+        parts.append(VoxelPrompts(stray, rng.choice(classes, 1).astype(np.int64)))
+    return VoxelPrompts.concatenate(parts)
 
 
-def paper_policy(segmentation: np.ndarray, classes: list[int], rng: np.random.Generator) -> Clicks:
-    """40 clicks in the foreground, or 10 in the background where there is none (paper, Section 4 and Table 5)."""
+def paper_policy(segmentation: np.ndarray, classes: list[int], rng: np.random.Generator) -> VoxelPrompts:
+    """40 clicks in the foreground, or without foreground 10 in the background (paper, Section 4 and Table 5)."""
     foreground = np.isin(segmentation, classes)
     if foreground.any():
         return draw_labelled(segmentation, foreground, 40, rng)
     return _background(segmentation, 10, rng)
 
 
-def released_policy(segmentation: np.ndarray, classes: list[int], rng: np.random.Generator) -> Clicks:
+def released_policy(segmentation: np.ndarray, classes: list[int], rng: np.random.Generator) -> VoxelPrompts:
     """10 clicks in the foreground and 20 anywhere, as in the released code."""
     foreground = draw_labelled(segmentation, np.isin(segmentation, classes), 10, rng)
-    return join([foreground, draw_labelled(segmentation, _usable(segmentation, classes), 20, rng)])
+    anywhere = draw_labelled(segmentation, _usable(segmentation, classes), 20, rng)
+    return VoxelPrompts.concatenate([foreground, anywhere])
 
 
-POLICIES: dict[str, tuple[Callable[..., Clicks], int]] = {
+POLICIES: dict[str, tuple[Callable[..., VoxelPrompts], int]] = {
     "default": (default_policy, 32),
     "paper": (paper_policy, 40),
     "released": (released_policy, 30),
 }
-"""Policy and number of clicks a patch is padded to, by name."""
+"""By name: the policy, and the number of clicks to which a patch is padded."""
 
 
 class ClickSimulator:
-    """Draws the clicks of one patch after the other, always the same number (padded with label -1)."""
+    """Draws the clicks of patches, always the same number (padded with label -1)."""
 
     def __init__(self, policy: str, classes: list[int], labelled: bool, no_click_share: float) -> None:
         """
         Args:
             policy: a key of `POLICIES`.
-            classes: label values that can be clicked; the ignore label is none of them.
+            classes: label values that can be clicked, without the ignore label.
             labelled: whether clicks carry labels; otherwise each gets label 1, wherever it is.
             no_click_share: share of patches without clicks (policy `default`).
         """
@@ -74,22 +76,22 @@ class ClickSimulator:
         self.classes = classes
         self.labelled = labelled
 
-    def __call__(self, segmentation: np.ndarray, rng: np.random.Generator) -> Clicks:
+    def __call__(self, segmentation: np.ndarray, rng: np.random.Generator) -> VoxelPrompts:
         """(D, H, W) label map, 0 background and -1 outside the image -> (size, 3) points and (size,) labels."""
         return self.pad(self.draw(segmentation, self.classes, rng), rng)
 
-    def pad(self, clicks: Clicks, rng: np.random.Generator) -> Clicks:
+    def pad(self, clicks: VoxelPrompts, rng: np.random.Generator) -> VoxelPrompts:
         """Any number of clicks -> (size, 3) points and (size,) labels."""
-        points, labels = pad_clicks(clicks, self.size, rng)
-        return points, labels if self.labelled else np.where(labels >= 0, 1, labels)
+        padded = pad_clicks(clicks, self.size, rng)
+        return padded if self.labelled else padded._replace(labels=np.where(padded.labels >= 0, 1, padded.labels))
 
 
-def _background(segmentation: np.ndarray, count: int, rng: np.random.Generator) -> Clicks:
+def _background(segmentation: np.ndarray, count: int, rng: np.random.Generator) -> VoxelPrompts:
     return draw_labelled(segmentation, segmentation == 0, count, rng)
 
 
 def _usable(segmentation: np.ndarray, classes: list[int]) -> np.ndarray:
-    """Where a click may be: not outside the image, not where the label is to be ignored."""
+    """Where a click may lie: not outside the image, and not on the ignore label."""
     return np.isin(segmentation, [0, *classes])
 
 
@@ -98,29 +100,12 @@ def _count(most: int, rng: np.random.Generator) -> int:
     return int((most + 1) ** rng.random())
 
 
-@dataclass(frozen=True)
-class DrawnPrompts:
-    """What was drawn for a patch.
-
-    Attributes:
-        points: (N, 3) float32 in voxels of the patch.
-        labels: (N,) int64, -1 for padding.
-        maps: (3, D, H, W) int16 (see `sam3d_nnunet.prompts.prompt`), None where none are drawn.
-        target: (D, H, W) label map that these prompts ask for.
-    """
-
-    points: np.ndarray
-    labels: np.ndarray
-    maps: np.ndarray | None
-    target: np.ndarray
-
-
 class PromptSimulator:
-    """Draws the prompts of one patch after the other.
+    """Draws the prompts of patches, and the target that they ask for.
 
-    Prompts that select (target policy `clicked`): the target is the components that hold a click of their class, or
-    for which a scribble or a box was drawn; the others become background. Without any of these it is the whole label
-    map, so that the same network works automatically. A previous mask alone selects nothing.
+    If prompts select (target policy `clicked`), the target keeps the components that hold a click of their class, or
+    that a scribble or a box marks; the others become background. Without any of these the target is the whole label
+    map, so that the same network also segments automatically. A previous mask alone selects nothing.
     """
 
     def __init__(
@@ -129,35 +114,35 @@ class PromptSimulator:
         """
         Args:
             clicks: draws the clicks.
-            maps: draws the dense prompts, if there are any.
+            maps: draws the dense prompts; None: there are none.
             select: whether prompts select components.
-            together: components of all classes as one (nested regions).
+            together: whether components span classes (nested regions), as in `Components`.
         """
         self.clicks = clicks
         self.maps = maps
         self.select = select
         self.together = together
 
-    def __call__(self, segmentation: np.ndarray, rng: np.random.Generator) -> DrawnPrompts:
-        """(D, H, W) label map, 0 background and -1 outside the image -> prompts and target."""
+    def __call__(self, segmentation: np.ndarray, rng: np.random.Generator) -> tuple[VoxelPrompts, np.ndarray]:
+        """(D, H, W) label map, 0 background and -1 outside the image -> prompts, and the target (D, H, W)."""
         components = Components(segmentation, self.clicks.classes, self.together) if self.select else None
-        offered = components.some(rng) if self.select else segmentation
-        maps, marked = self.maps.marks(offered, rng) if self.maps else (None, join([]))
+        offered = components.random_subset(rng) if self.select else segmentation
+        marks = self.maps.marks(offered, rng) if self.maps else VoxelPrompts.none()
         clicks = self.clicks.draw(offered, self.clicks.classes, rng)
-        if len(marked[1]) and rng.random() < 0.5:
-            clicks = join([])  # scribbles and boxes must be understood alone, too
-        elif self.select and len(clicks[1]) and rng.random() < 0.5:
-            clicks = join([clicks, _rejected(segmentation, offered, rng)])
+        if len(marks.labels) and rng.random() < 0.5:
+            clicks = VoxelPrompts.none()  # so that the network also learns scribbles and boxes alone
+        elif self.select and len(clicks.labels) and rng.random() < 0.5:
+            clicks = VoxelPrompts.concatenate([clicks, _rejected(segmentation, offered, rng)])
         clicks = self.clicks.pad(clicks, rng)
-        selecting = join([clicks, marked])
-        asked_for = self.select and (selecting[1] >= 0).any()
+        selecting = VoxelPrompts.concatenate([clicks, marks])
+        asked_for = self.select and (selecting.labels >= 0).any()
         target = components.holding(selecting) if asked_for else segmentation
         if self.maps:
-            self.maps.add_mask(maps, target, rng)
-        return DrawnPrompts(*clicks, maps, target)
+            self.maps.add_mask(marks.maps, target, rng)
+        return clicks._replace(maps=marks.maps), target
 
 
-def _rejected(segmentation: np.ndarray, offered: np.ndarray, rng: np.random.Generator) -> Clicks:
-    """A background click on what was not selected, if there is anything."""
+def _rejected(segmentation: np.ndarray, offered: np.ndarray, rng: np.random.Generator) -> VoxelPrompts:
+    """A background click on a component that was not selected, if there is one."""
     points = draw_clicks(segmentation != offered, 1, rng)
-    return points, np.zeros(len(points), np.int64)
+    return VoxelPrompts(points, np.zeros(len(points), np.int64))

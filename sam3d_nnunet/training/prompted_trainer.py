@@ -9,21 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.network.prompts import Prompts
 from sam3d_nnunet.simulation.maps import MapSimulator
 from sam3d_nnunet.simulation.simulator import ClickSimulator, PromptSimulator
 from sam3d_nnunet.training.planned_trainer import PlannedTrainer
-from sam3d_nnunet.training.prompted_batches import Correction, PromptedDataLoader, with_free_click
+from sam3d_nnunet.training.prompted_batches import Correction, PromptedDataLoader
 from sam3d_nnunet.training.prompted_validation import validate_prompted
 
 
 class PromptedTrainer(PlannedTrainer):
     """Trains a `PromptableNetwork` with simulated prompts, and validates it without clicks and with one.
 
-    nnU-Net's planning, augmentation, loss, folds and sliding-window validation stay as they are.
+    Planning, augmentation, loss, folds and sliding-window validation are nnU-Net's.
     """
 
     takes_prompts = True
-    """Read where a model is loaded: prediction from clicks needs such a trainer."""
+    """Prediction from clicks needs such a trainer; `load_model_folder` reads this."""
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class PromptedTrainer(PlannedTrainer):
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """nnU-Net's loaders, with prompts in each batch."""
-        original = upstream.nnUNetDataLoader  # the method we call offers no other hook for the loader's class
+        original = upstream.nnUNetDataLoader  # the method below has no other hook for the class of the loader
         upstream.nnUNetDataLoader = partial(PromptedDataLoader, simulator=self._prompt_simulator())
         try:
             return super().get_dataloaders()
@@ -48,19 +49,18 @@ class PromptedTrainer(PlannedTrainer):
             upstream.nnUNetDataLoader = original
 
     def on_train_start(self) -> None:
-        """Refuse a fold from which nothing can be learned."""
+        """Refuse a fold without any foreground."""
         if not self.was_initialized:
             self.initialize()
         self._refuse_empty_training_set()
         super().on_train_start()
 
     def train_step(self, batch: dict) -> dict:
-        """One step of nnU-Net's training with prompts; in a share of the steps a click corrects the first mask."""
-        prompts = self._prompts(batch)
-        if np.random.random() < self.settings.iterated_share:
-            prompts["correct"] = self._correction(_finest(batch["target"]))
+        """A training step of nnU-Net with prompts; in a share of the steps, a click corrects the first mask."""
+        corrects = np.random.random() < self.settings.iterated_share
+        correct = self._correction(_finest(batch["target"])) if corrects else None
         self.optimizer.zero_grad(set_to_none=True)
-        output = self.network(batch["data"].to(self.device, non_blocking=True), **prompts)
+        output = self.network(batch["data"].to(self.device, non_blocking=True), self._prompts(batch), correct)
         loss = self.loss(output, self._on_device(batch["target"]))
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
@@ -70,7 +70,7 @@ class PromptedTrainer(PlannedTrainer):
     def validation_step(self, batch: dict) -> dict:
         """nnU-Net's validation step, with prompts."""
         network = self.network
-        self.network = partial(network, **self._prompts(batch))
+        self.network = partial(network, prompts=self._prompts(batch))
         try:
             return super().validation_step(batch)
         finally:
@@ -80,11 +80,11 @@ class PromptedTrainer(PlannedTrainer):
         """nnU-Net's validation without clicks in `validation/`, then the paper's protocol in `validation_1click/`."""
         super().perform_actual_validation(save_probabilities)
         self.set_deep_supervision_enabled(False)
-        validate_prompted(self, clicks_per_class=1, save_probabilities=save_probabilities)
+        validate_prompted(self, 1, save_probabilities=save_probabilities)
         self.set_deep_supervision_enabled(True)
 
     def plot_network_architecture(self) -> None:
-        """Nothing to see: hiddenlayer gives the network no prompts."""
+        """No plot: hiddenlayer can't give the network prompts."""
 
     def _prompt_simulator(self) -> PromptSimulator:
         clicks, classes = self.settings.clicks, list(self.label_manager.foreground_labels)
@@ -96,14 +96,11 @@ class PromptedTrainer(PlannedTrainer):
             together=self.label_manager.has_regions,
         )
 
-    def _prompts(self, batch: dict) -> dict[str, Any]:
-        points, labels = batch["points"], batch["point_labels"]
-        if self.settings.iterated_share:  # in each step, since another shape costs a compilation
-            points, labels = with_free_click(points, labels)
-        prompts = {"points": points, "labels": labels}
-        if "maps" in batch:
-            prompts["maps"] = batch["maps"]
-        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in prompts.items()}
+    def _prompts(self, batch: dict) -> Prompts:
+        prompts = Prompts(*batch["prompts"])  # nnU-Net's pinning returns a plain tuple
+        if self.settings.iterated_share:  # in every step, because another shape would cost a compilation
+            prompts = prompts.with_free_click()
+        return prompts.to(self.device, non_blocking=True)
 
     def _correction(self, target: Tensor) -> Correction:
         labels = self.label_manager
@@ -123,7 +120,8 @@ class PromptedTrainer(PlannedTrainer):
             if any(len(voxels) for key, voxels in locations.items() if -1 not in np.atleast_1d(key)):
                 return
         raise SAM3DError(
-            f"No training case of fold {self.fold} in {self.preprocessed_dataset_folder} holds any foreground voxel."
+            f"No training case of fold {self.fold} in {self.preprocessed_dataset_folder} holds any foreground voxel. "
+            "Check the labels of the data set and the fold."
         )
 
     def _on_device(self, target: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
@@ -133,5 +131,5 @@ class PromptedTrainer(PlannedTrainer):
 
 
 def _finest(target: Tensor | list[Tensor]) -> Tensor:
-    """The target at full resolution; with deep supervision there are coarser ones behind it."""
+    """The target at full resolution; with deep supervision, coarser ones follow it."""
     return target[0] if isinstance(target, list) else target

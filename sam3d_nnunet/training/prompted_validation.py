@@ -15,15 +15,14 @@ from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.predictor import SAM3DPredictor
 from sam3d_nnunet.prediction.writer import CaseWriter
 from sam3d_nnunet.prompts.prompt import Prompt
-from sam3d_nnunet.simulation.draw import case_generator
-from sam3d_nnunet.simulation.draw import clicks_per_class as draw_clicks_per_class
+from sam3d_nnunet.simulation.draw import case_generator, clicks_per_class
 from sam3d_nnunet.training.planned_trainer import wait_for_all_ranks
 
 if TYPE_CHECKING:
     from sam3d_nnunet.training.prompted_trainer import PromptedTrainer
 
 
-def validate_prompted(trainer: "PromptedTrainer", clicks_per_class: int, save_probabilities: bool = False) -> None:
+def validate_prompted(trainer: "PromptedTrainer", count: int, save_probabilities: bool = False) -> None:
     """Predict a fold's validation cases from clicks into `validation_{n}click/`, as `sam3d predict` would.
 
     Each case gets the same clicks whatever the model: they are drawn from its original label map and depend on its name
@@ -31,16 +30,16 @@ def validate_prompted(trainer: "PromptedTrainer", clicks_per_class: int, save_pr
 
     Args:
         trainer: an initialised trainer.
-        clicks_per_class: clicks on each class that is present in a volume.
+        count: clicks on each class that is present in a volume.
         save_probabilities: also write nnU-Net's .npz and .pkl files.
     """
-    folder = Path(trainer.output_folder) / f"validation_{clicks_per_class}click"
+    folder = Path(trainer.output_folder) / f"validation_{count}click"
     folder.mkdir(parents=True, exist_ok=True)
     _, cases = trainer.do_split()
     if trainer.is_ddp:
         cases = cases[trainer.local_rank :: dist.get_world_size()]
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
-    trainer.print_to_log_file(f"Predicting {len(cases)} cases with {clicks_per_class} click(s) per class")
+    trainer.print_to_log_file(f"Predicting {len(cases)} cases with {count} click(s) per class")
     model = trained_model(trainer)
     predictor, writer = SAM3DPredictor(trainer.device, keep_in_crop=True), CaseWriter(folder, model, save_probabilities)
     predictor.use(model)
@@ -48,7 +47,7 @@ def validate_prompted(trainer: "PromptedTrainer", clicks_per_class: int, save_pr
         data, _, _, properties = dataset.load_case(case)
         truth = _truth_file(trainer, case)
         image = ImageCase.from_preprocessed(data[:], properties, model, ImageGeometry.from_file(truth, properties))
-        prompt = _draw_prompt(trainer, case, truth, image, clicks_per_class)
+        prompt = _draw_prompt(trainer, case, truth, image, count)
         predict = predictor.predict_read if len(prompt.points) else predictor.predict_nothing
         writer.write(case, predict(image, prompt))
     if trainer.is_ddp:
@@ -77,11 +76,11 @@ def _truth_file(trainer: "PromptedTrainer", case: str) -> Path:
 
 
 def _draw_prompt(trainer: "PromptedTrainer", case: str, truth: Path, image: ImageCase, count: int) -> Prompt:
-    segmentation, as_in_file = read_label_map(truth, trainer.plans_manager.image_reader_writer_class())
-    geometry = ImageGeometry.from_file(truth) if as_in_file else image.geometry
+    label_map = read_label_map(truth, trainer.plans_manager.image_reader_writer_class())
+    segmentation, geometry = label_map.in_file_order() or (label_map.array, image.geometry)
     classes = list(trainer.label_manager.foreground_labels)
-    points, labels = draw_clicks_per_class(segmentation, classes, count, case_generator(case))
-    return Prompt(geometry.to_world(points), labels, case)
+    clicks = clicks_per_class(segmentation, classes, count, case_generator(case))
+    return Prompt(geometry.to_world(clicks.points), clicks.labels, case)
 
 
 def _summarise(trainer: "PromptedTrainer", folder: Path) -> None:

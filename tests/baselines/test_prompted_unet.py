@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from sam3d_nnunet.baselines.prompted_unet import PromptedUNet, prompt_channels
+from sam3d_nnunet.network.prompts import Prompts
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING
 
 SIZE = (8, 10, 12)
@@ -20,8 +21,8 @@ def shown() -> PromptedUNet:
     return PromptedUNet(Seen(), num_classes=3, num_click_labels=3)
 
 
-def clicks(*given: tuple[float, float, float, int]) -> tuple[Tensor, Tensor]:
-    return torch.tensor([[g[:3] for g in given]]), torch.tensor([[g[3] for g in given]])
+def clicks(*given: tuple[float, float, float, int]) -> Prompts:
+    return Prompts(torch.tensor([[g[:3] for g in given]]), torch.tensor([[g[3] for g in given]]))
 
 
 def test_image_comes_first_and_prompts_are_zero_without_any(shown):
@@ -33,7 +34,7 @@ def test_image_comes_first_and_prompts_are_zero_without_any(shown):
 
 
 def test_a_click_is_a_ball_in_the_channel_of_its_label(shown):
-    seen = shown(torch.zeros(1, 1, *SIZE), *clicks((2, 5, 7, 2), (float("nan"), 0, 0, -1)))
+    seen = shown(torch.zeros(1, 1, *SIZE), clicks((2.0, 5, 7, 2), (float("nan"), 0, 0, -1)))
     ball = seen[0, 1 + 2]
     assert ball[2, 5, 7] == 1
     assert ball[3, 5, 7] == pytest.approx(torch.exp(torch.tensor(-0.5)).item())
@@ -43,7 +44,7 @@ def test_a_click_is_a_ball_in_the_channel_of_its_label(shown):
 def test_maps_have_a_channel_for_each_label(shown):
     maps = torch.full((1, 3, *SIZE), NOTHING)
     maps[0, MASK, 1], maps[0, BOX, 4] = 1, 0
-    seen = shown(torch.zeros(1, 1, *SIZE), maps=maps)
+    seen = shown(torch.zeros(1, 1, *SIZE), Prompts.none(1)._replace(maps=maps))
     first = 1 + 3  # behind image and clicks
     assert torch.equal(seen[0, first + 3 * MASK + 1], (maps[0, MASK] == 1).float())
     assert torch.equal(seen[0, first + 3 * BOX], (maps[0, BOX] == 0).float())
@@ -53,23 +54,23 @@ def test_maps_have_a_channel_for_each_label(shown):
 def test_one_image_serves_several_sets_of_clicks(shown):
     image = torch.randn(1, 1, *SIZE)
     points, labels = torch.tensor([[[1.0, 1, 1]], [[5.0, 5, 5]]]), torch.tensor([[1], [2]])
-    seen = shown.decode(shown.encode(image), points, labels)
+    seen = shown.decode(shown.encode(image), Prompts(points, labels))
     for i in range(2):
-        assert torch.equal(seen[i : i + 1], shown(image, points[i : i + 1], labels[i : i + 1]))
+        assert torch.equal(seen[i : i + 1], shown(image, Prompts(points[i : i + 1], labels[i : i + 1])))
 
 
 def test_corrected_step_decodes_again(shown):
     image = torch.randn(1, 1, *SIZE)
     given = []
 
-    def correct(logits, points, labels, maps):
-        given.append((logits, points, labels, maps))
-        return *clicks((4, 4, 4, 1)), None
+    def correct(logits, prompts):
+        given.append((logits, prompts))
+        return clicks((4, 4, 4, 1))
 
     first = clicks((2, 2, 2, 2))
-    seen = shown(image, *first, correct=correct)
-    assert torch.equal(seen, shown(image, *clicks((4, 4, 4, 1))))
-    assert torch.equal(given[0][0], shown(image, *first))
+    seen = shown(image, first, correct)
+    assert torch.equal(seen, shown(image, clicks((4, 4, 4, 1))))
+    assert torch.equal(given[0][0], shown(image, first)) and given[0][1] is first
 
 
 def test_bf16_comes_back_as_float32():

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sam3d_nnunet.network import SAM3D
+from sam3d_nnunet.network import SAM3D, Prompts, build_sam3d
 from sam3d_nnunet.network.sam3d import Preset
 
 SMALL = Preset(None, 24, 2, 2, (0, 1), 16, 8, prompt_heads=2, prompt_mlp_dim=16)
@@ -16,14 +16,14 @@ SMALL = Preset(None, 24, 2, 2, (0, 1), 16, 8, prompt_heads=2, prompt_mlp_dim=16)
 def small_net() -> SAM3D:
     """The same one everywhere."""
     torch.manual_seed(0)
-    return SAM3D(SMALL, input_channels=2, num_classes=3, stride=4)
+    return build_sam3d(SMALL, input_channels=2, num_classes=3, patch_size=(16, 20, 12), stride=4)
 
 
-def correct(logits: Tensor, points: Tensor, labels: Tensor, maps: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def correct(logits: Tensor, prompts: Prompts) -> Prompts:
     """As in training: another click, and the first mask as previous mask."""
-    maps = torch.full((len(logits), 3, *logits.shape[2:]), -1) if maps is None else maps.clone()
+    maps = torch.full((len(logits), 3, *logits.shape[2:]), -1) if prompts.maps is None else prompts.maps.clone()
     maps[:, 0] = logits.argmax(dim=1)
-    return points + 1, labels, maps
+    return Prompts(prompts.points + 1, prompts.labels, maps)
 
 
 def batch(rank: int, step: int) -> tuple:
@@ -35,9 +35,9 @@ def batch(rank: int, step: int) -> tuple:
     points = torch.tensor([[[3.0, 4, 5], [9, 2, 7]], [[1, 1, 1], [12, 15, 3]]])
     if rank == 0:
         maps = torch.arange(2 * 3 * 16 * 20 * 12).reshape(2, 3, 16, 20, 12) % 4 - 1
-        more = (maps, None) if step == 0 else (None, correct)
-        return image, points, torch.tensor([[1, 0], [2, -1]]), *more
-    return (image, points, torch.full((2, 2), -1)) if step == 0 else (image, None, None)
+        labels = torch.tensor([[1, 0], [2, -1]])
+        return (image, Prompts(points, labels, maps)) if step == 0 else (image, Prompts(points, labels), correct)
+    return (image, Prompts(points, torch.full((2, 2), -1))) if step == 0 else (image,)
 
 
 def gradients(net: nn.Module, rank: int, step: int) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sam3d_nnunet.network import SAM3D
+from sam3d_nnunet.network import SAM3D, Prompts
 from sam3d_nnunet.network.image_encoder import PatchEmbed
 from sam3d_nnunet.network.mask_decoder import Fusion
 from sam3d_nnunet.network.window_attention import WindowAttention
@@ -115,11 +115,13 @@ def encode(net: SAM3D, image: Tensor) -> list[Tensor]:
     return levels
 
 
-def decode(net: SAM3D, levels: list[Tensor], image: Tensor, points: Tensor, labels: Tensor) -> Tensor:
+def decode(net: SAM3D, levels: list[Tensor], image: Tensor, prompts: Prompts) -> Tensor:
     """Logits (B, K, D, H, W) from all levels, the image and the clicks."""
+    points, labels, _ = prompts
     *levels, last = levels
     if net.dense_prompt is not None:
-        last = last + net.dense_prompt((points + 0.5) / net.stride - 0.5, labels, tuple(last.shape[2:]))
+        tokens = Prompts((points + 0.5) / net.stride - 0.5, labels)
+        last = last + net.dense_prompt(tokens, tuple(last.shape[2:]))
     faces = 2 * (points + 0.5) / torch.tensor(image.shape[2:]) - 1
     levels.append(net.prompt_encoder(last, faces, labels))
 
@@ -130,9 +132,9 @@ def decode(net: SAM3D, levels: list[Tensor], image: Tensor, points: Tensor, labe
     return enlarged(decoder.seg_layers(fused), image.shape[2:])
 
 
-def segment(net: SAM3D, image: Tensor, points: Tensor, labels: Tensor) -> Tensor:
-    """`net(image, points, labels)` by the parts above, for a patch in whole tokens."""
-    return decode(net, encode(net, image), image, points, labels)
+def segment(net: SAM3D, image: Tensor, prompts: Prompts) -> Tensor:
+    """`net(image, prompts)` by the parts above, for clicks on a patch of whole tokens."""
+    return decode(net, encode(net, image), image, prompts)
 
 
 def enlarged(x: Tensor, size: list[int] | torch.Size) -> Tensor:

@@ -7,8 +7,16 @@ import torch
 from ddp_step import SMALL
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.network import SAM3D
-from sam3d_nnunet.network.prompt_encoder import BOX, MASK, NOTHING, SCRIBBLE, click_balls, map_channels
+from sam3d_nnunet.network import SAM3D, Prompts, build_sam3d
+from sam3d_nnunet.network.prompt_encoder import click_balls, map_channels
+from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
+
+SIZE = (12, 16, 8)
+
+
+def only(maps: torch.Tensor) -> Prompts:
+    """Maps without clicks."""
+    return Prompts.none(len(maps))._replace(maps=maps)
 
 
 def test_a_ball_lies_at_its_click_in_the_channel_of_its_label():
@@ -29,10 +37,10 @@ def test_many_clicks_at_one_place_count_once():
 
 def test_voxels_become_tokens():
     """The middle of the token (1, 2, 0), 4 voxels a side, is the voxel position (5.5, 9.5, 1.5)."""
-    net = SAM3D(SMALL, input_channels=1, num_classes=2, stride=4)
+    net = build_sam3d(SMALL, 1, 2, SIZE, stride=4)
     seen = []
     net.dense_prompt.seg_layers.register_forward_hook(lambda module, args, out: seen.append(args[0]))
-    net(torch.randn(1, 1, 12, 16, 8), torch.tensor([[[5.5, 9.5, 1.5]]]), torch.tensor([[1]]))
+    net(torch.randn(1, 1, 12, 16, 8), Prompts(torch.tensor([[[5.5, 9.5, 1.5]]]), torch.tensor([[1]])))
     assert seen[0].shape == (1, 8, 3, 4, 2)
     assert seen[0][0, 1, 1, 2, 0] == 1
     assert not seen[0][:, 2:].any()  # nothing was said by maps
@@ -76,7 +84,7 @@ def test_incomplete_tokens_are_filled_up_with_nothing():
 def net_for_maps(**options) -> SAM3D:
     """Whose answer depends on all kinds of maps, as after training."""
     torch.manual_seed(0)
-    net = SAM3D(SMALL, 1, 3, 4, **options).eval()
+    net = build_sam3d(SMALL, 1, 3, SIZE, 4, **options).eval()
     with torch.no_grad():
         net.dense_prompt.project.weight.normal_()
         net.dense_prompt.seg_layers.weight.normal_()
@@ -89,13 +97,13 @@ def test_each_kind_and_label_means_something(size):
     net = net_for_maps()
     embedding = net.encode(torch.randn(1, 1, *size))
     without = net.decode(embedding)
-    assert torch.equal(net.decode(embedding, maps=nothing(1, 3, *size)), without)
+    assert torch.equal(net.decode(embedding, only(nothing(1, 3, *size))), without)
     found = [without]
     for kind in (MASK, SCRIBBLE, BOX):
         for label in range(3):
             maps = nothing(1, 3, *size)
             maps[0, kind, 2:5, 4:9, 1:4] = label
-            found.append(net.decode(embedding, maps=maps))
+            found.append(net.decode(embedding, only(maps)))
     for i, one in enumerate(found):
         assert all(not torch.allclose(one, other) for other in found[:i])
 
@@ -106,24 +114,23 @@ def test_maps_for_each_set_of_clicks_or_one_for_all():
     embedding = net.encode(torch.randn(1, 1, 12, 16, 8))
     points, labels = torch.rand(2, 1, 3) * 8, torch.tensor([[1], [2]])
     maps = torch.randint(NOTHING, 3, (2, 3, 12, 16, 8)).short()
-    both = net.decode(embedding, points, labels, maps)
+    both = net.decode(embedding, Prompts(points, labels, maps))
     for i in range(2):
-        alone = net.decode(embedding, points[i : i + 1], labels[i : i + 1], maps[i : i + 1])
+        alone = net.decode(embedding, Prompts(points[i : i + 1], labels[i : i + 1], maps[i : i + 1]))
         torch.testing.assert_close(both[i : i + 1], alone, rtol=1e-4, atol=1e-5)
-    shared = net.decode(embedding, points, labels, maps[:1])
-    torch.testing.assert_close(
-        shared[1:], net.decode(embedding, points[1:], labels[1:], maps[:1]), rtol=1e-4, atol=1e-5
-    )
-    assert net.decode(embedding, maps=maps).shape == (2, 3, 12, 16, 8)
+    shared = net.decode(embedding, Prompts(points, labels, maps[:1]))
+    alone = net.decode(embedding, Prompts(points[1:], labels[1:], maps[:1]))
+    torch.testing.assert_close(shared[1:], alone, rtol=1e-4, atol=1e-5)
+    assert net.decode(embedding, only(maps)).shape == (2, 3, 12, 16, 8)
 
 
 @torch.no_grad()
 def test_kinds_never_shown_in_training_change_nothing():
     """Only the way out of the dense prompts starts at zero once; clicks alone have moved it here."""
-    net = SAM3D(SMALL, 1, 3, 4).eval()
+    net = build_sam3d(SMALL, 1, 3, SIZE, 4).eval()
     net.dense_prompt.project.weight.normal_()
     image = torch.randn(1, 1, 12, 16, 8)
-    assert torch.equal(net(image, maps=torch.randint(0, 3, (1, 3, 12, 16, 8)).short()), net(image))
+    assert torch.equal(net(image, only(torch.randint(0, 3, (1, 3, 12, 16, 8)).short())), net(image))
 
 
 @pytest.mark.parametrize(
@@ -131,20 +138,20 @@ def test_kinds_never_shown_in_training_change_nothing():
     [
         (nothing(1, 3, 12, 16, 4), r"shape \(1, 3, 12, 16, 4\), but \(B, 3, 12, 16, 8\) is needed"),
         (nothing(1, 2, 12, 16, 8), r"shape \(1, 2, 12, 16, 8\)"),
-        (nothing(1, 3, 12, 16, 8) + 4, "label 3; this network knows 0 .background. to 2"),
+        (nothing(1, 3, 12, 16, 8) + 4, "label 3;.* to 2"),
         (nothing(1, 3, 12, 16, 8) - 1, "label -2"),
     ],
 )
 def test_wrong_maps_are_refused(maps, problem):
     with pytest.raises(SAM3DError, match=problem):
-        net_for_maps()(torch.zeros(1, 1, 12, 16, 8), maps=maps)
+        net_for_maps()(torch.zeros(1, 1, 12, 16, 8), only(maps))
 
 
 @pytest.mark.parametrize("options", [{"labelled_prompts": False}, {"takes_maps": False}])
 def test_maps_where_the_network_takes_none(options):
-    net = SAM3D(SMALL, 1, 3, 4, **options)
+    net = build_sam3d(SMALL, 1, 3, SIZE, 4, **options)
     assert not net.takes_maps
     with pytest.raises(SAM3DError, match="without masks, scribbles and boxes"):
-        net(torch.zeros(1, 1, 12, 16, 8), maps=nothing(1, 3, 12, 16, 8))
+        net(torch.zeros(1, 1, 12, 16, 8), only(nothing(1, 3, 12, 16, 8)))
     with pytest.raises(SAM3DError, match="unlabelled clicks can't take masks"):
-        SAM3D(SMALL, 1, 3, 4, labelled_prompts=False, takes_maps=True)
+        build_sam3d(SMALL, 1, 3, SIZE, 4, labelled_prompts=False, takes_maps=True)

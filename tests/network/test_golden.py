@@ -11,7 +11,8 @@ from reference import relative_error
 
 from sam3d_nnunet.network.image_encoder import Block, ImageEncoder, SpatialAdapter
 from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
-from sam3d_nnunet.network.prompt_encoder import PromptEncoder
+from sam3d_nnunet.network.prompt_encoder import LevelPromptEncoder
+from sam3d_nnunet.network.prompts import Prompts
 from sam3d_nnunet.network.weights import load_released_checkpoint, translate_released
 from sam3d_nnunet.network.window_attention import WindowLayout
 
@@ -123,7 +124,7 @@ def test_patch_tokens(recipe, layout, components):
 
 
 def test_prompt_encoder(recipe, layout, components):
-    encoder = PromptEncoder(32, num_heads=4, mlp_dim=64)
+    encoder = LevelPromptEncoder(32, num_heads=4, mlp_dim=64)
     encoder.load_state_dict(
         recorded_weights(recipe, layout, "prompt3", "feature_dict", "", "prompt", SMALL_PROMPT, ours="prompt_encoder.")
     )
@@ -179,7 +180,7 @@ def test_released_checkpoint_gives_the_published_outputs(recipe, layout, tmp_pat
                 check(level, golden, f"features/{i}", tolerance)
             for n in (1, 10):
                 points = torch.from_numpy(recipe.clicks(n, 128, 0))[None].float()
-                logits = net.decode(embedding, points, torch.ones(1, n, dtype=torch.long))
+                logits = net.decode(embedding, Prompts(points, torch.ones(1, n, dtype=torch.long)))
                 assert logits.dtype == torch.float32
                 check(logits, golden, f"logits/{n}_clicks", tolerance)
         assert len(levels) == 4  # the image was encoded once

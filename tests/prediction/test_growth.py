@@ -5,11 +5,11 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from sam3d_nnunet.network import SAM3D
+from sam3d_nnunet.network import SAM3D, Prompts
 from sam3d_nnunet.prediction.box_logits import BoxLogits
 from sam3d_nnunet.prediction.growth import predict_prompted
-from sam3d_nnunet.prediction.window_predictor import WindowPredictor
-from sam3d_nnunet.prediction.windows import Window
+from sam3d_nnunet.prediction.windows import Window, WindowPredictor
+from sam3d_nnunet.prompts.prompt import VoxelPrompts
 
 RADIUS = 3.0
 PATCH = (12, 14, 16)
@@ -24,7 +24,8 @@ class BallNetwork(nn.Module):
         self.num_classes = num_classes
         self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def forward(self, image: Tensor, points: Tensor, labels: Tensor, maps: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, prompts: Prompts) -> Tensor:
+        points, labels, _ = prompts
         self.calls.append((image, points, labels))
         logits = -self.inside * torch.ones((1, self.num_classes, *image.shape[2:]))
         voxels = torch.stack(torch.meshgrid(*map(torch.arange, image.shape[2:]), indexing="ij"), -1)
@@ -56,7 +57,7 @@ def run(
     labels = np.array(labels if labels is not None else [1] * len(points), int)
     points = np.array(points, float).reshape(-1, 3)
     predictor = WindowPredictor([network], image, PATCH, region_order, mirror_axes)
-    return predict_prompted(predictor, points, labels, **options)
+    return predict_prompted(predictor, VoxelPrompts(points, labels), **options)
 
 
 # clicks at a border and between voxels: what is mirrored by one voxel too much or too little shows
@@ -132,7 +133,7 @@ def test_overlapping_windows_are_averaged():
             self.num_classes = 2
             self.calls = 0
 
-        def forward(self, image, points, labels, maps=None):
+        def forward(self, image, prompts):
             self.calls += 1
             return self.value.expand(1, 2, *image.shape[2:]).clone()
 
@@ -185,7 +186,8 @@ class ObjectNetwork(nn.Module):
         self.num_classes = num_classes
         self.anchor = nn.Parameter(torch.zeros(()))
 
-    def forward(self, image: Tensor, points: Tensor, labels: Tensor, maps: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, prompts: Prompts) -> Tensor:
+        points, labels, _ = prompts
         components = cc3d.connected_components((image[0, 0] > 0.5).numpy())
         logits = torch.zeros((1, self.num_classes, *image.shape[2:]))
         logits[0, 0] = 1
@@ -199,7 +201,7 @@ def grow(objects: np.ndarray, points: list, labels: list | None = None, num_clas
     image = torch.from_numpy(objects > 0).float()[None]
     labels = np.array(labels if labels is not None else [1] * len(points))
     predictor = WindowPredictor([ObjectNetwork(num_classes)], image, PATCH)
-    return predict_prompted(predictor, np.array(points, float), labels, **options)
+    return predict_prompted(predictor, VoxelPrompts(np.array(points, float), labels), **options)
 
 
 def snake() -> np.ndarray:
@@ -243,7 +245,7 @@ def test_growth_ends_where_all_that_touches_faces_has_been_seen(seed):
     found = result.on_grid().argmax(0).numpy() > 0
     for window in result.windows:
         for face in window.open_faces(shape):
-            touched = np.argwhere(found[face]) + [s.start for s in face]
+            touched = np.argwhere(found[face.slices]) + face.start
             assert np.any([w.sees(touched, shape) for w in result.windows], axis=0).all()
 
 
@@ -256,13 +258,13 @@ def test_growth_of_a_network_whose_clicks_carry_no_labels():
     """Where an object goes on, its next window is given points of the second class, which the network can't tell."""
 
     class Unlabelled(ObjectNetwork):
-        def forward(self, image, points, labels, maps=None):
-            assert labels.max() <= 1
-            return super().forward(image, points, labels, maps)[:, [0, 2, 1]]
+        def forward(self, image, prompts):
+            assert prompts.labels.max() <= 1
+            return super().forward(image, prompts)[:, [0, 2, 1]]
 
     image = torch.from_numpy(snake() > 0).float()[None]
     predictor = WindowPredictor([Unlabelled(3)], image, PATCH, clicks_carry_labels=False)
-    result = predict_prompted(predictor, np.array([(3.0, 5, 5)]), np.array([2]))
+    result = predict_prompted(predictor, VoxelPrompts(np.array([(3.0, 5, 5)]), np.array([2])))
     assert np.array_equal(result.on_grid().argmax(0).numpy(), 2 * (snake() == 1))
 
 
@@ -328,15 +330,15 @@ def test_windows_that_are_given_stay_put():
 
 def test_several_networks_are_averaged_by_probability():
     networks = [BallNetwork(inside=1.0), BallNetwork(inside=6.0)]
-    image, click = torch.zeros(1, *PATCH), np.array([[6.0, 7, 8]])
+    image, click = torch.zeros(1, *PATCH), VoxelPrompts(np.array([[6.0, 7, 8]]), np.array([1]))
     window = Window((0, 0, 0), PATCH)
     probabilities = []
     for members in ([networks[0]], [networks[1]], networks):
-        logits = WindowPredictor(members, image, PATCH).predict(window, click, np.array([1]))
+        logits = WindowPredictor(members, image, PATCH).predict(window, click)
         probabilities.append(logits.softmax(0))
     torch.testing.assert_close(probabilities[2], (probabilities[0] + probabilities[1]) / 2)
     predictor = WindowPredictor(networks, image, PATCH, region_order=(1, 2))
-    both = predictor.predict(window, click, np.array([1])).sigmoid()
+    both = predictor.predict(window, click).sigmoid()
     torch.testing.assert_close(both.max(), (torch.tensor([1.0, 6.0]).sigmoid().mean()))
 
 
@@ -349,11 +351,10 @@ def test_cached_windows_are_encoded_once():
     predictor = WindowPredictor([network], image, (16, 16, 16), mirror_axes=(0,), cached_windows=2)
     plain = WindowPredictor([network], image, (16, 16, 16), mirror_axes=(0,))
     windows = [Window((start, 0, 0), (16, 16, 16)) for start in (0, 8, 24)]
-    labels = np.array([1])
 
     def same(window: Window, click: tuple[int, ...]) -> None:
-        click = np.array([click], float)
-        torch.testing.assert_close(predictor.predict(window, click, labels), plain.predict(window, click, labels))
+        prompts = VoxelPrompts(np.array([click], float), np.array([1]))
+        torch.testing.assert_close(predictor.predict(window, prompts), plain.predict(window, prompts))
 
     same(windows[0], (3, 4, 5))
     assert len(encoded) == 2 + 2  # two mirrorings, with and without cache
@@ -369,14 +370,14 @@ def test_cached_windows_are_encoded_once():
 
 def test_maps_are_cut_and_mirrored_with_the_image():
     class Echo(BallNetwork):
-        def forward(self, image, points, labels, maps=None):
-            return torch.cat([maps[:, :1].float(), image], dim=1)
+        def forward(self, image, prompts):
+            return torch.cat([prompts.maps[:, :1].float(), image], dim=1)
 
     shape = (20, 24, 28)
     image = torch.arange(1.0, 1 + np.prod(shape)).reshape(1, *shape)
     maps = np.full((3, *shape), -1, np.int16)
     maps[0, 10, 11, 12] = 7
     predictor = WindowPredictor([Echo()], image, PATCH, mirror_axes=(0, 1, 2))
-    logits = predictor.predict(Window((5, 6, 7), PATCH), np.zeros((0, 3)), np.zeros(0, int), maps)
+    logits = predictor.predict(Window((5, 6, 7), PATCH), VoxelPrompts.none()._replace(maps=maps))
     assert logits[0, 5, 5, 5] == 7 and (logits[0] == -1).sum() == np.prod(PATCH) - 1
     assert logits[1, 5, 5, 5] == image[0, 10, 11, 12]

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
+from sam3d_nnunet.prompts.prompt import VoxelPrompts
 from sam3d_nnunet.simulation.components import Components
 
 OUTSIDE, IGNORE = -1, 4
@@ -24,8 +25,9 @@ def three_lesions() -> np.ndarray:
     return segmentation
 
 
-def clicks(*clicked: tuple) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([c[:3] for c in clicked], np.float32).reshape(-1, 3), np.array([c[3] for c in clicked], np.int64)
+def clicks(*clicked: tuple) -> VoxelPrompts:
+    points = np.array([c[:3] for c in clicked], np.float32).reshape(-1, 3)
+    return VoxelPrompts(points, np.array([c[3] for c in clicked], np.int64))
 
 
 def kept(segmentation: np.ndarray, left: np.ndarray) -> list[bool]:
@@ -66,9 +68,9 @@ def test_corners_touch():
 
 
 @given(LABEL_MAPS, st.booleans(), SEEDS)
-def test_some_of_each_class(segmentation, together, seed):
+def test_a_random_subset_of_each_class(segmentation, together, seed):
     components = Components(segmentation, [1, 2], together)
-    left = components.some(np.random.default_rng(seed))
+    left = components.random_subset(np.random.default_rng(seed))
     classes = np.isin(segmentation, [1, 2])
     assert (left[~classes] == segmentation[~classes]).all()
     for labels in [[1, 2]] if together else [[1], [2]]:
@@ -88,7 +90,7 @@ def test_mostly_one_and_specks_rarely():
     rng = np.random.default_rng(0)
     counts, large = [], []
     for _ in range(500):
-        left = components.some(rng)
+        left = components.random_subset(rng)
         counts.append(len(Components(left, [1])))
         large.append(left[:, :, :18].any())
     assert 0.6 < np.mean(np.array(counts) == 1) < 0.85 and max(counts) > 10

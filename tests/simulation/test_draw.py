@@ -4,15 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from sam3d_nnunet.simulation.draw import (
-    Clicks,
-    case_generator,
-    clicks_per_class,
-    draw_clicks,
-    draw_labelled,
-    join,
-    pad_clicks,
-)
+from sam3d_nnunet.prompts.prompt import VoxelPrompts
+from sam3d_nnunet.simulation.draw import case_generator, clicks_per_class, draw_clicks, draw_labelled, pad_clicks
 
 SEEDS = st.integers(0, 2**32)
 SHAPES = array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=7)
@@ -49,7 +42,7 @@ def test_every_voxel_of_the_mask_has_the_same_chance():
 
 @given(LABEL_MAPS, st.integers(0, 10), SEEDS)
 def test_labels_are_those_under_the_clicks(segmentation, count, seed):
-    points, labels = draw_labelled(segmentation, segmentation >= 0, count, np.random.default_rng(seed))
+    points, labels, _ = draw_labelled(segmentation, segmentation >= 0, count, np.random.default_rng(seed))
     assert labels.dtype == np.int64
     assert (under(segmentation, points) == labels).all()
     assert len(labels) == min(count, (segmentation >= 0).sum())
@@ -57,7 +50,7 @@ def test_labels_are_those_under_the_clicks(segmentation, count, seed):
 
 @given(LABEL_MAPS, st.integers(1, 5), SEEDS)
 def test_each_present_class_gets_its_clicks(segmentation, count, seed):
-    points, labels = clicks_per_class(segmentation, [1, 2], count, np.random.default_rng(seed))
+    points, labels, _ = clicks_per_class(segmentation, [1, 2], count, np.random.default_rng(seed))
     assert (under(segmentation, points) == labels).all()
     for label in (1, 2):
         assert (labels == label).sum() == min(count, (segmentation == label).sum())
@@ -90,11 +83,11 @@ def test_case_generator_is_the_same_everywhere(arguments, numbers):
 
 
 @st.composite
-def clicks(draw: st.DrawFn) -> Clicks:
+def clicks(draw: st.DrawFn) -> VoxelPrompts:
     """Up to 12 different clicks."""
     count = draw(st.integers(0, 12))
     points = np.arange(3 * count, dtype=np.float32).reshape(-1, 3)
-    return points, draw(arrays(np.int64, count, elements=st.integers(0, 4)))
+    return VoxelPrompts(points, draw(arrays(np.int64, count, elements=st.integers(0, 4))))
 
 
 def as_set(points: np.ndarray, labels: np.ndarray) -> set[tuple]:
@@ -103,24 +96,24 @@ def as_set(points: np.ndarray, labels: np.ndarray) -> set[tuple]:
 
 @given(clicks(), st.integers(1, 12), SEEDS)
 def test_padding_to_a_fixed_size(clicks, size, seed):
-    points, labels = pad_clicks(clicks, size, np.random.default_rng(seed))
+    points, labels, _ = pad_clicks(clicks, size, np.random.default_rng(seed))
     assert points.shape == (size, 3) and points.dtype == np.float32
     assert labels.shape == (size,) and labels.dtype == np.int64
     real = labels != -1
     assert real.sum() == min(size, len(clicks[1]))
-    assert as_set(points[real], labels[real]) <= as_set(*clicks)
+    assert as_set(points[real], labels[real]) <= as_set(*clicks[:2])
     assert len(np.unique(points[real], axis=0)) == real.sum()
     assert real[: real.sum()].all()  # padding comes last
 
 
 @given(clicks(), clicks())
-def test_join(first, second):
-    points, labels = join([first, second])
+def test_clicks_are_concatenated_in_order(first, second):
+    points, labels, _ = VoxelPrompts.concatenate([first, second])
     assert (points == np.concatenate([first[0], second[0]])).all()
     assert (labels == np.concatenate([first[1], second[1]])).all()
 
 
-def test_join_of_nothing():
-    points, labels = join([])
+def test_no_clicks_at_all():
+    points, labels, _ = VoxelPrompts.concatenate([])
     assert points.shape == (0, 3) and points.dtype == np.float32
     assert labels.shape == (0,) and labels.dtype == np.int64

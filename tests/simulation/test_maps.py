@@ -26,19 +26,20 @@ def scene() -> np.ndarray:
 
 @given(LABEL_MAPS, SEEDS)
 def test_scribbles_lie_on_what_they_claim(segmentation, seed):
-    maps, marked = MapSimulator([1, 2], 0, 1, 0).marks(segmentation, np.random.default_rng(seed))
+    marks = MapSimulator([1, 2], 0, 1, 0).marks(segmentation, np.random.default_rng(seed))
+    maps = marks.maps
     scribble = maps[SCRIBBLE]
     assert maps.dtype == np.int16 and (maps[[MASK, BOX]] == NOTHING).all()
     drawn = scribble != NOTHING
     assert (segmentation[drawn] == scribble[drawn]).all()
     assert set(scribble[drawn]) <= {0, 1, 2}
-    assert set(scribble[drawn]) - {0} == set(marked[1]) != set() or not np.isin(segmentation, [1, 2]).any()
-    for point, label in zip(*marked):
+    assert set(scribble[drawn]) - {0} == set(marks.labels) != set() or not np.isin(segmentation, [1, 2]).any()
+    for point, label in zip(marks.points, marks.labels):
         assert segmentation[tuple(point.astype(int))] == label
     numbers = Components(segmentation, [1, 2]).numbers
-    for label in marked[1]:  # within one component, the marked one
+    for label in marks.labels:  # within one component, the marked one
         under = numbers[scribble == label]
-        point = marked[0][marked[1] == label][0].astype(int)
+        point = marks.points[marks.labels == label][0].astype(int)
         assert (under == numbers[tuple(point)]).all()
 
 
@@ -46,7 +47,7 @@ def test_scribbles_are_lines():
     rng = np.random.default_rng(0)
     sizes, flat, background = [], 0, 0
     for _ in range(200):
-        scribble = MapSimulator([1], 0, 1, 0).marks(scene(), rng)[0][SCRIBBLE]
+        scribble = MapSimulator([1], 0, 1, 0).marks(scene(), rng).maps[SCRIBBLE]
         voxels = np.argwhere(scribble == 1)
         flat += (np.ptp(voxels, axis=0) == 0).any()
         sizes.append(len(voxels))
@@ -67,17 +68,17 @@ def test_a_curve_has_no_gaps():
 def test_one_voxel_is_a_scribble_and_a_box():
     segmentation = np.zeros((5, 5, 5), np.int16)
     segmentation[4, 0, 2] = 2
-    maps, marked = MapSimulator([1, 2], 0, 1, 1).marks(segmentation, np.random.default_rng(0))
+    _, labels, maps = MapSimulator([1, 2], 0, 1, 1).marks(segmentation, np.random.default_rng(0))
     assert np.argwhere(maps[SCRIBBLE] == 2).tolist() == np.argwhere(maps[BOX] == 2).tolist() == [[4, 0, 2]]
-    assert marked[1].tolist() == [2, 2]
+    assert labels.tolist() == [2, 2]
 
 
 def test_boxes_surround_a_component_or_a_slice_of_it():
     rng = np.random.default_rng(0)
     whole = 0
     for _ in range(200):
-        maps, marked = MapSimulator([1, 2], 0, 0, 1).marks(scene(), rng)
-        for label in marked[1]:
+        _, labels, maps = MapSimulator([1, 2], 0, 0, 1).marks(scene(), rng)
+        for label in labels:
             lower, upper = ((5, 5, 5), (15, 20, 15)) if label == 1 else ((18, 22, 20), (26, 34, 30))
             voxels = np.argwhere(maps[BOX] == label)
             found = voxels.min(axis=0), voxels.max(axis=0) + 1
@@ -92,9 +93,9 @@ def test_boxes_surround_a_component_or_a_slice_of_it():
 
 @given(LABEL_MAPS, SEEDS)
 def test_boxes_are_boxes(segmentation, seed):
-    maps, marked = MapSimulator([1], 0, 0, 1).marks(segmentation, np.random.default_rng(seed))
+    _, labels, maps = MapSimulator([1], 0, 0, 1).marks(segmentation, np.random.default_rng(seed))
     voxels = np.argwhere(maps[BOX] == 1)
-    assert (len(voxels) > 0) == (len(marked[1]) > 0) == (segmentation == 1).any()
+    assert (len(voxels) > 0) == (len(labels) > 0) == (segmentation == 1).any()
     if len(voxels):
         assert len(voxels) == np.prod(np.ptp(voxels, axis=0) + 1)
 
@@ -129,7 +130,7 @@ def test_shares(kind, shares):
     simulator = MapSimulator([1, 2], *shares)
     drawn = np.zeros(3)
     for _ in range(500):
-        maps, _ = simulator.marks(scene(), rng)
+        maps = simulator.marks(scene(), rng).maps
         simulator.add_mask(maps, scene(), rng)
         drawn += (maps != NOTHING).any(axis=(1, 2, 3))
     expected = np.zeros(3)

@@ -31,7 +31,7 @@ def under(segmentation: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 @given(POLICY, LABEL_MAPS, CLASSES, SEEDS)
 def test_clicks_lie_where_they_claim_to(policy, segmentation, classes, seed):
-    points, labels = simulator(policy, classes)(segmentation, np.random.default_rng(seed))
+    points, labels, _ = simulator(policy, classes)(segmentation, np.random.default_rng(seed))
     assert points.shape == (POLICIES[policy][1], 3) and labels.shape == (POLICIES[policy][1],)
     real = labels != -1
     found, claimed = under(segmentation, points[real]), labels[real]
@@ -61,7 +61,7 @@ def test_unlabelled_clicks_are_the_same_clicks_with_label_1(policy, segmentation
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("value", [OUTSIDE, IGNORE])
 def test_nothing_to_click_at(policy, value):
-    points, labels = simulator(policy, [1, 2], no_click_share=0)(
+    points, labels, _ = simulator(policy, [1, 2], no_click_share=0)(
         np.full((5, 6, 7), value, np.int16), np.random.default_rng(0)
     )
     assert points.shape == (POLICIES[policy][1], 3)
@@ -72,14 +72,14 @@ def test_nothing_to_click_at(policy, value):
 def test_a_background_voxel_beside_the_outside(policy):
     segmentation = np.full((4, 4, 4), OUTSIDE, np.int16)
     segmentation[1, 2, 3] = 0
-    points, labels = simulator(policy, [1, 2], no_click_share=0)(segmentation, np.random.default_rng(0))
+    points, labels, _ = simulator(policy, [1, 2], no_click_share=0)(segmentation, np.random.default_rng(0))
     assert labels[labels != -1].tolist() == [0]
     assert points[labels == 0].tolist() == [[1, 2, 3]]
 
 
 @given(LABEL_MAPS, CLASSES, SEEDS)
 def test_paper_counts(segmentation, classes, seed):
-    points, labels = paper_policy(segmentation, classes, np.random.default_rng(seed))
+    points, labels, _ = paper_policy(segmentation, classes, np.random.default_rng(seed))
     foreground = np.isin(segmentation, classes).sum()
     assert len(points) == (min(40, foreground) if foreground else min(10, (segmentation == 0).sum()))
     assert set(labels) <= (set(classes) if foreground else {0})
@@ -87,7 +87,7 @@ def test_paper_counts(segmentation, classes, seed):
 
 @given(LABEL_MAPS, CLASSES, SEEDS)
 def test_released_counts(segmentation, classes, seed):
-    points, labels = released_policy(segmentation, classes, np.random.default_rng(seed))
+    points, labels, _ = released_policy(segmentation, classes, np.random.default_rng(seed))
     foreground, usable = (np.isin(segmentation, values).sum() for values in (classes, [0, *classes]))
     assert len(points) == min(10, foreground) + min(20, usable)
     assert np.isin(labels[: min(10, foreground)], classes).all()
@@ -130,7 +130,7 @@ def test_default_is_varied():
     rng = np.random.default_rng(0)
     seen, counts, strays = set(), [], 0
     for _ in range(3000):
-        points, labels = default_policy(scene(), [1, 2], rng, no_click_share=0)
+        points, labels, _ = default_policy(scene(), [1, 2], rng, no_click_share=0)
         wrong = labels != under(scene(), points)
         strays += wrong.sum()
         seen.add(tuple(sorted(set(labels[~wrong].tolist()))))
@@ -146,7 +146,7 @@ def test_default_is_varied():
 def test_default_without_foreground_clicks_the_background():
     rng = np.random.default_rng(0)
     for _ in range(100):
-        _, labels = default_policy(np.zeros((8, 8, 8), np.int16), [1, 2], rng, no_click_share=0)
+        labels = default_policy(np.zeros((8, 8, 8), np.int16), [1, 2], rng, no_click_share=0).labels
         assert 1 <= len(labels) <= 10 and (labels == 0).all()
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.prompts.prompt import VoxelPrompts
 from sam3d_nnunet.simulation.draw import case_generator, clicks_per_class
 from sam3d_nnunet.simulation.protocol_clicks import (
     DRAWING,
@@ -34,7 +35,7 @@ def segmentation() -> np.ndarray:
     return labels
 
 
-def draw(name: str, segmentation: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def draw(name: str, segmentation: np.ndarray, seed: int = 0) -> VoxelPrompts:
     return draw_protocol(Protocol.parse(name), segmentation, [1, 2], SPACING, np.random.default_rng(seed))
 
 
@@ -107,7 +108,7 @@ def test_each_family_has_a_sentence_an_order_help_and_clicks(name, segmentation)
     assert protocol.order[0] == list(FAMILIES).index(name)
     assert sum([protocol.is_automatic, protocol.is_drawn, protocol.is_iterated]) == 1
     assert (protocol.steps == range(1, 4)) == protocol.is_iterated
-    points, labels = draw(protocol.name, segmentation)
+    points, labels, _ = draw(protocol.name, segmentation)
     assert points.shape == (len(labels), 3) and (len(labels) == 0) == protocol.is_automatic
 
 
@@ -150,7 +151,7 @@ def test_what_figures_show():
 
 
 def test_volume_has_the_clicks_of_a_trainings_validation(segmentation):
-    points, labels = draw_protocol(
+    points, labels, _ = draw_protocol(
         Protocol.parse("volume_1"), segmentation, [1, 2], SPACING, trial_generator("case_7", 0)
     )
     expected = clicks_per_class(segmentation, [1, 2], 1, case_generator("case_7"))
@@ -161,7 +162,7 @@ def test_volume_has_the_clicks_of_a_trainings_validation(segmentation):
 
 @pytest.mark.parametrize("kind", DRAWN)
 def test_clicks_lie_on_their_class_and_repeat(segmentation, kind):
-    points, labels = draw(f"{kind}_3", segmentation)
+    points, labels, _ = draw(f"{kind}_3", segmentation)
     assert points.dtype == np.float32 and labels.dtype == np.int64
     assert (under(points, segmentation) == labels).all() and set(labels) == {1, 2}
     assert len(np.unique(points, axis=0)) == len(points)
@@ -174,12 +175,12 @@ def test_counts(segmentation):
     assert np.bincount(draw("iterated_5", segmentation)[1]).tolist() == [0, 1, 1]
     assert len(draw("automatic", segmentation)[1]) == 0
 
-    points, labels = draw("lesion_2", segmentation)
+    points, labels, _ = draw("lesion_2", segmentation)
     numbers = under(points, cc3d.connected_components(np.where(segmentation == 3, 0, segmentation), connectivity=26))
     assert np.bincount(numbers).tolist() == [0, 2, 2, 2]
     assert np.bincount(labels).tolist() == [0, 4, 2]
 
-    points, labels = draw("slice_2", segmentation)
+    points, labels, _ = draw("slice_2", segmentation)
     for label in (1, 2):
         slices = np.bincount(points[labels == label, 0].astype(int), minlength=16)
         assert slices.tolist() == np.minimum(2, (segmentation == label).sum((1, 2))).tolist()
@@ -188,7 +189,7 @@ def test_counts(segmentation):
 @pytest.mark.parametrize("axis", [1, 2])
 def test_slices_along_another_axis(segmentation, axis):
     rng = np.random.default_rng(0)
-    points, labels = draw_protocol(Protocol.parse("slice_2"), segmentation, [1, 2], SPACING, rng, axial=axis)
+    points, labels, _ = draw_protocol(Protocol.parse("slice_2"), segmentation, [1, 2], SPACING, rng, axial=axis)
     others = tuple(a for a in range(3) if a != axis)
     for label in (1, 2):
         slices = np.bincount(points[labels == label, axis].astype(int), minlength=segmentation.shape[axis])
@@ -210,7 +211,7 @@ def test_thirds_of_the_largest_lesion(segmentation):
     size = int(largest.sum())
     depths = {}
     for kind in ("center", "surrounding", "margin"):
-        points, labels = draw(f"{kind}_{size}", segmentation)
+        points, labels, _ = draw(f"{kind}_{size}", segmentation)
         depths[kind] = under(points[labels == 1], depth)
         assert under(points[labels == 1], largest).all()
         assert len(depths[kind]) in (size // 3, size // 3 + 1)
@@ -227,8 +228,8 @@ def test_shares_of_small_lesions(size):
 
 
 def test_clicks_off_target(segmentation):
-    on, labels = draw("volume_50", segmentation)
-    off, same_labels = draw("volume_50_off40_6mm", segmentation)
+    on, labels, _ = draw("volume_50", segmentation)
+    off, same_labels, _ = draw("volume_50_off40_6mm", segmentation)
     assert (labels == same_labels).all()
     moved = (on != off).any(axis=1)
     assert 25 <= moved.sum() <= 55
@@ -246,8 +247,8 @@ def test_no_place_at_that_distance(mm, seed):
     segmentation = np.zeros((6, 12, 12), np.uint8)
     segmentation[1:5, 2:10, 2:10] = 1
     rng = np.random.default_rng(seed)
-    on, _ = draw_protocol(Protocol(FAMILIES["volume"], 1), segmentation, [1], (2, 1, 1), np.random.default_rng(seed))
-    off, labels = draw_protocol(Protocol(FAMILIES["volume"], 1, 1.0, mm), segmentation, [1], (2, 1, 1), rng)
+    on, *_ = draw_protocol(Protocol(FAMILIES["volume"], 1), segmentation, [1], (2, 1, 1), np.random.default_rng(seed))
+    off, labels, _ = draw_protocol(Protocol(FAMILIES["volume"], 1, 1.0, mm), segmentation, [1], (2, 1, 1), rng)
     assert labels.tolist() == [1]
     assert under(off, segmentation).tolist() == [0]
     distance = np.linalg.norm((off[0] - on[0]) * (2, 1, 1))
@@ -266,6 +267,6 @@ def test_chance_decides_among_places_as_near():
 
 def test_a_class_that_fills_the_image_keeps_its_clicks():
     full = np.ones((4, 4, 4), np.uint8)
-    on, _ = draw("volume_3", full)
-    off, _ = draw("volume_3_off100_5mm", full)
+    on, *_ = draw("volume_3", full)
+    off, *_ = draw("volume_3_off100_5mm", full)
     assert (on == off).all()

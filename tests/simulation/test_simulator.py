@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
+from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE, VoxelPrompts
 from sam3d_nnunet.simulation.components import Components
 from sam3d_nnunet.simulation.maps import MapSimulator
 from sam3d_nnunet.simulation.simulator import ClickSimulator, PromptSimulator
@@ -28,34 +28,35 @@ def lesions() -> np.ndarray:
 
 @given(LABEL_MAPS, SEEDS)
 def test_semantic_keeps_the_target(segmentation, seed):
-    drawn = PromptSimulator(clicks(), MapSimulator([1, 2], 0.5, 0.5, 0.5))(segmentation, np.random.default_rng(seed))
-    assert (drawn.target == segmentation).all()
+    simulator = PromptSimulator(clicks(), MapSimulator([1, 2], 0.5, 0.5, 0.5))
+    drawn, target = simulator(segmentation, np.random.default_rng(seed))
+    assert (target == segmentation).all()
     assert drawn.maps.shape == (3, *segmentation.shape)
 
 
 @given(LABEL_MAPS, SEEDS)
 def test_without_maps_only_clicks_are_drawn(segmentation, seed):
-    drawn = PromptSimulator(clicks())(segmentation, np.random.default_rng(seed))
-    points, labels = clicks()(segmentation, np.random.default_rng(seed))
+    drawn, _ = PromptSimulator(clicks())(segmentation, np.random.default_rng(seed))
+    points, labels, _ = clicks()(segmentation, np.random.default_rng(seed))
     assert (drawn.points == points).all() and (drawn.labels == labels).all() and drawn.maps is None
 
 
 @given(LABEL_MAPS, st.booleans(), SEEDS)
 def test_the_target_is_what_clicks_and_marks_select(segmentation, together, seed):
     simulator = PromptSimulator(clicks(), MapSimulator([1, 2], 0.3, 0.3, 0.3), select=True, together=together)
-    drawn = simulator(segmentation, np.random.default_rng(seed))
+    drawn, target = simulator(segmentation, np.random.default_rng(seed))
     components = Components(segmentation, [1, 2], together)
     marked = np.argwhere(drawn.maps[SCRIBBLE] > 0)
     points = np.concatenate([drawn.points, marked])
     labels = np.concatenate([drawn.labels, drawn.maps[SCRIBBLE][tuple(marked.T)]])
     if (drawn.maps[BOX] != NOTHING).any():  # which doesn't say whose it is
-        assert ((drawn.target == segmentation) | (drawn.target == 0)).all()
-        selected = components.holding((points, labels))
-        assert (drawn.target[selected > 0] == selected[selected > 0]).all()
+        assert ((target == segmentation) | (target == 0)).all()
+        selected = components.holding(VoxelPrompts(points, labels))
+        assert (target[selected > 0] == selected[selected > 0]).all()
     elif (labels >= 0).any():
-        assert (drawn.target == components.holding((points, labels))).all()
+        assert (target == components.holding(VoxelPrompts(points, labels))).all()
     else:
-        assert (drawn.target == segmentation).all()
+        assert (target == segmentation).all()
 
 
 def test_a_click_selects_mostly_one_lesion():
@@ -63,16 +64,16 @@ def test_a_click_selects_mostly_one_lesion():
     simulator = PromptSimulator(clicks(), MapSimulator([1, 2], 0.2, 0.1, 0.1), select=True)
     counts, automatic, rejected = [], 0, 0
     for _ in range(300):
-        drawn = simulator(lesions(), rng)
+        drawn, target = simulator(lesions(), rng)
         said = (drawn.labels >= 0).any() or (drawn.maps[[SCRIBBLE, BOX]] != NOTHING).any()
         if not said:
             automatic += 1
-            assert (drawn.target == lesions()).all()
+            assert (target == lesions()).all()
             continue
-        counts += [len(Components(drawn.target, [c])) for c in (1, 2) if (drawn.target == c).any()]
+        counts += [len(Components(target, [c])) for c in (1, 2) if (target == c).any()]
         background = tuple(drawn.points[drawn.labels == 0].astype(int).T)
         rejected += (lesions()[background] > 0).any()
-        assert (drawn.target[background] == 0).all()
+        assert (target[background] == 0).all()
     assert 0.5 < np.mean(np.array(counts) == 1) < 0.9 and max(counts) >= 3
     assert 20 < automatic < 60
     assert rejected > 80
@@ -84,13 +85,13 @@ def test_scribbles_and_boxes_also_select_alone():
         simulator = PromptSimulator(clicks(), MapSimulator([1, 2], *shares), select=True)
         alone = 0
         for _ in range(100):
-            drawn = simulator(lesions(), rng)
+            drawn, target = simulator(lesions(), rng)
             if (drawn.labels >= 0).any():
                 continue
             alone += 1
             labels = set(np.unique(drawn.maps[kind])) - {NOTHING, 0}
             for label in (1, 2):
-                assert len(Components(drawn.target, [label])) == (label in labels)
+                assert len(Components(target, [label])) == (label in labels)
         assert 35 < alone < 80
 
 
@@ -99,8 +100,8 @@ def test_the_previous_mask_is_one_of_the_target():
     simulator = PromptSimulator(clicks(0), MapSimulator([1, 2], 1, 0, 0), select=True)
     right, wrong = 0, 0
     for _ in range(100):
-        drawn = simulator(lesions(), rng)
+        drawn, target = simulator(lesions(), rng)
         masked = drawn.maps[MASK] > 0
-        right += (masked & (drawn.target > 0)).sum()
-        wrong += (masked & (lesions() > 0) & (drawn.target == 0)).sum()
+        right += (masked & (target > 0)).sum()
+        wrong += (masked & (lesions() > 0) & (target == 0)).sum()
     assert wrong < 0.1 * right

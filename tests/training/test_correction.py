@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from sam3d_nnunet.network.prompts import Prompts
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
-from sam3d_nnunet.training.prompted_batches import Correction, with_free_click
+from sam3d_nnunet.training.prompted_batches import Correction
 
 SHAPE = (10, 12, 11)
 IGNORE = 3
@@ -32,11 +33,11 @@ def as_logits(labels: torch.Tensor, kind: str) -> torch.Tensor:
     return 20.0 * as_target(labels, "regions")[:, :2] - 10
 
 
-def correct(predicted: torch.Tensor, kind: str, maps: torch.Tensor | None = None) -> tuple:
+def correct(predicted: torch.Tensor, kind: str, maps: torch.Tensor | None = None) -> Prompts:
     regions = [2, 1] if kind == "regions" else None
     correction = Correction(as_target(label_map(), kind), regions, IGNORE, np.random.default_rng(0))
-    points, labels = with_free_click(torch.ones(2, 3, 3), torch.tensor([[1, 0, -1], [0, 1, 2]]))
-    return correction(as_logits(predicted, kind), points, labels, maps)
+    prompts = Prompts(torch.ones(2, 3, 3), torch.tensor([[1, 0, -1], [0, 1, 2]]), maps)
+    return correction(as_logits(predicted, kind), prompts.with_free_click())
 
 
 def predicted(without: int) -> torch.Tensor:
@@ -90,8 +91,7 @@ def test_where_prompts_select_a_sample_without_any_gets_no_click(select):
     maps = torch.full((4, 3, *SHAPE), NOTHING, dtype=torch.int16)
     maps[1, SCRIBBLE, 5, 5, 5], maps[2, BOX, 2:4, 2:4, 2:4], maps[3, MASK] = 1, 1, 0
     correction = Correction(target[:, None], None, IGNORE, np.random.default_rng(0), select)
-    _, corrected, new_maps = correction(
-        as_logits(torch.zeros_like(target), "labels"), torch.zeros(4, 2, 3), labels, maps
-    )
+    logits = as_logits(torch.zeros_like(target), "labels")
+    _, corrected, new_maps = correction(logits, Prompts(torch.zeros(4, 2, 3), labels, maps))
     assert (corrected[:, -1] > 0).tolist() == [True, True, True, not select]
     assert (new_maps[:, MASK] == 0).all()

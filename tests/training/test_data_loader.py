@@ -31,7 +31,7 @@ def label_map(target: torch.Tensor, kind: str) -> np.ndarray:
 
 def check_batch(batch: dict, kind: str, size: int, strays: int) -> set[int]:
     """Clicks of a batch lie on what they claim, but for so many a patch; labels that were clicked."""
-    points, labels = batch["points"], batch["point_labels"]
+    points, labels, _ = batch["prompts"]
     batch_size = len(batch["data"])
     assert points.shape == (batch_size, size, 3) and points.dtype == torch.float32
     assert labels.shape == (batch_size, size) and labels.dtype == torch.int64
@@ -63,7 +63,7 @@ def test_no_click_outside_the_image(make_trainer):
     for _ in range(10):
         batch = next(validation)
         filled_up += (batch["data"] == 0).sum()
-        for image, points, labels in zip(batch["data"][:, 0], batch["points"], batch["point_labels"]):
+        for image, points, labels in zip(batch["data"][:, 0], *batch["prompts"][:2]):
             under = image[tuple(points[labels >= 0].long().T)]
             assert len(under) and (under != 0).all()
     assert filled_up > 1000
@@ -79,7 +79,7 @@ def test_workers_draw_different_clicks(make_trainer, monkeypatch, kind):
     batches = [next(training) for _ in range(12)]
     for batch in [*batches, next(validation)]:
         check_batch(batch, kind, 30, strays=0)
-    assert len({batch["points"].numpy().tobytes() for batch in batches}) == len(batches)
+    assert len({batch["prompts"].points.numpy().tobytes() for batch in batches}) == len(batches)
     training._finish(), validation._finish()
     assert not multiprocessing.active_children()
 
@@ -107,7 +107,7 @@ def test_clicks_differ_from_batch_to_batch_and_follow_nnunets_seed(make_trainer)
     def draw() -> list[bytes]:
         np.random.seed(7)
         torch.manual_seed(7)
-        return [next(training)["points"].numpy().tobytes() for _ in range(3)]
+        return [next(training)["prompts"].points.numpy().tobytes() for _ in range(3)]
 
     first, second = draw(), draw()
     assert first == second
@@ -130,7 +130,7 @@ def test_unlabelled_clicks(make_trainer):
     # the variant for tests takes the preset's, which is labelled
     trainer.settings = trainer.settings.model_copy(update={"labelled_prompts": False})
     training, _ = loaders(trainer)
-    labels = torch.cat([next(training)["point_labels"] for _ in range(5)])
+    labels = torch.cat([next(training)["prompts"].labels for _ in range(5)])
     assert set(labels.unique().tolist()) <= {-1, 1}
     assert (labels == 1).any()
 
@@ -164,7 +164,7 @@ def test_maps_lie_on_the_augmented_labels(make_trainer, kind):
     for loader in loaders(make_trainer(kind, settings={"clicks": clicks, "batch_size": 3})):
         for _ in range(8):
             batch = next(loader)
-            maps = batch["maps"]
+            maps = batch["prompts"].maps
             assert maps.shape == (3, 3, 16, 16, 16) and maps.dtype == torch.int16
             assert maps.min() == NOTHING and maps.max() <= 2
             assert (maps[:, MASK] >= 0).all()
@@ -188,7 +188,7 @@ def test_maps_are_there_where_the_network_takes_them(make_trainer, policy, share
     training, _ = loaders(trainer)
     assert trainer.network.takes_maps == there
     for _ in range(5):
-        assert ("maps" in next(training)) == there
+        assert (next(training)["prompts"].maps is not None) == there
 
 
 @pytest.mark.parametrize("kind", ["classes", "ignore", "regions"])
@@ -203,7 +203,7 @@ def test_clicked_components_are_the_target(make_trainer, monkeypatch, kind):
             whole.clear()
             batch = next(loader)
             if not whole:
-                assert (batch["point_labels"] == -1).all()
+                assert (batch["prompts"].labels == -1).all()
                 continue
             before, found = np.maximum(whole[0].segmentation, 0), label_map(batch["target"], kind)[0]
             assert (found[found != before] == 0).all()  # only taken away

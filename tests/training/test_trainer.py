@@ -215,7 +215,7 @@ def test_a_step_without_clicks_involves_all_that_is_tuned(make_trainer):
     """DDP waits forever for a parameter that has no gradient."""
     trainer = started(make_trainer(settings={"clicks": {"policy": "default", "no_click_share": 1.0}}))
     batch = next(trainer.dataloader_train)
-    assert (batch["point_labels"] == -1).all()
+    assert (batch["prompts"].labels == -1).all()
     assert np.isfinite(trainer.train_step(batch)["loss"])
     assert [n for n, p in trainer.network.named_parameters() if p.requires_grad and p.grad is None] == []
 
@@ -227,22 +227,23 @@ def test_a_share_of_steps_corrects_the_first_mask(make_trainer, kind, share):
     decoded = []
     decode = trainer.network.decode
 
-    def spy(embedding, *prompts):
+    def spy(embedding, prompts):
         decoded.append(prompts)
-        return decode(embedding, *prompts)
+        return decode(embedding, prompts)
 
     trainer.network.decode = spy
     batch = next(trainer.dataloader_train)
+    given = batch["prompts"]
     assert np.isfinite(trainer.train_step(batch)["loss"])
     assert [n for n, p in trainer.network.named_parameters() if p.requires_grad and p.grad is None] == []
     if not share:
-        assert len(decoded) == 1 and torch.equal(decoded[0][1], batch["point_labels"])
+        assert len(decoded) == 1 and torch.equal(decoded[0].labels, given.labels)
         return
     (points, labels, maps), (new_points, new_labels, new_maps) = decoded
     assert (labels[:, -1] == -1).all() and (new_labels[:, -1] >= 0).any()
-    assert torch.equal(points[:, :-1], batch["points"]) and torch.equal(new_points[:, :-1], batch["points"])
-    assert torch.equal(labels[:, :-1], batch["point_labels"]) and torch.equal(new_labels[:, :-1], labels[:, :-1])
-    assert torch.equal(maps, batch["maps"])  # which are left as they are
+    assert torch.equal(points[:, :-1], given.points) and torch.equal(new_points[:, :-1], given.points)
+    assert torch.equal(labels[:, :-1], given.labels) and torch.equal(new_labels[:, :-1], labels[:, :-1])
+    assert torch.equal(maps, given.maps)  # which are left as they are
     assert (new_maps[:, 0] >= 0).all() and torch.equal(new_maps[:, 1:], maps[:, 1:])
 
 
@@ -251,8 +252,7 @@ def test_policies_of_the_paper_show_clicks_only(make_trainer):
         trainer = started(make_trainer(settings={"clicks": {"policy": policy, "iterated_share": 1.0}}))
         assert not trainer.network.takes_maps
         trainer.network.register_forward_pre_hook(
-            lambda module, args, kwargs: pytest.fail("maps") if kwargs.keys() - {"points", "labels"} else None,
-            with_kwargs=True,
+            lambda module, args: pytest.fail("maps") if args[1].maps is not None or args[2] is not None else None
         )
         trainer.train_step(next(trainer.dataloader_train))
 
@@ -288,10 +288,11 @@ def test_validation_step_uses_the_clicks(make_trainer, kind):
     with torch.no_grad():
         result = trainer.validation_step(batch)
     assert trainer.network is network
-    assert torch.equal(given[0]["points"][:, :-1], batch["points"])
-    assert torch.equal(given[0]["labels"][:, :-1], batch["point_labels"])
-    assert (given[0]["labels"][:, -1] == -1).all()  # where corrections come in training steps
-    assert torch.equal(given[0]["maps"], batch["maps"])
+    prompts = given[0]["prompts"]
+    assert torch.equal(prompts.points[:, :-1], batch["prompts"].points)
+    assert torch.equal(prompts.labels[:, :-1], batch["prompts"].labels)
+    assert (prompts.labels[:, -1] == -1).all()  # where corrections come in training steps
+    assert torch.equal(prompts.maps, batch["prompts"].maps)
     assert result["tp_hard"].shape == (2,)
 
     with pytest.raises(KeyError), torch.no_grad():
@@ -478,7 +479,7 @@ def test_clicks_of_the_final_validation(make_trainer, prepared, monkeypatch):
     """With regions, an ignore label, an image smaller than a patch and a name in other scripts; in one process."""
     monkeypatch.setattr(prompted_validation, "default_num_processes", 1)
     trainer = started(make_trainer("regions", trainer_class=ShortTrainer))
-    prompted_validation.validate_prompted(trainer, clicks_per_class=2, save_probabilities=True)
+    prompted_validation.validate_prompted(trainer, 2, save_probabilities=True)
     folder, truths = Path(trainer.output_folder) / "validation_2click", prepared("regions").base / "gt_segmentations"
     cases = ["Fall_Müller_病例", "case_2"]
     endings = (".nii.gz", ".npz", ".pkl", ".json")
@@ -490,7 +491,7 @@ def test_clicks_of_the_final_validation(make_trainer, prepared, monkeypatch):
         truth = sitk.ReadImage(str(truths / f"{case}.nii.gz"))
         under = [truth[truth.TransformPhysicalPointToIndex(point.tolist())] for point in prompt.points]
         assert under == prompt.labels.tolist() == [1, 1, 2, 2]
-        voxels, _ = clicks_per_class(sitk.GetArrayFromImage(truth), [1, 2], 2, case_generator(case))
+        voxels = clicks_per_class(sitk.GetArrayFromImage(truth), [1, 2], 2, case_generator(case)).points
         indices = [truth.TransformPhysicalPointToIndex(point.tolist())[::-1] for point in prompt.points]
         assert indices == [tuple(v) for v in voxels.astype(int).tolist()]  # by the case's name alone
         assert sitk.ReadImage(str(folder / f"{case}.nii.gz")).GetSize() == truth.GetSize()
@@ -517,7 +518,7 @@ def test_truth_that_reaches_into_the_empty_border_costs_no_validation(make_train
         return data[:, :, :, :keep], segmentation, previous, properties
 
     monkeypatch.setattr(trainer.dataset_class, "load_case", load_cropped)
-    prompted_validation.validate_prompted(trainer, clicks_per_class=3)
+    prompted_validation.validate_prompted(trainer, 3)
     folder = Path(trainer.output_folder) / "validation_3click"
     assert (folder / "summary.json").is_file()
     for case, (keep, geometry) in kept.items():
