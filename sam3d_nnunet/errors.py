@@ -9,6 +9,11 @@ class SAM3DError(Exception):
     """A mistake of the user's, with a sentence that says what is wrong, where, and what to do."""
 
 
+def last_line(error: Exception) -> str:
+    """The last line of an error's message, or the error's name: those of image libraries can be pages long."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
 def refusal(error: OSError) -> str | None:
     """What the operating system refused, in a sentence: a path that can't be used, a full disk.
 

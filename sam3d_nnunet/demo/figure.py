@@ -8,9 +8,11 @@ import SimpleITK as sitk
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from sam3d_nnunet.demo.layout import DemoFolder
 from sam3d_nnunet.demo.phantom import ENDING, image_geometry, read_manifest, world_grid
+from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.prompts.files import read_prompt
 
 WINDOW = (-60, 200)  # HU
@@ -68,7 +70,7 @@ def _draw_row(row: np.ndarray, demo: DemoFolder, case: str) -> None:
 
 
 def _read(file: Path) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+    return read_label_map(file, SimpleITKIO()).array
 
 
 def _dice(mask: np.ndarray, truth: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.datasets.splits import read_splits, splits_file
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.nnunet.folders import preprocessed_root
@@ -127,24 +127,28 @@ class EvaluationData:
         return self.truth / f"{case}{self.file_ending}"
 
     def read_truth(self, case: str) -> tuple[np.ndarray, ImageGeometry]:
-        """(D, H, W) label map with axes as `read_label_map` gives them, and where its voxels are in the world.
+        """(D, H, W) label map and where its voxels are in the world.
+
+        Its axes are those of the file wherever the file tells, so that all models get the same clicks: see
+        `LabelMap.in_file_order`.
 
         Raises:
             SAM3DError: the label map is missing, or it or the image can't be read.
         """
         file = self.truth_file(case)
-        segmentation, as_in_file = read_label_map(file, self.reader)
-        if as_in_file:
-            return segmentation, ImageGeometry.from_file(file)
+        label_map = read_label_map(file, self.reader)
+        in_file_order = label_map.in_file_order()
+        if in_file_order is not None:
+            return in_file_order
         # the image's header counts, if there is an image: what says the spacing of TIFF may lie beside it alone
         file = next((image for image in self.image_files(case) if image.is_file()), file)
         try:
             _, properties = self.reader.read_images([str(file)])
         except Exception as e:  # whatever the reader of the format raises
-            raise SAM3DError(f"The image {file} can't be read: {type(e).__name__}.") from e
-        return segmentation, ImageGeometry.from_file(file, properties)
+            raise SAM3DError(f"The image {file} can't be read: {last_line(e)}") from e
+        return label_map.array, ImageGeometry.from_file(file, properties)
 
 
 def spacing_of(geometry: ImageGeometry) -> Sequence[float]:
     """mm along (d, h, w)."""
-    return np.linalg.norm(geometry.affine[:3, :3], axis=0).tolist()
+    return geometry.spacing.tolist()

@@ -18,10 +18,11 @@ import pandas as pd
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from tqdm import tqdm
 
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.evaluation.metrics import RULE, case_metrics
 from sam3d_nnunet.evaluation.results import METRICS
+from sam3d_nnunet.geometry.label_maps import LabelMap, read_label_map
 from sam3d_nnunet.io import read_json, write_whole
 
 METRICS_JSON = "metrics.json"
@@ -133,20 +134,15 @@ def _metrics_of(
     predictions: Path, truth: Path, dataset_json: dict[str, Any], tolerances: Sequence[float], case: str
 ) -> dict[str, dict[str, float]]:
     name = f"{case}{dataset_json['file_ending']}"
-    wanted, properties = _read(truth / name, dataset_json)
-    found, found_properties = _read(predictions / name, dataset_json)
-    _refuse_other_grid(predictions / name, found, found_properties, truth / name, wanted, properties)
-    targets, known = targets_of(dataset_json), _labels(dataset_json)
-    unknown = sorted(set(np.unique(found).tolist()) - known)
-    if unknown:
-        raise SAM3DError(
-            f"{predictions / name} has the label {unknown[0]}, which dataset.json doesn't have: it has "
-            f"{', '.join(map(str, sorted(known)))}."
-        )
+    truth_map, prediction = (_read(folder / name, dataset_json) for folder in (truth, predictions))
+    _refuse_other_grid(prediction, truth_map)
+    targets = targets_of(dataset_json)
+    prediction.check_labels(_labels(dataset_json))
+    wanted, found, spacing = truth_map.array, prediction.array, truth_map.properties["spacing"]
     counted = wanted != dataset_json["labels"].get(IGNORE, -1)
     return {
         target: case_metrics(
-            np.isin(wanted, labels) & counted, np.isin(found, labels) & counted, properties["spacing"], tolerances
+            np.isin(wanted, labels) & counted, np.isin(found, labels) & counted, spacing, tolerances
         )
         for target, labels in targets.items()
     }
@@ -157,35 +153,23 @@ def _labels(dataset_json: dict[str, Any]) -> set[int]:
     return {0, *(k for labels in targets_of(dataset_json).values() for k in labels)}
 
 
-def _read(file: Path, dataset_json: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-    """(D, H, W) label map and what nnU-Net's reader says of it, with the spacing along (d, h, w)."""
-    if not file.is_file():
-        raise SAM3DError(f"There is no {file}.")
+def _read(file: Path, dataset_json: dict[str, Any]) -> LabelMap:
+    example = str(file) if file.is_file() else None
     try:
-        reader = determine_reader_writer_from_dataset_json(dataset_json, example_file=str(file), verbose=False)()
-        segmentation, properties = reader.read_seg(str(file))
+        reader = determine_reader_writer_from_dataset_json(dataset_json, example_file=example, verbose=False)()
     except Exception as e:  # each library of images has errors of its own
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[-1]
-        raise SAM3DError(f"{file} can't be read: {reason}") from e
-    return segmentation[0].astype(np.int64), properties
+        raise SAM3DError(f"{file} can't be read: {last_line(e)}") from e
+    return read_label_map(file, reader).astype(np.int64)
 
 
-def _refuse_other_grid(
-    file: Path,
-    found: np.ndarray,
-    found_properties: dict[str, Any],
-    truth_file: Path,
-    wanted: np.ndarray,
-    properties: dict[str, Any],
-) -> None:
-    if found.shape != wanted.shape:
-        raise SAM3DError(f"{file} has {found.shape} voxels, but the truth {truth_file} has {wanted.shape}.")
-    own, other = _geometry(found_properties), _geometry(properties)
+def _refuse_other_grid(prediction: LabelMap, truth: LabelMap) -> None:
+    prediction.check_shape(truth.array.shape, f"the truth {truth.file}")
+    own, other = _geometry(prediction.properties), _geometry(truth.properties)
     for what in own.keys() & other.keys():
         if not np.allclose(own[what], other[what], rtol=0, atol=SAME):
             raise SAM3DError(
-                f"{file} lies elsewhere than the truth {truth_file}: its {what} is {_short(own[what])} instead of "
-                f"{_short(other[what])}. Give predictions on the grid of the original image."
+                f"{prediction.file} lies elsewhere than the truth {truth.file}: its {what} is {_short(own[what])} "
+                f"instead of {_short(other[what])}. Give predictions on the grid of the original image."
             )
 
 

@@ -15,6 +15,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
+from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.prediction.batch import CaseReport, PlannedCase, predict_cases
 from sam3d_nnunet.prediction.cases import ClickSource
 from sam3d_nnunet.prediction.image import ImageCase, read_case
@@ -170,12 +171,9 @@ class IteratedPrediction:
     def _truth(self, image: ImageCase, case: str) -> np.ndarray:
         """(D, H, W) label map, its axes as the reader of the model has them; NO_ERROR where no click may correct."""
         model, file = self.predictor.model, self.data.truth_file(case)
-        try:
-            truth = model.plans.image_reader_writer_class().read_seg(str(file))[0][0].astype(np.int16)
-        except Exception as e:  # whatever the reader of the format raises
-            raise SAM3DError(f"The label map {file} can't be read: {type(e).__name__}: {e}") from e
-        if truth.shape != image.shape:
-            raise SAM3DError(f"{file} has {truth.shape} voxels (d, h, w), but its image has {image.shape}.")
+        label_map = read_label_map(file, model.plans.image_reader_writer_class())
+        label_map.check_shape(image.shape)
+        truth = label_map.array.astype(np.int16)
         if model.labels.ignore_label is not None:
             truth[truth == model.labels.ignore_label] = NO_ERROR
         if not model.clicks_carry_labels:

@@ -1,9 +1,90 @@
-"""The grid that nnU-Net trains on, and the way between it and the image."""
+"""The grid that nnU-Net trains on, and the way between its voxels and those of the image."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from sam3d_nnunet.geometry.boxes import Box
+
+
+@dataclass(frozen=True)
+class LinearWeights:
+    """Linear interpolation along one axis, from voxels of a box to positions between them.
+
+    Attributes:
+        below, above: (n,) int64, the voxels of the box on both sides of each position.
+        fraction: (n,) float32, the weight of `above`; that of `below` is the rest.
+    """
+
+    below: np.ndarray
+    above: np.ndarray
+    fraction: np.ndarray
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """One axis of an image and of its grid: the crop of the image is resampled to another number of voxels.
+
+    Voxel centres are at whole numbers, and the outer faces of crop and grid coincide. All that depends on where a voxel
+    of the one lies in the other follows from the two methods `to_grid` and `to_image`.
+
+    Attributes:
+        crop_start: first voxel of the image in the crop.
+        crop: voxels of the crop.
+        grid: voxels of the grid.
+    """
+
+    crop_start: int
+    crop: int
+    grid: int
+
+    def to_grid(self, voxels: np.ndarray) -> np.ndarray:
+        """(N,) indices of the image -> (N,) float64 coordinates of the grid."""
+        return _rescaled(np.asarray(voxels, np.float64) - self.crop_start, self.crop, self.grid)
+
+    def to_image(self, coordinates: np.ndarray) -> np.ndarray:
+        """(N,) coordinates of the grid -> (N,) float64 indices of the image."""
+        return _rescaled(np.asarray(coordinates, np.float64), self.grid, self.crop) + self.crop_start
+
+    def nearest_in_image(self, start: int, stop: int) -> np.ndarray:
+        """For each voxel of the grid from `start` to before `stop`, the nearest voxel of the image in the crop."""
+        position = _rescaled(np.arange(start, stop), self.grid, self.crop)
+        return self.crop_start + np.clip(np.rint(position).astype(int), 0, self.crop - 1)
+
+    def nearest_on_grid(self) -> np.ndarray:
+        """For each voxel of the crop, the nearest voxel of the grid."""
+        return np.clip(np.rint(self._centres()).astype(int), 0, self.grid - 1)
+
+    def voxels_in(self, start: int, stop: int) -> tuple[int, int]:
+        """The voxels of the image whose centres lie in the voxels of the grid from `start` to before `stop`.
+
+        Returns:
+            the first of these voxels, and the one after the last.
+        """
+        first, end = np.searchsorted(self._centres(), [start - 0.5, stop - 0.5])
+        return self.crop_start + int(first), self.crop_start + int(end)
+
+    def linear_weights(self, start: int, stop: int) -> LinearWeights:
+        """Interpolation from the voxels of the grid from `start` to before `stop` to the voxels of `voxels_in`.
+
+        Voxels of the image beyond the outermost centres get the value of the outermost voxel.
+        """
+        first, end = self.voxels_in(start, stop)
+        position = self._centres()[first - self.crop_start : end - self.crop_start]
+        position = np.clip(position - start, 0, stop - start - 1)
+        below = np.floor(position).astype(np.int64)
+        above = np.minimum(below + 1, stop - start - 1)
+        return LinearWeights(below, above, position.astype(np.float32) - below.astype(np.float32))
+
+    def _centres(self) -> np.ndarray:
+        """(crop,) coordinates on the grid of all voxels of the crop."""
+        return _rescaled(np.arange(self.crop), self.crop, self.grid)
+
+
+def _rescaled(position: np.ndarray, old: int, new: int) -> np.ndarray:
+    """Positions among `old` voxels -> among `new` voxels along the same length."""
+    return (position + 0.5) * new / old - 0.5
 
 
 @dataclass(frozen=True)
@@ -34,54 +115,80 @@ class PreprocessedGrid:
             np.array(shape),
         )
 
+    @property
+    def axes(self) -> tuple[AxisMap, ...]:
+        """One mapping for each axis of the grid."""
+        numbers = zip(self.crop_start.tolist(), self.crop_shape.tolist(), self.shape.tolist())
+        return tuple(AxisMap(*of_axis) for of_axis in numbers)
+
+    @property
+    def box(self) -> Box:
+        """All voxels of the grid."""
+        return Box.of_shape(self.shape)
+
+    @property
+    def transpose_back(self) -> tuple[int, ...]:
+        """Axis of the grid for each axis of the image."""
+        return tuple(np.argsort(self.transpose).tolist())
+
+    @property
+    def crop(self) -> Box:
+        """The part of the image that the grid shows, along the axes of the image."""
+        return self._turned_back(Box.of_shape(self.crop_shape, self.crop_start))
+
     def from_image(self, voxels: np.ndarray) -> np.ndarray:
         """(N, 3) indices of the image -> (N, 3) float coordinates of the grid."""
-        cropped = np.asarray(voxels)[:, self.transpose] - self.crop_start
-        return (cropped + 0.5) * self.shape / self.crop_shape - 0.5
-
-    def clip(self, voxels: np.ndarray) -> np.ndarray:
-        """(N, 3) indices of the image, those outside of the crop moved to the nearest voxel that is left of it."""
-        cropped = np.asarray(voxels)[:, self.transpose] - self.crop_start
-        kept = np.clip(cropped, 0, self.crop_shape - 1) + self.crop_start
-        return kept[:, np.argsort(self.transpose)]
+        along = np.asarray(voxels)[:, self.transpose].T
+        return np.stack([axis.to_grid(values) for axis, values in zip(self.axes, along)], axis=1)
 
     def to_image(self, coordinates: np.ndarray) -> np.ndarray:
         """(N, 3) coordinates of the grid -> (N, 3) float indices of the image."""
-        cropped = (np.asarray(coordinates) + 0.5) * self.crop_shape / self.shape - 0.5
-        return (cropped + self.crop_start)[:, np.argsort(self.transpose)]
+        along = np.asarray(coordinates).T
+        return np.stack([axis.to_image(values) for axis, values in zip(self.axes, along)], axis=1)[
+            :, self.transpose_back
+        ]
+
+    def clip(self, voxels: np.ndarray) -> np.ndarray:
+        """(N, 3) indices of the image, those outside of the crop moved to the nearest voxel that is left of it."""
+        start = np.array(self.crop.start)
+        return np.clip(np.asarray(voxels) - start, 0, np.array(self.crop.shape) - 1) + start
+
+    def box_in_image(self, box: Box) -> Box:
+        """The voxels of the image whose centres lie in a box of the grid."""
+        ends = [axis.voxels_in(a, b) for axis, a, b in zip(self.axes, box.start, box.stop)]
+        return self._turned_back(Box.from_lists(ends))
+
+    def nearest_in_image(self, box: Box | None = None) -> list[np.ndarray]:
+        """For each axis of the grid, the voxel of the image (its axes exchanged) nearest to each voxel of a box.
+
+        Args:
+            box: of the grid. None: all of it.
+        """
+        box = self.box if box is None else box
+        return [axis.nearest_in_image(a, b) for axis, a, b in zip(self.axes, box.start, box.stop)]
+
+    def _turned_back(self, box: Box) -> Box:
+        """A box along the axes of the grid -> along those of the image."""
+        return Box.from_lists([box.as_lists()[axis] for axis in self.transpose_back])
 
 
-def nearest_voxels(grid: PreprocessedGrid, place: tuple[slice, ...] | None = None) -> list[np.ndarray]:
-    """For each axis of a grid, the index of the image (its axes exchanged) nearest to each voxel of a box; of all."""
-    place = place or tuple(slice(0, int(n)) for n in grid.shape)
-    indices = []
-    for box, start, crop, size in zip(place, grid.crop_start, grid.crop_shape, grid.shape):
-        position = (np.arange(box.start, box.stop) + 0.5) * crop / size - 0.5
-        indices.append(start + np.clip(np.rint(position).astype(int), 0, crop - 1))
-    return indices
-
-
-def to_grid(label_map: np.ndarray, grid: PreprocessedGrid, place: tuple[slice, ...] | None = None) -> np.ndarray:
-    """Label map of an image -> of its grid.
+def to_grid(label_map: np.ndarray, grid: PreprocessedGrid, box: Box | None = None) -> np.ndarray:
+    """Label map of an image -> of its grid, from the nearest voxels.
 
     Args:
         label_map: (D, H, W) of the image, its axes as the reader has them.
         grid: of the image.
-        place: only this box of the grid.
+        box: only this box of the grid.
 
     Returns:
         array of the shape of the grid or the box, of the same type.
     """
-    return label_map.transpose(grid.transpose)[np.ix_(*nearest_voxels(grid, place))]
+    return label_map.transpose(grid.transpose)[np.ix_(*grid.nearest_in_image(box))]
 
 
 def to_image(label_map: np.ndarray, grid: PreprocessedGrid, image_shape: tuple[int, ...]) -> np.ndarray:
-    """Label map of a grid -> (D, H, W) of its image, 0 outside the crop."""
-    nearest = [
-        np.clip(np.rint((np.arange(crop) + 0.5) * n / crop - 0.5), 0, n - 1).astype(int)
-        for n, crop in zip(grid.shape, grid.crop_shape)
-    ]
-    image = np.zeros([image_shape[axis] for axis in grid.transpose], label_map.dtype)
-    crop = tuple(slice(start, start + n) for start, n in zip(grid.crop_start, grid.crop_shape))
-    image[crop] = label_map[np.ix_(*nearest)]
-    return image.transpose(np.argsort(grid.transpose))
+    """Label map of a grid -> (D, H, W) of its image, from the nearest voxels; 0 outside the crop."""
+    image = np.zeros(image_shape, label_map.dtype)
+    nearest = np.ix_(*(axis.nearest_on_grid() for axis in grid.axes))
+    image[grid.crop.slices] = label_map[nearest].transpose(grid.transpose_back)
+    return image

@@ -1,10 +1,12 @@
-"""World, image and preprocessed grid: where a click is in each.
+"""Where the voxels of an image are in the world, from the header of its file and from what nnU-Net's reader tells.
 
 Axis order is (d, h, w) in arrays, (x, y, z) in the world and (i, j, k) in image files. World coordinates are LPS
 millimetres as ITK has them, whatever reads the image.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,63 @@ import numpy as np
 import SimpleITK as sitk
 from nibabel.orientations import inv_ornt_aff, io_orientation
 
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, last_line
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 REVERSED = [2, 1, 0, 3]  # of homogeneous axes: (i, j, k) <-> (d, h, w)
 
 PLACED = {"sitk_stuff", "nibabel_stuff"}
 """In the properties of nnU-Net's readers of formats whose header places voxels in the world."""
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """The header of an image file, as ITK reads it.
+
+    Attributes:
+        size: voxels along i, j, k and, where one file holds several channels, their number.
+        affine: (4, 4), homogeneous index (i, j, k) -> LPS millimetres.
+        components: numbers per voxel; an intensity or a label is one, a colour three.
+    """
+
+    size: tuple[int, ...]
+    affine: np.ndarray
+    components: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(D, H, W) of the array that ITK reads, for one channel; a flat image is one slice."""
+        return (*self.size, 1)[2::-1]
+
+    @property
+    def channels(self) -> int:
+        """How many volumes the file holds."""
+        return self.size[3] if len(self.size) == 4 else 1
+
+    def is_default(self) -> bool:
+        """Whether the header has the geometry of programs that know none: 1 mm, no rotation, no shift.
+
+        NIfTI's axes are ITK's with the first two reversed.
+        """
+        return np.array_equal(np.abs(self.affine), np.eye(4))
+
+
+def read_header(file: str | Path) -> ImageHeader:
+    """The header of an image file; no voxels are read.
+
+    Raises:
+        SAM3DError: the file is missing, or ITK can't read it.
+    """
+    if not Path(file).is_file():
+        raise SAM3DError(f"There is no image file {file}.")
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(file))
+    try:
+        header.ReadImageInformation()
+    except RuntimeError as e:
+        raise SAM3DError(f"ITK can't read the header of {file}: {last_line(e)}") from e
+    affine = _itk_affine(header.GetDirection(), header.GetSpacing(), header.GetOrigin())
+    return ImageHeader(header.GetSize(), affine, header.GetNumberOfComponents())
 
 
 @dataclass(frozen=True)
@@ -78,23 +130,28 @@ class ImageGeometry:
         """
         if properties is not None and not PLACED & properties.keys():
             return cls.from_properties(properties)
-        if not Path(path).is_file():
-            raise SAM3DError(f"There is no image file {path}.")
         try:
-            header = sitk.ImageFileReader()
-            header.SetFileName(str(path))
-            header.ReadImageInformation()
-        except RuntimeError as e:
-            if properties is None:
-                reason = str(e).strip().splitlines()[-1]
-                raise SAM3DError(f"ITK can't tell where the image {path} is in the world: {reason}") from e
+            header = read_header(path)
+        except SAM3DError:
+            if properties is None or not Path(path).is_file():
+                raise
             return cls.from_properties(properties)
-        affine = _itk_affine(header.GetDirection(), header.GetSpacing(), header.GetOrigin())
         if properties is None:
-            return cls(affine[:, REVERSED], affine)
+            return cls.from_header(header)
         if "sitk_stuff" in properties:
-            return cls(cls.from_properties(properties).affine, affine)
-        return cls((affine @ _reorientation(properties["nibabel_stuff"], header.GetSize()))[:, REVERSED], affine)
+            return cls(cls.from_properties(properties).affine, header.affine)
+        turned = header.affine @ _reorientation(properties["nibabel_stuff"], header.size)
+        return cls(turned[:, REVERSED], header.affine)
+
+    @classmethod
+    def from_header(cls, header: ImageHeader) -> "ImageGeometry":
+        """Of an array whose axes are those of the file, in reverse."""
+        return cls(header.affine[:, REVERSED], header.affine)
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """(3,) millimetres between voxels along (d, h, w)."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     @property
     def axial_order(self) -> np.ndarray:
@@ -111,6 +168,19 @@ class ImageGeometry:
     def to_voxels(self, world: np.ndarray) -> np.ndarray:
         """(N, 3) millimetres (x, y, z) -> (N, 3) array indices (d, h, w)."""
         return _invert(self.affine, world)
+
+    def corner_shifts(self, other: "ImageGeometry", shape: Sequence[int]) -> np.ndarray:
+        """How far another geometry moves the corner voxels of an image.
+
+        Args:
+            other: says where the same voxels are, too.
+            shape: (D, H, W) of the image.
+
+        Returns:
+            (8, 3) millimetres (x, y, z).
+        """
+        corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in shape))])
+        return (corners @ (other.affine - self.affine).T)[:, :3]
 
     def from_file_index(self, indices: np.ndarray) -> np.ndarray:
         """(N, 3) indices of the image file (i, j, k) -> (N, 3) millimetres (x, y, z).

@@ -5,6 +5,7 @@ from collections.abc import Collection
 import numpy as np
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.grid import PreprocessedGrid
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.prompts.prompt import Prompt
@@ -33,7 +34,7 @@ def check_prompt(prompt: Prompt, geometry: ImageGeometry, shape: tuple[int, ...]
             f"{_name(prompt, first)} has the label {prompt.labels[first]}, which the model doesn't know. "
             f"It knows {known}."
         )
-    outside = ~_inside(geometry.to_voxels(prompt.points), np.zeros(3), np.array(shape))
+    outside = ~_inside(geometry.to_voxels(prompt.points), Box.of_shape(shape))
     if outside.any():
         first = int(np.argmax(outside))
         raise SAM3DError(
@@ -53,8 +54,7 @@ def check_crop(prompt: Prompt, geometry: ImageGeometry, grid: PreprocessedGrid) 
     Raises:
         SAM3DError: a click lies more than half a voxel outside the crop.
     """
-    voxels = geometry.to_voxels(prompt.points)[:, grid.transpose]
-    outside = ~_inside(voxels, grid.crop_start, grid.crop_shape)
+    outside = ~_inside(geometry.to_voxels(prompt.points), grid.crop)
     if outside.any():
         first = int(np.argmax(outside))
         raise SAM3DError(
@@ -63,10 +63,10 @@ def check_crop(prompt: Prompt, geometry: ImageGeometry, grid: PreprocessedGrid) 
         )
 
 
-def _inside(voxels: np.ndarray, start: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    """(N,) whether indices are in a box of voxels, up to its faces (and the rounding of the affine)."""
+def _inside(voxels: np.ndarray, box: Box) -> np.ndarray:
+    """(N,) whether indices are in a box of voxels, both faces included, up to the rounding of the affine."""
     tolerance = 0.5 + 1e-6
-    return ((voxels >= start - tolerance) & (voxels <= start + shape - 1 + tolerance)).all(axis=1)
+    return ((voxels >= np.array(box.start) - tolerance) & (voxels <= np.array(box.stop) - 1 + tolerance)).all(axis=1)
 
 
 def _name(prompt: Prompt, click: int) -> str:

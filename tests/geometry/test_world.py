@@ -183,7 +183,7 @@ def test_itk_refuses_the_file(tmp_path, reader):
     voxels = np.rint(geometry.to_voxels(world)).astype(int)
     assert (array[(0, *voxels.T)] == NUMBERED[tuple(INDICES.T)]).all()
 
-    with pytest.raises(SAM3DError, match=r"ITK.*sheared\.nii\.gz.*orthonormal"):
+    with pytest.raises(SAM3DError, match=r"sheared\.nii\.gz.*orthonormal"):
         ImageGeometry.from_file(file)
 
 
@@ -207,7 +207,7 @@ def test_image_files_that_cannot_be_read(tmp_path):
     with pytest.raises(SAM3DError, match=r"text\.nii\.gz"):
         ImageGeometry.from_file(tmp_path / "text.nii.gz")
     for properties in (None, {"nibabel_stuff": {"original_affine": np.eye(4)}}):
-        with pytest.raises(SAM3DError, match=r"no image file .*missing\.nii\.gz"):
+        with pytest.raises(SAM3DError, match=r"no .*missing\.nii\.gz"):
             ImageGeometry.from_file(tmp_path / "missing.nii.gz", properties)
 
 
