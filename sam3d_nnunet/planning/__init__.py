@@ -1,1 +1,1 @@
-"""The planner, and the settings it writes into a plan."""
+"""Planning: the planner, the settings in a plan, recipes."""

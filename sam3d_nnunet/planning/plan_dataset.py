@@ -1,4 +1,4 @@
-"""`sam3d plan`: planning without a registered planner, and whether plans agree with a recipe."""
+"""`sam3d plan`: plan a data set without a registered planner, and compare plans with a recipe."""
 
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,11 @@ def plan_dataset(
     target_spacing: tuple[float, float, float] | None = None,
     preset: str | None = None,
 ) -> Path:
-    """Write a plan as `nnUNetv2_plan_experiment -pl SAM3DPlanner` does, extracting the fingerprint if there is none.
+    """Write plans as `nnUNetv2_plan_experiment -pl SAM3DPlanner` does. Extracts the fingerprint if there is none.
 
     Args:
         dataset: id or name of a data set in nnUNet_raw.
-        recipe: name or path of an experiment recipe; explicit arguments win over it.
+        recipe: name or path of a recipe. The other arguments override it.
         overwrite_plans_name: name of the plans, `SAM3DPlans` by default.
         target_spacing: mm along the image's axes, 1 mm by default.
         preset: size of the network.
@@ -40,12 +40,12 @@ def plan_dataset(
         The plans file.
 
     Raises:
-        SAM3DError: nnU-Net's folders aren't set, there is no such data set, or it can't be used; or the plans can't
-            have that name.
+        SAM3DError: nnU-Net's folders are not set, the data set is missing or cannot be used, or the plans cannot have
+            this name.
     """
     plans = overwrite_plans_name or PLANS
     if Path(plans).name != plans:
-        raise SAM3DError(f"{plans!r} can't be the name of plans, which is that of a file: leave out slashes.")
+        raise SAM3DError(f"Plans cannot be named {plans!r}: they are a file of this name. Give a name without slashes.")
     name = _name_in_raw(dataset)
     chosen = load_recipe(recipe) if recipe else {}
     fingerprint = Path(nnUNet_preprocessed) / name / "dataset_fingerprint.json"
@@ -56,7 +56,7 @@ def plan_dataset(
     planner = SAM3DPlanner(
         name,
         plans_name=plans,
-        overwrite_target_spacing=spacing and tuple(map(float, spacing)),  # nnU-Net takes nothing but floats
+        overwrite_target_spacing=spacing and tuple(map(float, spacing)),  # nnU-Net accepts only floats
     )
     planner.patch_size = chosen.get("patch_size")
     planner.settings = merge(chosen.get("sam3d", {}), _preset_settings(preset))
@@ -65,7 +65,7 @@ def plan_dataset(
 
 
 def _preset_settings(preset: str | None) -> dict:
-    """A preset's name, and the clicks that it can be trained with."""
+    """The preset, and a click policy that can train it."""
     if preset is None:
         return {}
     unlabelled = preset in PRESETS and not PRESETS[preset].labelled_prompts
@@ -75,45 +75,49 @@ def _preset_settings(preset: str | None) -> dict:
 def _name_in_raw(dataset: str) -> str:
     for variable, folder in (("nnUNet_raw", nnUNet_raw), ("nnUNet_preprocessed", nnUNet_preprocessed)):
         if not folder.is_set():
-            raise SAM3DError(f"The variable {variable} is not set; nnU-Net's documentation says how to set it.")
+            raise SAM3DError(f"The variable {variable} is not set. Set it as nnU-Net's documentation describes.")
     name = dataset_name(dataset)
     if not (Path(nnUNet_raw) / name / "dataset.json").is_file():
-        raise SAM3DError(f"There is no file {Path(nnUNet_raw) / name / 'dataset.json'}.")
+        raise SAM3DError(f"There is no file {Path(nnUNet_raw) / name / 'dataset.json'}. Add it, or correct nnUNet_raw.")
     return name
 
 
 def _refuse_empty_labels(name: str) -> None:
-    """nnU-Net's fingerprint ends in an IndexError if no label file holds any foreground."""
+    """Refuse label maps without foreground, on which nnU-Net's fingerprint ends in an IndexError."""
     folder = Path(nnUNet_raw) / name
     dataset_json = load_json(str(folder / "dataset.json"))
     listed = "dataset" in dataset_json or (folder / "imagesTr").is_dir()
     cases = get_filenames_of_train_images_and_targets(str(folder), dataset_json) if listed else {}
     if not cases:
-        raise SAM3DError(f"{folder / 'imagesTr'} holds no training cases.")
+        raise SAM3DError(
+            f"{folder / 'imagesTr'} holds no training cases. Add them as nnU-Net's documentation describes."
+        )
     first = next(iter(cases.values()))
     reader = determine_reader_writer_from_dataset_json(dataset_json, first["images"][0], verbose=False)()
     for case in tqdm(cases.values(), desc="Looking for foreground"):
         if np.any(reader.read_seg(case["label"])[0] > 0):
             return
-    raise SAM3DError(f"No label file of {name} holds any foreground voxel.")
+    raise SAM3DError(f"The label maps of {name} hold no foreground voxel. Correct them.")
 
 
 def differences(plans: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
-    """What of a recipe isn't as planned in 3d_fullres; patch size and spacing count where the recipe gives them.
+    """Names of the settings in which the configuration 3d_fullres of plans differs from a recipe.
+
+    Target spacing and patch size are compared only if the recipe sets them.
 
     Args:
-        plans: as nnU-Net keeps them.
+        plans: content of nnU-Net's plans file.
         recipe: as `load_recipe` reads it.
 
     Raises:
-        SAM3DError: the block "sam3d" of either is not usable.
-        KeyError: the plans have no 3d_fullres.
+        SAM3DError: the block "sam3d" of the plans or of the recipe cannot be used.
+        KeyError: the plans have no configuration 3d_fullres.
     """
     configuration = plans["configurations"]["3d_fullres"]
     planned = parse_settings(planned_block(plans, "3d_fullres"), "the plans").model_dump()
     wanted = parse_settings(merge({"stride": planned["stride"]}, recipe.get(BLOCK, {})), "the recipe").model_dump()
     found = [key for key in planned if planned[key] != wanted[key]]
-    # nnU-Net transposes axes, and enlarges patches to what its U-Net divides
+    # sorted, since nnU-Net transposes axes; fitted, since it enlarges patches to what its U-Net can divide
     spacing, patch_size = configuration["spacing"], configuration["patch_size"]
     if sorted(recipe.get("target_spacing", spacing)) != sorted(spacing):
         found.append("target_spacing")

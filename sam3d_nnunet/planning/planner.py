@@ -1,4 +1,4 @@
-"""nnU-Net's planning for promptable training: isotropic voxels, large patches, our settings."""
+"""The planner: nnU-Net's planning with isotropic spacing, large patches and our settings."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -20,16 +20,16 @@ from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, merge, parse_se
 show_as_sentence()
 
 PLANS = "SAM3DPlans"
-"""Name of the plans, unless another is asked for."""
+"""Default name of the plans."""
 MAX_PATCH = 128  # voxels a side, as in the released checkpoints
 MIN_EDGE = 4  # voxels a side at the U-Net's lowest resolution
 TOKEN_MULTIPLE = 32  # whole windows at stride 4
 
 
 class SAM3DPlanner(ExperimentPlanner):
-    """Plans named `SAM3DPlans`: target spacing 1 mm, patches of up to 128^3, a block "sam3d" in each 3-D configuration.
+    """Writes plans with 1 mm target spacing, patches of up to 128^3 and a block "sam3d" in each 3-D configuration.
 
-    The U-Net stays in the plan, fitted to that patch, so that nnU-Net's own trainers run from the same plan.
+    The plans also hold nnU-Net's U-Net, fitted to the patch size. nnU-Net's own trainers can use the same plans.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SAM3DPlanner(ExperimentPlanner):
             SAM3DError: the data set is 2-D, or has no foreground; or nnUNet_n_proc_DA is 0.
         """
         if get_allowed_n_proc_DA() == 0:
-            raise SAM3DError("nnU-Net can't plan while nnUNet_n_proc_DA is 0; unset it, and set it for training only.")
+            raise SAM3DError("nnU-Net cannot plan while nnUNet_n_proc_DA is 0. Unset it for planning.")
         super().__init__(
             dataset_name_or_id,
             gpu_memory_target_in_gb,
@@ -56,7 +56,7 @@ class SAM3DPlanner(ExperimentPlanner):
             overwrite_target_spacing,
             suppress_transpose,
         )
-        # images at 1 mm are often large; the cascade that nnU-Net would add for them is of no use to a clicked window
+        # no cascade, which nnU-Net adds for large images: prediction from clicks uses windows at full resolution
         self.lowres_creation_threshold = 0
         self.patch_size: list[int] | None = None
         self.settings: dict[str, Any] = {}
@@ -66,25 +66,26 @@ class SAM3DPlanner(ExperimentPlanner):
         shapes = np.array(self.dataset_fingerprint["shapes_after_crop"])
         if np.median(shapes[:, 0]) == 1:
             raise SAM3DError(
-                f"{self.dataset_name} is a 2-D data set; SAM3DPlanner needs volumes. Use nnU-Net's own planner for it."
+                f"{self.dataset_name} is a 2-D data set. SAM3DPlanner needs volumes; use nnU-Net's own planner instead."
             )
         labels = [v for k, v in self.dataset_json["labels"].items() if k not in ("background", "ignore")]
         if not labels:
-            raise SAM3DError(f"dataset.json of {self.dataset_name} has no label beside the background.")
+            raise SAM3DError(f"dataset.json of {self.dataset_name} has no label other than the background. Add one.")
         statistics = self.dataset_fingerprint["foreground_intensity_properties_per_channel"].values()
         if not all(np.isfinite(s["mean"]) for s in statistics):
-            raise SAM3DError(f"No label file of {self.dataset_name} holds any foreground voxel.")
+            raise SAM3DError(f"The label maps of {self.dataset_name} hold no foreground voxel. Correct them.")
 
     def determine_reader_writer(self) -> type[BaseReaderWriter]:
-        """nnU-Net's reader; of ITK's two the one that turns every image the same way up, where the data set allows it.
+        """nnU-Net's reader for the data set; the one that reorients images, if the data set allows it.
 
-        A new image is then segmented alike however its file is turned. Where the axes of training images are exchanged,
-        nnU-Net's fingerprint holds for the files as they lie, and they are read so. So they are where an image and its
-        label map are turned differently: in nnU-Net it is the arrays that fit together.
+        With that reader a new image gets the same segmentation however its file is oriented. Two kinds of data sets do
+        not allow it. If the axes of training images are permuted, nnU-Net's fingerprint describes the files as stored.
+        If an image and its label map are oriented differently, only their stored arrays match.
         """
         reader = super().determine_reader_writer()
-        many_labels = max(np.max(v) for v in self.dataset_json["labels"].values()) > 255  # that reader writes bytes
-        if reader is SimpleITKIO and not many_labels and self._all_upright():
+        # the other reader writes labels as bytes
+        fits_bytes = max(np.max(v) for v in self.dataset_json["labels"].values()) <= 255
+        if reader is SimpleITKIO and fits_bytes and self._all_upright():
             return SimpleITKIOWithReorient
         return reader
 
@@ -92,11 +93,11 @@ class SAM3DPlanner(ExperimentPlanner):
         return all(_are_upright([*case["images"], case["label"]]) for case in self.dataset.values())
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
-        """1 mm in every direction unless another spacing is asked for."""
+        """The spacing that the user asks for, or 1 mm along every axis."""
         return np.array(self.overwrite_target_spacing or (1.0, 1.0, 1.0))
 
     def get_plans_for_configuration(self, spacing, median_shape, *args, **kwargs) -> dict[str, Any]:
-        """nnU-Net's plan with our patch size, the U-Net fitted to it, and our settings (3-D only)."""
+        """nnU-Net's plan with our patch size, a U-Net fitted to it, and our settings. 2-D plans stay as they are."""
         plan = super().get_plans_for_configuration(spacing, median_shape, *args, **kwargs)
         if len(spacing) == 2:
             return plan
@@ -122,18 +123,18 @@ class SAM3DPlanner(ExperimentPlanner):
 
 
 def _refuse_unknown_trainers(settings: SAM3DSettings, plans: str) -> None:
-    """Nobody would read what stands under a misspelt name."""
+    """Refuse misspelt names, whose arguments no trainer would read."""
     unknown = [trainer for trainer in settings.networks if trainer not in TRAINERS]
     if unknown:
         alike = ", ".join(name for wrong in unknown for name in get_close_matches(wrong, TRAINERS, n=1))
         raise SAM3DError(
-            f"The block '{BLOCK}' of the plans {plans} gives arguments of networks for {', '.join(unknown)}, which is "
-            f"no trainer of ours. {f'Did you mean {alike}?' if alike else 'Correct the name.'}"
+            f"The block '{BLOCK}' of the plans {plans} gives arguments of networks for {', '.join(unknown)}, but "
+            f"none of our trainers has this name. {f'Did you mean {alike}?' if alike else 'Correct it.'}"
         )
 
 
 def _are_upright(files: Sequence[str]) -> bool:
-    """Whether axes of image files are nearest to x, y and z of the world, in this order, and point the same way."""
+    """Whether the axes of all files are close to x, y and z of the world, in this order, with the same signs."""
     try:
         axes = np.array([ImageGeometry.from_file(file).file_affine[:3, :3] for file in files])
     except SAM3DError:
@@ -144,14 +145,14 @@ def _are_upright(files: Sequence[str]) -> bool:
 
 
 def unet_topology(spacing: Sequence[float], patch_size: Sequence[int]) -> tuple:
-    """How nnU-Net's planner lays out a U-Net, as `get_pool_and_conv_props` says it; the fourth is the fitted patch."""
+    """nnU-Net's layout of a U-Net, as `get_pool_and_conv_props` returns it; the fitted patch size comes fourth."""
     return get_pool_and_conv_props(spacing, patch_size, MIN_EDGE, 999999)
 
 
 def patch_side(extent: float) -> int:
-    """Voxels of a patch along an axis on which the images are `extent` voxels long.
+    """Size of a patch along an axis with a median image size of `extent`, both in voxels.
 
-    At most 128, rounded up to a multiple of 32 where that adds at most a quarter.
+    It is at most 128, and is rounded up to a multiple of 32 if that adds at most a quarter.
     """
     side = min(MAX_PATCH, int(np.ceil(extent)))
     rounded = -(-side // TOKEN_MULTIPLE) * TOKEN_MULTIPLE

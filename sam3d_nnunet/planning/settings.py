@@ -1,4 +1,4 @@
-"""The block "sam3d" of a plan's configuration: what our trainers need beyond nnU-Net's plan."""
+"""The block "sam3d" in a configuration of the plans: the settings of our trainers."""
 
 from typing import Any, Literal
 
@@ -12,30 +12,30 @@ BLOCK = "sam3d"
 
 
 class Block(BaseModel):
-    """Values of a block of JSON, by name; what it doesn't know is refused."""
+    """A block of settings in a JSON file. Unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     @classmethod
     def read(cls, block: dict[str, Any], what: str) -> Self:
-        """The values as they stand in JSON, over the defaults.
+        """Read a block of JSON.
 
         Args:
             block: the values that differ from the defaults.
-            what: the block's name and place, which begin messages.
+            what: name and place of the block, with which errors begin.
 
         Raises:
-            SAM3DError: an unknown key, a wrong type or an impossible value, by name.
+            SAM3DError: a key is unknown, or a value has the wrong type or an impossible value. The error names the key.
         """
         try:
             return cls.model_validate(block)
         except ValidationError as e:
             problems = "; ".join(f"'{'.'.join(map(str, p['loc']))}': {_reason(p)}" for p in e.errors())
-            raise SAM3DError(f"{what} is not usable. {problems}.") from e
+            raise SAM3DError(f"{what} cannot be used. {problems}.") from e
 
 
 class ClickSettings(Block):
-    """How clicks are simulated in training."""
+    """How training simulates prompts."""
 
     policy: Literal["default", "paper", "released"] = Field(
         "default", description="how clicks are drawn: default, paper or released"
@@ -59,7 +59,7 @@ class OptimizerSettings(Block):
 
 
 class SAM3DSettings(Block):
-    """All settings, with the defaults for a plan that has no such block."""
+    """All settings. Plans without the block get the defaults."""
 
     preset: str = Field("vit_b", description=f"one of {', '.join(PRESETS)}")
     stride: int | None = Field(None, description="voxels a token covers (2, 4 or 8); null: chosen from the patch size")
@@ -95,12 +95,12 @@ class SAM3DSettings(Block):
 
     @property
     def clicks_carry_labels(self) -> bool:
-        """Whether background clicks and classes mean something to the network."""
+        """Whether the network distinguishes the labels of clicks: background and classes."""
         return PRESETS[self.preset].labelled_prompts if self.labelled_prompts is None else self.labelled_prompts
 
     @property
     def iterated_share(self) -> float:
-        """Share of training steps in which a click corrects the first mask."""
+        """Share of training steps that correct the first mask with another click."""
         return self.clicks.iterated_share if self.clicks.policy == "default" else 0
 
     @property
@@ -112,24 +112,24 @@ class SAM3DSettings(Block):
 
 
 def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
-    """Settings from a block as it stands in JSON.
+    """Read the block "sam3d" and check that its values fit together.
 
     Args:
         block: the values that differ from the defaults.
-        where: named in messages.
+        where: the plans and configuration, for errors.
 
     Raises:
-        SAM3DError: an unknown key, a wrong type or an impossible value, by name.
+        SAM3DError: a key is unknown, a value is impossible, or two values contradict each other.
     """
     settings = SAM3DSettings.read(block, f"The block '{BLOCK}' of {where}")
     if settings.preset not in PRESETS:
         raise SAM3DError(
-            f"The block '{BLOCK}' of {where} asks for the preset {settings.preset!r}, which does not exist; "
-            f"choose one of {', '.join(PRESETS)}."
+            f"The block '{BLOCK}' of {where} names the preset {settings.preset!r}, which does not exist. "
+            f"Choose one of {', '.join(PRESETS)}."
         )
     if settings.stride not in (None, *STRIDES):
         raise SAM3DError(
-            f"The block '{BLOCK}' of {where} asks for stride {settings.stride}; choose one of {STRIDES} or null."
+            f"The block '{BLOCK}' of {where} sets stride to {settings.stride}. Choose one of {STRIDES} or null."
         )
     if not settings.clicks_carry_labels and settings.clicks.policy == "default":
         raise SAM3DError(
@@ -138,13 +138,13 @@ def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
         )
     if settings.deep_prompt_levels and not settings.aggregate_levels:
         raise SAM3DError(
-            f"The block '{BLOCK}' of {where} prompts the levels {settings.deep_prompt_levels}, which are not decoded. "
-            "Set aggregate_levels to true, or deep_prompt_levels to []."
+            f"The block '{BLOCK}' of {where} gives prompts to the levels {settings.deep_prompt_levels}, but does not "
+            "decode them. Set aggregate_levels to true, or deep_prompt_levels to []."
         )
     if settings.target_policy == "clicked" and settings.clicks.policy != "default":
         raise SAM3DError(
             f"The block '{BLOCK}' of {where} combines the target policy 'clicked' with the click policy "
-            f"{settings.clicks.policy!r}, whose clicks are spread over all there is and select nothing. "
+            f"{settings.clicks.policy!r}, which draws clicks from all objects at once and so selects none. "
             "Set clicks.policy to 'default' (with labelled prompts), or target_policy to 'semantic'."
         )
     return settings
@@ -157,24 +157,24 @@ def _reason(problem: dict[str, Any]) -> str:
 
 
 def planned_block(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
-    """The block of a configuration, merged over those it inherits from.
+    """The block "sam3d" of a configuration, merged over the blocks of the configurations it inherits from.
 
-    nnU-Net's own inheritance would let a child's block replace its parent's as a whole.
+    nnU-Net's own inheritance would replace the whole block of the parent by the block of the child.
 
     Raises:
-        SAM3DError: a block is no dictionary.
+        SAM3DError: a block is not a dictionary.
     """
     entry = plans["configurations"][configuration]
     own = entry.get(BLOCK, {})
     if not isinstance(own, dict):
         where = f"{plans.get('plans_name')}, configuration {configuration}"
-        raise SAM3DError(f"The block '{BLOCK}' of {where} must hold settings by name, but it is {own!r}.")
+        raise SAM3DError(f"The block '{BLOCK}' of {where} must be an object with settings, not {own!r}.")
     parent = entry.get("inherits_from")
     return merge(planned_block(plans, parent), own) if parent else own
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`changes` over `base`, nested dictionaries key by key."""
+    """`base` with `changes`; nested dictionaries are merged key by key."""
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict)

@@ -159,15 +159,15 @@ def test_recipe(ct, tmp_path):
 def test_recipe_with_an_unusable_setting_writes_nothing(ct, tmp_path):
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps({"sam3d": {"presett": "tiny"}}))
-    with pytest.raises(SAM3DError, match="'presett': there is no such setting"):
+    with pytest.raises(SAM3DError, match="'presett'"):
         plan_dataset("701", str(recipe), "Broken")
     assert not (ct.preprocessed / CT / "Broken.json").exists()
     recipe.write_text(json.dumps({"sam3d": {"networks": {"UXNet3dTrainer": {}}}}))
-    with pytest.raises(SAM3DError, match="UXNet3dTrainer, which is no trainer of ours. Did you mean UXNet3DTrainer?"):
+    with pytest.raises(SAM3DError, match="UXNet3dTrainer.*UXNet3DTrainer"):
         plan_dataset("701", str(recipe), "Broken")
     assert not (ct.preprocessed / CT / "Broken.json").exists()
     recipe.write_text(json.dumps({"sam3d": {"preset": "paper"}}))
-    with pytest.raises(SAM3DError, match="Set clicks.policy to 'paper'"):
+    with pytest.raises(SAM3DError, match="clicks.policy.*'paper'"):
         plan_dataset("701", str(recipe), "Broken")
     assert not (ct.preprocessed / CT / "Broken.json").exists()
 
@@ -200,7 +200,7 @@ def test_2d_data_set_is_refused(nnunet_folders, write_dataset, write_fingerprint
     name = "Dataset703_Flat"
     write_dataset(nnunet_folders.raw, name, cases((1, 30, 30)), LABELS)
     write_fingerprint(nnunet_folders.preprocessed / name, [(1, 30, 30)] * 4, (999.0, 1.0, 1.0))
-    with pytest.raises(SAM3DError, match=f"{name} is a 2-D data set; SAM3DPlanner needs volumes"):
+    with pytest.raises(SAM3DError, match=f"{name}.*2-D"):
         plan_dataset("703")
     assert not (nnunet_folders.preprocessed / name / "SAM3DPlans.json").exists()
 
@@ -210,7 +210,8 @@ def test_labels_that_are_all_background_are_refused(nnunet_folders, write_datase
     write_dataset(nnunet_folders.raw, name, cases((6, 6, 6), foreground=False), LABELS)
     done = run_command("sam3d", "plan", "-d", "704")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"Error: No label file of {name} holds any foreground voxel."
+    assert done.stderr.splitlines()[-1].startswith("Error: ") and name in done.stderr.splitlines()[-1]
+    assert "foreground" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert list(nnunet_folders.preprocessed.iterdir()) == []
 
@@ -219,24 +220,24 @@ def test_no_class_beside_the_background(nnunet_folders, write_dataset, write_fin
     name = "Dataset705_NoClass"
     write_dataset(nnunet_folders.raw, name, cases((6, 6, 6)), {"background": 0})
     write_fingerprint(nnunet_folders.preprocessed / name, [(6, 6, 6)] * 4)
-    with pytest.raises(SAM3DError, match="has no label beside the background"):
+    with pytest.raises(SAM3DError, match=f"{name}.*no label"):
         plan_dataset("705")
 
 
 def test_what_is_missing_is_named(nnunet_folders, write_dataset, monkeypatch):
-    with pytest.raises(SAM3DError, match="data set 777 can't be found") as error:
+    with pytest.raises(SAM3DError, match="777") as error:
         plan_dataset("777")
     assert "\n" not in str(error.value)
     with pytest.raises(SAM3DError, match="Dataset777_Missing.*dataset.json"):
         plan_dataset("Dataset777_Missing")
-    with pytest.raises(SAM3DError, match="'hippocampus' is neither an id"):
+    with pytest.raises(SAM3DError, match="'hippocampus'"):
         plan_dataset("hippocampus")
     folder = write_dataset(nnunet_folders.raw, "Dataset706_Moved", cases((6, 6, 6), 1), LABELS)
     (folder / "imagesTr").rename(folder / "images")
-    with pytest.raises(SAM3DError, match="imagesTr holds no training cases"):
+    with pytest.raises(SAM3DError, match="Dataset706_Moved/imagesTr"):
         plan_dataset("706")
     monkeypatch.delenv("nnUNet_raw")
-    with pytest.raises(SAM3DError, match="nnUNet_raw is not set"):
+    with pytest.raises(SAM3DError, match="nnUNet_raw"):
         plan_dataset("4")
 
 
@@ -250,14 +251,14 @@ def test_preset_without_labels_gets_clicks_it_can_be_trained_with():
 @pytest.mark.parametrize("name", ["a/b", "a/"])
 def test_plans_are_named_like_a_file(nnunet_folders, write_dataset, name):
     write_dataset(nnunet_folders.raw, "Dataset707_Named", cases((6, 6, 6), 1), LABELS)
-    with pytest.raises(SAM3DError, match=f"'{name}' can't be the name of plans"):
+    with pytest.raises(SAM3DError, match=f"'{name}'"):
         plan_dataset("707", overwrite_plans_name=name)
     assert not any(nnunet_folders.preprocessed.iterdir())
 
 
 def test_planning_without_workers_is_refused(ct, monkeypatch):
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    with pytest.raises(SAM3DError, match="unset it"):
+    with pytest.raises(SAM3DError, match="nnUNet_n_proc_DA"):
         plan_dataset("701")
 
 

@@ -33,8 +33,8 @@ def test_what_is_written_into_a_plan_can_be_read():
 @pytest.mark.parametrize(
     "block, problem",
     [
-        ({"presett": "vit_b"}, "'presett': there is no such setting"),
-        ({"clicks": {"polcy": "paper"}}, "'clicks.polcy': there is no such setting"),
+        ({"presett": "vit_b"}, "'presett'"),
+        ({"clicks": {"polcy": "paper"}}, "'clicks.polcy'"),
         ({"batch_size": "2"}, "'batch_size': input should be a valid integer, but it is '2'"),
         ({"batch_size": 2.0}, "'batch_size': .* but it is 2.0"),
         ({"batch_size": True}, "'batch_size': .* but it is True"),
@@ -55,14 +55,14 @@ def test_what_is_written_into_a_plan_can_be_read():
         ({"optimizer": {"lr": float("nan")}}, "'optimizer.lr': .* but it is nan"),
         ({"optimizer": {"gradient_clip": "1"}}, "'optimizer.gradient_clip'"),
         ({"optimizer": None}, "'optimizer'"),
-        ({"stride": 3}, r"stride 3; choose one of \(2, 4, 8\) or null"),
+        ({"stride": 3}, r"stride .*3.*\(2, 4, 8\)"),
         ({"stride": "4"}, "'stride'"),
         ({"prompt_encoding": "fourier"}, "'prompt_encoding': .*'sampler' or 'position', but it is 'fourier'"),
         ({"deep_prompt_levels": [1, 4]}, "'deep_prompt_levels.1': .* but it is 4"),
         ({"deep_prompt_levels": 1}, "'deep_prompt_levels'"),
         ({"aggregate_levels": 0}, "'aggregate_levels'"),
-        ({"deep_prompt_levels": [1], "aggregate_levels": False}, r"levels \[1\], which are not decoded. Set aggregate"),
-        ({"preset": "vit_g"}, f"'vit_g', which does not exist; choose one of {', '.join(PRESETS)}"),
+        ({"deep_prompt_levels": [1], "aggregate_levels": False}, r"\[1\].*aggregate_levels"),
+        ({"preset": "vit_g"}, f"'vit_g'.*{', '.join(PRESETS)}"),
     ],
 )
 def test_mistakes_are_named(block, problem):
@@ -79,7 +79,7 @@ def test_all_mistakes_are_named_at_once():
 
 @pytest.mark.parametrize("block", [{"preset": "paper"}, {"preset": "tiny", "labelled_prompts": False}])
 def test_unlabelled_clicks_need_a_policy_without_background_clicks(block):
-    with pytest.raises(SAM3DError, match="unlabelled clicks .*Set clicks.policy to 'paper' or 'released'"):
+    with pytest.raises(SAM3DError, match="unlabelled clicks.*clicks.policy.*'paper'.*'released'"):
         parse_settings(block, "MyPlans")
     for policy in ("paper", "released"):
         settings = parse_settings(block | {"clicks": {"policy": policy}}, "MyPlans")
@@ -115,7 +115,7 @@ def test_only_the_default_policy_shows_more_than_clicks(block, share, maps):
 def test_clicks_that_select():
     assert parse_settings({"target_policy": "clicked"}, "MyPlans").target_policy == "clicked"
     for block in ({"clicks": {"policy": "released"}}, {"preset": "paper", "clicks": {"policy": "paper"}}):
-        with pytest.raises(SAM3DError, match="'clicked' with the click policy '(released|paper)'.*to 'default'"):
+        with pytest.raises(SAM3DError, match=f"'clicked'.*'{block['clicks']['policy']}'.*'default'"):
             parse_settings(block | {"target_policy": "clicked"}, "MyPlans")
 
 

@@ -270,7 +270,7 @@ def test_a_command_that_fails_does_not_cost_the_next(tmp_path, commands, code):
     "methods, more, message",
     [
         ([OURS], {"folds": [5]}, "has no fold 5, only 0 to 4"),
-        ([OURS | {"trainer": "NoTrainer"}], {}, "NoTrainer can't be loaded"),
+        ([OURS | {"trainer": "NoTrainer"}], {}, "NoTrainer"),
     ],
 )
 def test_mistakes_come_before_any_work(dataset, methods, more, message):
