@@ -1,7 +1,7 @@
-"""A seeded data set, somewhat like CT, in which half of the cases can't be segmented without a click.
+"""A seeded synthetic data set, similar to CT, in which half of the cases need a click.
 
-Each case holds a labelled lesion. In every other case a look-alike of the same size, shape and intensity lies nearby
-and is not labelled; which of the two is the lesion was decided by chance, so nothing but a click can tell.
+Each case has one labelled lesion. Every other case also has a look-alike nearby, with the same size, shape and
+intensity, which is not labelled. Chance decides which of the two is the lesion, so only a click can tell.
 """
 
 from dataclasses import asdict, dataclass
@@ -28,12 +28,12 @@ ORGAN, FAT, BLOOD = 60.0, -80.0, 220.0  # HU
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """A solid in the world.
+    """An ellipsoid in world coordinates.
 
     Attributes:
         centre: (x, y, z) in millimetres, LPS.
         radii: millimetres along its own axes.
-        rotation: quaternion (x, y, z, w) that turns its axes into those of the world.
+        rotation: quaternion (x, y, z, w) from its axes to the axes of the world.
     """
 
     centre: tuple[float, float, float]
@@ -41,7 +41,7 @@ class Ellipsoid:
     rotation: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)
 
     def depth(self, world: np.ndarray) -> np.ndarray:
-        """(..., 3) points -> about how many millimetres they lie below the surface; negative outside."""
+        """(..., 3) points -> (...) approximate depth below the surface in mm, negative outside."""
         own = (world - np.array(self.centre)) @ Rotation.from_quat(self.rotation).as_matrix()
         return (1 - np.linalg.norm(own / np.array(self.radii), axis=-1)) * min(self.radii)
 
@@ -52,12 +52,12 @@ class Ellipsoid:
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """What is in an image.
+    """The content of an image.
 
     Attributes:
-        lesion: the labelled one.
-        lookalike: its unlabelled copy somewhere else, or None.
-        intensity: HU of both.
+        lesion: the labelled object.
+        lookalike: its unlabelled copy at another place, or None.
+        intensity: of both, in HU.
     """
 
     lesion: Ellipsoid
@@ -69,9 +69,9 @@ def make_phantom(folder: Path, seed: int, count: int = 36) -> list[str]:
     """Write a data set in nnU-Net's raw layout, with the manifest `phantom.json`.
 
     Args:
-        folder: the data set's folder, named as nnU-Net wants it.
+        folder: of the data set, named as nnU-Net wants it.
         seed: the same seed gives the same files.
-        count: number of cases; every other one has a look-alike.
+        count: number of cases. Every other one has a look-alike.
 
     Returns:
         Names of the cases.
@@ -97,7 +97,7 @@ def make_phantom(folder: Path, seed: int, count: int = 36) -> list[str]:
 
 
 def read_manifest(folder: Path) -> dict[str, PhantomCase]:
-    """What is in each case of a data set that `make_phantom` wrote."""
+    """The content of each case, by name, of a data set that `make_phantom` wrote."""
     cases = read_json(folder / MANIFEST)["cases"]
     return {
         name: PhantomCase(
@@ -108,13 +108,13 @@ def read_manifest(folder: Path) -> dict[str, PhantomCase]:
 
 
 def image_geometry(image: sitk.Image) -> ImageGeometry:
-    """Where an image's voxels are in the world."""
+    """Geometry of an image."""
     itk = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
     return ImageGeometry.from_properties({"sitk_stuff": itk})
 
 
 def world_grid(image: sitk.Image) -> np.ndarray:
-    """(D, H, W, 3) world coordinates of an image's voxels."""
+    """(D, H, W, 3) world coordinates of all voxels of an image, in mm."""
     shape = image.GetSize()[::-1]
     voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     return image_geometry(image).to_world(voxels.reshape(-1, 3)).reshape(*shape, 3)
@@ -148,7 +148,7 @@ def _draw_lesion(middle: np.ndarray, rng: np.random.Generator, with_lookalike: b
     intensity = ORGAN + rng.uniform(*CONTRAST)
     room = SIZE / 2 - radii.max() - MARGIN
     if with_lookalike:
-        # mostly side by side in a slice, so that a picture of one slice can show both
+        # mostly side by side within a slice, so that one slice can show both
         step = np.array([*rng.normal(size=2), 0.2 * rng.normal()])
         step *= (2 * radii.max() + rng.uniform(*GAP)) / np.linalg.norm(step)
     else:
@@ -162,7 +162,7 @@ def _draw_lesion(middle: np.ndarray, rng: np.random.Generator, with_lookalike: b
 
 
 def _background(world: np.ndarray, middle: np.ndarray, spacing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A large organ in fat, with vessels that are brighter than any lesion."""
+    """A large organ in fat, with vessels brighter than any lesion."""
     organ = Ellipsoid(tuple(middle + rng.uniform(-6, 6, 3)), tuple(rng.uniform(30, 40, 3)))
     image = _blend(np.full(world.shape[:-1], FAT), ORGAN, organ.depth(world))
     for _ in range(rng.integers(1, 4)):
@@ -173,13 +173,13 @@ def _background(world: np.ndarray, middle: np.ndarray, spacing: np.ndarray, rng:
 
 
 def _blend(image: np.ndarray, intensity: float, depth: np.ndarray) -> np.ndarray:
-    """Paint a solid whose surface is blurred over a millimetre, as by a scanner."""
+    """Paint an object. Its surface is blurred over one millimetre, as in a scanner."""
     share = np.clip(depth + 0.5, 0, 1)
     return image * (1 - share) + intensity * share
 
 
 def _texture(shape: tuple[int, int, int], spacing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Noise of the scanner and of the tissue: grains of several sizes in millimetres, each with its s.d. in HU."""
+    """Noise of scanner and tissue: grains of several sizes in mm, each with its standard deviation in HU."""
     image = np.zeros(shape)
     for grain, deviation in ((0.6, 12.0), (2.5, 6.0), (8.0, 6.0)):
         noise = gaussian_filter(rng.normal(size=shape), grain / spacing, mode="wrap")

@@ -1,4 +1,4 @@
-"""`sam3d demo`: nnU-Net's own commands, one after the other, on a synthetic data set."""
+"""`sam3d demo`: run nnU-Net's commands one after another on a synthetic data set."""
 
 import json
 import os
@@ -10,12 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
 from tqdm import tqdm
 
-from sam3d_nnunet.demo.figure import draw_figure
-from sam3d_nnunet.demo.layout import BASELINE, OURS, DemoFolder
-from sam3d_nnunet.demo.phantom import make_phantom, read_manifest
+from sam3d_nnunet.demo.phantom import make_phantom
+from sam3d_nnunet.demo.results import BASELINE, OURS, DemoFolder, draw_figure, make_table
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import read_json, write_json, write_text
 from sam3d_nnunet.nnunet.registration import EXT_FOLDER
@@ -28,19 +26,19 @@ COMMANDS = {
     ),
     "nnUNetv2_train": "from nnunetv2.run.run_training import run_training_entry as run",
 }
-"""Started in this Python, since the commands themselves need not be on the PATH."""
+"""Code that runs each command in this Python; the commands themselves need not be on the PATH."""
 
 ENVIRONMENT = {
-    "nnUNet_extTrainer": str(EXT_FOLDER),  # found by nnU-Net whether registered or not
-    "nnUNet_def_n_proc": "2",  # each process imports torch, which takes longer than the small cases do
-    "nnUNet_compile": "f",  # would take longer than it saves
-    "OMP_WAIT_POLICY": "PASSIVE",  # on a busy computer, threads that wait by spinning make each step 20 times slower
+    "nnUNet_extTrainer": str(EXT_FOLDER),  # nnU-Net finds our trainers even if they are not registered
+    "nnUNet_def_n_proc": "2",  # each process imports torch, which takes longer than a small case
+    "nnUNet_compile": "f",  # compiling takes longer than it saves
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make steps 20 times slower on a busy computer
     "PYTHONUNBUFFERED": "1",
 }
-IN_PROCESS = {"nnUNet_n_proc_DA": "0"}  # small patches are augmented faster than they are sent to another process
+IN_PROCESS = {"nnUNet_n_proc_DA": "0"}  # sending a patch to another process takes longer than augmenting it
 
 EPOCH = re.compile(r": Epoch (\d+)\s*$")
-SHARE = re.compile(r"(\d+)/(\d+) \[")  # a child's own progress bar
+SHARE = re.compile(r"(\d+)/(\d+) \[")  # the progress bar of a command
 SCORE = re.compile(r"Pseudo dice \[.*?([\d.]+)\)?\]")
 PREDICTING = re.compile(r": predicting (\S+)|Predicting \d+ cases with .* per class")
 
@@ -49,9 +47,9 @@ def run_demo(folder: Path, seed: int = 0, epochs: int | None = None, device: str
     """Make a data set, plan, preprocess, train nnU-Net and our trainer on fold 0, and compare them.
 
     Args:
-        folder: where everything is written; new or empty.
+        folder: new or empty folder for all files.
         seed: of the synthetic data.
-        epochs: of both trainings; as the recipe `demo` says by default.
+        epochs: of both trainings. Default: as in the recipe `demo`.
         device: where to train: cpu, cuda or mps.
 
     Raises:
@@ -59,7 +57,7 @@ def run_demo(folder: Path, seed: int = 0, epochs: int | None = None, device: str
     """
     demo = DemoFolder(folder.absolute())
     _claim(demo, seed, epochs)
-    print(f"Everything that is printed goes to {demo.log}")
+    print(f"The complete output of all commands is in {demo.log}")
     _announce(1, "synthetic data set")
     make_phantom(demo.dataset, seed)
     _announce(2, "fingerprint and plan")
@@ -70,53 +68,27 @@ def run_demo(folder: Path, seed: int = 0, epochs: int | None = None, device: str
         _announce(step, f"training and validation, {trainer}")
         arguments = (str(demo.number), "3d_fullres", "0", "-p", "SAM3DPlans", "-tr", trainer, "-device", device)
         _run(demo, step, "nnUNetv2_train", *arguments, environment=IN_PROCESS)
-    _announce(6, "table and picture")
+    _announce(6, "table and figure")
     table = make_table(demo)
     write_text(demo.table, table)
-    draw_figure(demo, demo.picture)
-    print(f"\n{table}\ntable:   {demo.table}\npicture: {demo.picture}")
-
-
-def make_table(demo: DemoFolder) -> str:
-    """Mean Dice of the validation cases in Markdown, one row per method."""
-    scores = {name: read_dice(folder / "summary.json") for name, folder in demo.predictions.items()}
-    cases = sorted(next(iter(scores.values())))
-    pairs = {name for name, case in read_manifest(demo.dataset).items() if case.lookalike is not None}
-    groups = {
-        "all": cases,
-        "without look-alike": [c for c in cases if c not in pairs],
-        "with look-alike": [c for c in cases if c in pairs],
-    }
-    lines = [
-        " | ".join(["| Dice", *(f"{name} ({len(group)} cases)" for name, group in groups.items())]) + " |",
-        "|---" + "|---:" * len(groups) + "|",
-    ]
-    for method, dice in scores.items():
-        means = (f"{np.mean([dice[c] for c in group]):.3f}" if group else "-" for group in groups.values())
-        lines.append(" | ".join([f"| {method}", *means]) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def read_dice(summary: Path) -> dict[str, float]:
-    """Dice of the lesion in each case, from nnU-Net's summary.json."""
-    cases = read_json(summary)["metric_per_case"]
-    return {Path(c["prediction_file"]).name.removesuffix(".nii.gz"): c["metrics"]["1"]["Dice"] for c in cases}
+    draw_figure(demo, demo.figure)
+    print(f"\n{table}\ntable:  {demo.table}\nfigure: {demo.figure}")
 
 
 def _claim(demo: DemoFolder, seed: int, epochs: int | None) -> None:
-    """Take an empty folder and mark it as the demo's."""
+    """Mark an empty folder as that of this demo. Refuses a folder in use."""
     if demo.root.is_file():
-        raise SAM3DError(f"{demo.root} is a file; give sam3d demo a folder.")
+        raise SAM3DError(f"{demo.root} is a file. Give sam3d demo a folder.")
     if demo.mark.is_file():
-        raise SAM3DError(f"{demo.root} holds an earlier demo: delete it, or give sam3d demo another folder.")
+        raise SAM3DError(f"{demo.root} holds an earlier demo. Delete it, or give sam3d demo another folder.")
     if demo.root.is_dir() and any(demo.root.iterdir()):
-        raise SAM3DError(f"{demo.root} holds other files: give sam3d demo a new or an empty folder.")
+        raise SAM3DError(f"{demo.root} holds other files. Give sam3d demo a new or an empty folder.")
     demo.root.mkdir(parents=True, exist_ok=True)
     write_text(demo.mark, json.dumps({"seed": seed, "epochs": epochs}) + "\n")
 
 
 def _write_recipe(demo: DemoFolder, epochs: int | None) -> Path:
-    """The recipe of the demo with another length, which both trainers read from the plan."""
+    """Write the recipe of the demo, with another number of epochs if asked for. Both trainers follow it."""
     recipe = load_recipe("demo")
     if epochs is not None:
         recipe["sam3d"]["num_epochs"] = epochs
@@ -129,14 +101,14 @@ def _announce(step: int, name: str) -> None:
 
 
 def _run(demo: DemoFolder, step: int, command: str, *arguments: str, environment: dict[str, str] | None = None) -> None:
-    """Run a command to its end, with its output in the log and condensed into a progress bar."""
+    """Run a command with a progress bar, and append its output to the log. Raises SAM3DError if it fails."""
     print("$", command, *arguments, flush=True)
     with demo.log.open("a", encoding="utf-8") as log:
         log.write(f"$ {command} {' '.join(arguments)}\n")
         process = subprocess.Popen(
             [sys.executable, "-c", f"{COMMANDS[command]}; run()", *arguments],
             env=os.environ | demo.environment | ENVIRONMENT | (environment or {}),
-            cwd=demo.root,  # Python would import a user's files from the current folder
+            cwd=demo.root,  # Python would import modules of the user from the current folder
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -153,7 +125,8 @@ def _run(demo: DemoFolder, step: int, command: str, *arguments: str, environment
             raise
     if code != 0:
         raise SAM3DError(
-            f"Step {step} of the demo ({command}) ended with code {code}; see {demo.log}. It ends:\n{''.join(last)}"
+            f"Step {step} of the demo ({command}) failed with exit code {code}. See {demo.log}, which ends:\n"
+            f"{''.join(last)}"
         )
 
 
@@ -170,7 +143,7 @@ def _epochs(demo: DemoFolder) -> int:
 
 
 def _follow(lines: Iterator[str], epochs: int) -> None:
-    """Show a bar for what a command prints: its own bar, or its epochs and then its validation."""
+    """Show the progress of a command from its output: its progress bar, or its epochs and its validation."""
     with tqdm(bar_format="{desc:<24}{percentage:3.0f}%|{bar:30}| {elapsed}{postfix}", desc="starting", total=1) as bar:
         for line in lines:
             if found := EPOCH.search(line):

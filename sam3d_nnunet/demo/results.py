@@ -1,5 +1,6 @@
-"""The picture at the end of the demo: truth, click and masks of a few validation cases."""
+"""The folder of a demo, and what is made of the results in it: a table and a figure."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -10,20 +11,108 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from sam3d_nnunet.demo.layout import DemoFolder
 from sam3d_nnunet.demo.phantom import ENDING, image_geometry, read_manifest, world_grid
 from sam3d_nnunet.geometry.label_maps import read_label_map
+from sam3d_nnunet.io import read_json
 from sam3d_nnunet.prompts.files import read_prompt
 
+BASELINE, OURS = "nnUNetTrainer_demo", "SAM3DAdapterTrainer_demo"
 WINDOW = (-60, 200)  # HU
 TRUTH, LOOKALIKE, MASK, CLICK = "#00e5ff", "#ff5ce0", "#ff8c1a", "#ffffff"
 
 
+@dataclass(frozen=True)
+class DemoFolder:
+    """Paths of a demo. They need not exist yet.
+
+    Attributes:
+        root: absolute path of the folder.
+    """
+
+    root: Path
+    number = 1
+    name = "Dataset001_Phantom"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """nnU-Net's variables, set to folders of the demo."""
+        return {v: str(self.root / v) for v in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+
+    @property
+    def mark(self) -> Path:
+        """The file that marks the folder as that of a demo."""
+        return self.root / "demo.json"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipe.json"
+
+    @property
+    def table(self) -> Path:
+        return self.root / "table.md"
+
+    @property
+    def figure(self) -> Path:
+        return self.root / "demo.png"
+
+    @property
+    def dataset(self) -> Path:
+        """The raw data set."""
+        return self.root / "nnUNet_raw" / self.name
+
+    @property
+    def preprocessed(self) -> Path:
+        return self.root / "nnUNet_preprocessed" / self.name / "SAM3DPlans_3d_fullres"
+
+    def model(self, trainer: str) -> Path:
+        """The folder of a trained model."""
+        return self.root / "nnUNet_results" / self.name / f"{trainer}__SAM3DPlans__3d_fullres"
+
+    @property
+    def predictions(self) -> dict[str, Path]:
+        """Name of each method -> folder with its predictions of the validation cases."""
+        return {
+            "nnU-Net, automatic": self.model(BASELINE) / "fold_0" / "validation",
+            "ours, automatic": self.model(OURS) / "fold_0" / "validation",
+            "ours, one click": self.model(OURS) / "fold_0" / "validation_1click",
+        }
+
+
+def make_table(demo: DemoFolder) -> str:
+    """Mean Dice of the validation cases as a Markdown table, one row per method."""
+    scores = {name: read_dice(folder / "summary.json") for name, folder in demo.predictions.items()}
+    cases = sorted(next(iter(scores.values())))
+    pairs = {name for name, case in read_manifest(demo.dataset).items() if case.lookalike is not None}
+    groups = {
+        "all": cases,
+        "without look-alike": [c for c in cases if c not in pairs],
+        "with look-alike": [c for c in cases if c in pairs],
+    }
+    lines = [
+        " | ".join(["| Dice", *(f"{name} ({len(group)} cases)" for name, group in groups.items())]) + " |",
+        "|---" + "|---:" * len(groups) + "|",
+    ]
+    for method, dice in scores.items():
+        means = (f"{np.mean([dice[c] for c in group]):.3f}" if group else "-" for group in groups.values())
+        lines.append(" | ".join([f"| {method}", *means]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def read_dice(summary: Path) -> dict[str, float]:
+    """Dice of the lesion by case, from nnU-Net's summary.json."""
+    cases = read_json(summary)["metric_per_case"]
+    return {Path(c["prediction_file"]).name.removesuffix(".nii.gz"): c["metrics"]["1"]["Dice"] for c in cases}
+
+
 def draw_figure(demo: DemoFolder, path: Path) -> None:
-    """Write a PNG: two cases with a look-alike and one without, one row each, one column per method."""
+    """Write a PNG with a row per case and a column per method: two cases with a look-alike, one without."""
     cases = _choose(demo)
     columns = ["image and click", *demo.predictions]
-    # without pyplot, which would keep the figure and look for a screen
+    # without pyplot, which keeps figures in memory and needs a screen
     figure = Figure(figsize=(2.6 * len(columns), 2.6 * len(cases) + 1.0), layout="constrained")
     axes = figure.subplots(len(cases), len(columns), squeeze=False)
     for row, (case, kind) in zip(axes, cases.items()):
@@ -37,7 +126,7 @@ def draw_figure(demo: DemoFolder, path: Path) -> None:
 
 
 def _choose(demo: DemoFolder) -> dict[str, str]:
-    """The first validation cases of each kind, with what they show."""
+    """Names of validation cases to draw -> what they show."""
     contents = read_manifest(demo.dataset)
     folder = list(demo.predictions.values())[-1]
     names = sorted(f.name.removesuffix(ENDING) for f in folder.glob(f"*{ENDING}"))
@@ -74,7 +163,6 @@ def _read(file: Path) -> np.ndarray:
 
 
 def _dice(mask: np.ndarray, truth: np.ndarray) -> float:
-    """Of the whole volume."""
     return 2 * np.sum((mask == 1) & (truth == 1)) / (np.sum(mask == 1) + np.sum(truth == 1))
 
 
