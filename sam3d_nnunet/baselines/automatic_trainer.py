@@ -1,4 +1,4 @@
-"""AutomaticTrainer: nnU-Net's trainer for the other networks that segment without prompts."""
+"""AutomaticTrainer: nnU-Net's trainer for other networks, which segment without prompts."""
 
 import inspect
 from typing import Any
@@ -14,24 +14,24 @@ from sam3d_nnunet.training.planned_trainer import PlannedTrainer
 
 
 class AutomaticTrainer(PlannedTrainer):
-    """Trains a network as long, and on as many patches with as much foreground, as `SAM3DAdapterTrainer` would.
+    """Trains a network with the lengths, batch size and share of foreground of `SAM3DAdapterTrainer`.
 
     Loss, augmentation, folds, precision, gradient clipping and validation are nnU-Net's. Arguments of the network that
-    shall differ from its authors' stand in the plan's block "sam3d" under "networks", by name of the trainer:
+    differ from its authors' are given in the plan's block "sam3d" under "networks", by name of the trainer:
     `{"networks": {"UXNet3DTrainer": {"depths": [1, 1, 1, 1]}}}`.
 
-    AdamW with rate 4e-4 and weight decay 1e-5, as the released code of 3DSAM-adapter trains its baselines, unless the
-    trainer of a method says what its authors prescribe. For all methods the rate falls as nnU-Net's does, polynomially
-    to 0; the released code's falls linearly to a hundredth.
+    The optimizer is AdamW with learning rate 4e-4 and weight decay 1e-5, as in the released code of 3DSAM-adapter,
+    except where the trainer of a method follows its authors. For all methods the learning rate falls polynomially to 0,
+    as in nnU-Net; in the released code it falls linearly to a hundredth.
     """
 
-    rate = 4e-4
-    decay = 1e-5
+    learning_rate = 4e-4
+    weight_decay = 1e-5
     adam_epsilon = 1e-8
     deep_supervision_scales: list[list[float]] | None = None
-    """Along (d, h, w) for each output of the network in training, if the authors train on several; the first is 1."""
+    """Scale along (d, h, w) of each output, if the authors train on several resolutions; the first is 1."""
     deep_supervision_weights: tuple[float, ...] | None = None
-    """Of these outputs in the loss. None: nnU-Net's, which halve from one to the next and leave out the last."""
+    """Weights of these outputs in the loss. None: as in nnU-Net, halved from each to the next, 0 for the last."""
 
     def __init__(
         self,
@@ -43,16 +43,16 @@ class AutomaticTrainer(PlannedTrainer):
     ) -> None:
         """Arguments and errors are those of `PlannedTrainer`."""
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.initial_lr = self.rate
-        self.weight_decay = self.decay
+        self.initial_lr = self.learning_rate
+        self.weight_decay = type(self).weight_decay  # nnU-Net's trainer has set its own
         self.enable_deep_supervision = self.deep_supervision_scales is not None
 
     @staticmethod
     def make_network(input_channels: int, num_classes: int, patch_size: tuple[int, int, int], **arguments) -> nn.Module:
-        """The trainer's network, (B, C, D, H, W) -> (B, K, D, H, W), which is given patches of that size alone.
+        """The trainer's network, (B, C, D, H, W) -> (B, K, D, H, W), which only sees patches of that size.
 
-        With deep supervision it returns a list of outputs in training mode. A trainer's own method names the arguments
-        that a plan may give, with the authors' values as defaults.
+        With deep supervision it returns a list of outputs in training mode. Each trainer overrides this method; its
+        keyword arguments are those that a plan may give, with the authors' values as defaults.
         """
         raise NotImplementedError
 
@@ -65,10 +65,10 @@ class AutomaticTrainer(PlannedTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The network with the arguments of the plan's block and random weights.
+        """The network with the arguments of the plan's block, and random weights.
 
         Raises:
-            SAM3DError: these arguments make no network.
+            SAM3DError: no network can be built from these arguments.
         """
         settings = parse_settings(configuration_manager.configuration.get(BLOCK, {}), "the plans")
         arguments = cls.network_arguments(settings)
@@ -86,7 +86,7 @@ class AutomaticTrainer(PlannedTrainer):
 
     @classmethod
     def network_arguments(cls, settings: SAM3DSettings) -> dict[str, Any]:
-        """What the plan gives for this trainer's network.
+        """The arguments that the plan gives for this trainer's network.
 
         Raises:
             SAM3DError: the network has no such argument.
@@ -121,10 +121,10 @@ class AutomaticTrainer(PlannedTrainer):
             self.network = network
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """Nothing to switch: only training mode has several outputs."""
+        """Nothing to switch: the networks have several outputs in training mode only."""
 
     def plot_network_architecture(self) -> None:
-        """Nothing to see: hiddenlayer can't draw attention."""
+        """No plot: hiddenlayer can't draw attention."""
 
     def _build_loss(self) -> nn.Module:
         loss = super()._build_loss()
@@ -136,5 +136,5 @@ class AutomaticTrainer(PlannedTrainer):
         if self.deep_supervision_scales is None:
             return None
         patch_size = self.configuration_manager.patch_size
-        # a voxel is left of the shortest side, where nnU-Net would round to none
+        # at least one voxel of each side, where nnU-Net would round to none
         return [[max(s, 1 / side) for s, side in zip(scale, patch_size)] for scale in self.deep_supervision_scales]

@@ -9,7 +9,7 @@ from sam3d_nnunet.baselines.slice_encoder import BlockTuning, SliceEncoder
 from sam3d_nnunet.baselines.tuned_sam import TunedSAM, TunedSAMTrainer
 from sam3d_nnunet.baselines.wrappers import Size
 
-INITIAL_DEVIATION = 1e-2  # of the weights, cut off at twice as much: an adapter starts near the identity
+INITIAL_DEVIATION = 1e-2  # of the weights, truncated at twice as much: an adapter starts near the identity
 
 
 class HoulsbyAdapter(nn.Module):
@@ -36,7 +36,7 @@ class HoulsbyAdapter(nn.Module):
 
 
 class HoulsbyTuning(BlockTuning):
-    """An adapter behind attention and another behind the MLP, each in front of the addition to the tokens."""
+    """One adapter behind attention and one behind the MLP, each before the addition to the tokens."""
 
     def __init__(self, dim: int, width: int) -> None:
         """Arguments of `HoulsbyAdapter`."""
@@ -54,9 +54,9 @@ class HoulsbyTuning(BlockTuning):
 class SAM3DHoulsbyAdapterTrainer(TunedSAMTrainer):
     """Tunes two adapters and the norms of each block, slice by slice: 2,416,128 parameters of ViT-B.
 
-    The paper counts 7.61 M and gives no width. Ours is 64, to our knowledge the one that the authors report where all
-    tasks share one. What the paper took can't be told, since no whole width gives its count. The nearest is 205
-    (7.62 M), for a comparison at equal size: `{"networks": {"SAM3DHoulsbyAdapterTrainer": {"width": 205}}}`.
+    The paper counts 7.61 M and gives no width. Ours is 64, to our knowledge the authors' choice for a single width for
+    all tasks. No whole width gives the paper's count. The nearest is 205 (7.62 M); for a comparison at equal size use
+    `{"networks": {"SAM3DHoulsbyAdapterTrainer": {"width": 205}}}`.
     """
 
     paper_millions = 7.61

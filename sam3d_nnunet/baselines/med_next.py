@@ -8,17 +8,17 @@ from sam3d_nnunet.baselines.wrappers import Padded, SegLayers
 
 
 class MedNeXtTrainer(AutomaticTrainer):
-    """Trains MONAI's MedNeXt-L with kernel 3. Patches of any size: they are padded to multiples of 16.
+    """Trains MONAI's MedNeXt-L with kernel 3. Patches of any size are padded to multiples of 16.
 
-    The strongest convolutional network in "nnU-Net Revisited" (Isensee et al., MICCAI 2024); 3DSAM-adapter's paper
-    doesn't compare with it. As its authors prescribe (paper, Section 4; nnUNetTrainerV2_MedNeXt.py of
-    MIC-DKFZ/MedNeXt): AdamW with rate 1e-3, epsilon 1e-4 and nnU-Net's weight decay 3e-5, and deep supervision as in
-    nnU-Net, where the lowest resolution counts nothing. They save memory by computing blocks twice, which MONAI's
-    network can't.
+    It is the strongest convolutional network in "nnU-Net Revisited" (Isensee et al., MICCAI 2024); 3DSAM-adapter's
+    paper does not compare with it. As its authors prescribe (paper, Section 4; nnUNetTrainerV2_MedNeXt.py of
+    MIC-DKFZ/MedNeXt): AdamW with learning rate 1e-3, epsilon 1e-4 and nnU-Net's weight decay 3e-5, and deep supervision
+    as in nnU-Net, where the lowest resolution has weight 0. The authors save memory by activation checkpointing, which
+    MONAI's network does not have.
     """
 
-    rate = 1e-3
-    decay = 3e-5
+    learning_rate = 1e-3
+    weight_decay = 3e-5
     adam_epsilon = 1e-4
     deep_supervision_scales = [[1 / 2**level] * 3 for level in range(5)]
 

@@ -15,9 +15,9 @@ AXES = (2, 3, 4)  # of a volume's Fourier transform
 
 
 class MedAdapter(nn.Module):
-    """A bottleneck in which local features of two sizes and global ones, by a Fourier transform, are mixed.
+    """A bottleneck that mixes local features of two sizes with global ones from a Fourier transform.
 
-    The last layer starts at zero, so that training starts from SAM's own features; the authors start from random ones.
+    The last layer starts at zero, so that training starts from SAM's own features. The authors start at random.
     """
 
     def __init__(self, dim: int, width: int, depth: int, interacts: bool) -> None:
@@ -26,7 +26,7 @@ class MedAdapter(nn.Module):
             dim: width of a token.
             width: of the bottleneck.
             depth: tokens along d.
-            interacts: whether what an earlier adapter has mixed enters into the mixture.
+            interacts: whether the mixture of an earlier adapter is a further input.
         """
         super().__init__()
         self.down = nn.Linear(dim, width)
@@ -50,13 +50,17 @@ class MedAdapter(nn.Module):
         return tokens + update, mixture
 
     def _global(self, hidden: Tensor) -> Tensor:
-        with torch.autocast(hidden.device.type, enabled=False):  # there are no complex numbers of half the size
+        with torch.autocast(hidden.device.type, enabled=False):  # torch has no bfloat16 complex numbers
             spectrum = torch.fft.fftn(hidden.float(), dim=AXES)
             return torch.fft.ifftn(spectrum * self.frequency_weight + self.frequency_bias, dim=AXES).abs()
 
 
 def _local(width: int, size: int) -> nn.Module:
-    """A depth-wise convolution within slices, then one across them."""
+    """A depth-wise convolution within slices, then one across slices.
+
+    The bias of the second has no effect, because batch norm follows. It stays, as in the authors' implementation:
+    checkpoints and the states of their optimizers hold it, and running means include it.
+    """
     return nn.Sequential(
         nn.Conv3d(width, width, (1, size, size), padding="same", groups=width),
         nn.Conv3d(width, width, (size, 1, 1), padding="same", groups=width),
@@ -66,11 +70,11 @@ def _local(width: int, size: int) -> nn.Module:
 
 
 class MedTuningEncoder(SliceEncoder):
-    """SAM's encoder with a Med-Adapter behind each block, for volumes of one depth.
+    """SAM's encoder with a Med-Adapter behind each block, for volumes of a fixed depth.
 
-    At the end of each stage, where a level of features leaves, the adapter also sees what that of the stage before has
-    mixed. In the authors' implementation the first such adapter sees zeros; here it is a plain one. The weights of the
-    frequencies are those of a number of slices: other patches than those of the plan are not possible.
+    The adapter at the end of each stage, where a level of features leaves, also sees the mixture of the previous stage.
+    In the authors' implementation the first of these adapters sees zeros; here it has no such input. The weights of
+    the frequencies belong to a number of slices, so only patches of the plan's depth are possible.
     """
 
     def __init__(
@@ -96,10 +100,10 @@ class MedTuningEncoder(SliceEncoder):
         )
 
     def levels(self, tokens: Tensor) -> list[Tensor]:
-        """(B, d, h, w, dim) -> levels of (B, C', d, h, w)."""
+        """Tokens (B, d, h, w, dim) -> levels of (B, C', d, h, w)."""
         levels, stage = [], None
         for i, adapter in enumerate(self.adapters):
-            # not checkpointed: batch norm would count each batch twice
+            # without checkpointing, in which batch norm would count each batch twice
             tokens, mixture = adapter(self.block(i, tokens), stage)
             if i in self.global_blocks:
                 stage = mixture
@@ -110,8 +114,9 @@ class MedTuningEncoder(SliceEncoder):
 class SAM3DMedTuningTrainer(TunedSAMTrainer):
     """Tunes a Med-Adapter and the norms of each block: 2,830,848 parameters of ViT-B at 32 tokens along d.
 
-    The paper counts 11.10 M and gives no width. Ours is that of the authors' implementation, a sixth of a token's: 128
-    channels. Half of it (ratio 2), as the counts of ST-Adapter and Pro-tuning suggest, would give 10.46 M.
+    3,072 of them, biases in front of batch norm, have no effect, as in the authors' implementation. The paper counts
+    11.10 M and gives no width. Ours is that of the authors' implementation, a sixth of a token's: 128 channels. Half of
+    a token's (ratio 2), as the counts of ST-Adapter and Pro-tuning suggest, would give 10.46 M.
     """
 
     paper_millions = 11.10

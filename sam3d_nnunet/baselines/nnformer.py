@@ -21,9 +21,9 @@ TOKEN = (2, 4, 4)  # voxels along (d, h, w)
 class NNFormer(nn.Module):
     """A U-shaped transformer: attention in windows, and attention in place of skip connections (Section 3, Figure 2).
 
-    Windows, shifted in every other block, are MONAI's. It works on images of one size only, since no window is longer
-    than its stage's grid. In the authors' code some relative positions share a bias, because it counts the table's rows
-    wrongly; here each has its own.
+    Windows, shifted in every other block, are MONAI's. The network works on images of one size only, because windows
+    are clipped to the grid of their stage. The authors' code counts the rows of the position table wrongly, so that
+    some relative positions share a bias; here each has its own.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class NNFormer(nn.Module):
         Args:
             input_channels: of the image.
             num_classes: channels of the logits.
-            size: of the images, (d, h, w): multiples of `TOKEN`, and after that of 2 for each stage but the first.
-            embed_dim: channels in the first stage; each further one has twice as many.
+            size: of the images, (d, h, w): multiples of `TOKEN`, and of 2 more for each stage but the first.
+            embed_dim: channels in the first stage; they double with each further stage.
             depths: blocks in each stage of the encoder; the decoder has as many.
             heads: of each stage's attention.
             windows: tokens along each side of a window.
-            drop_path: how often the last blocks of encoder and decoder are left out in training; the first never are.
-            deep_supervision: whether in training mode there are outputs of the two next lower resolutions too.
+            drop_path: probability of dropping the last blocks of encoder and decoder in training; it grows from 0.
+            deep_supervision: whether training mode also gives outputs at the two next lower resolutions.
         """
         super().__init__()
         if len(depths) != 4:
@@ -93,21 +93,21 @@ class NNFormer(nn.Module):
 
 
 class DecoderStage(nn.Module):
-    """Enlarges what comes from below, attends to the encoder's features, then to itself in shifted windows."""
+    """Enlarges the features from below, attends to the encoder's features, then to its own in shifted windows."""
 
     def __init__(self, width: int, heads: int, window: Size, rates: list[float]) -> None:
         """
         Args:
-            width: channels; from below come twice as many.
+            width: channels; the features from below have twice as many.
             heads: of the attention.
             window: tokens along (d, h, w).
-            rates: how often each block is left out in training.
+            rates: probability of dropping each block in training.
         """
         super().__init__()
         self.enlarge = nn.Sequential(ChannelNorm(2 * width), nn.ConvTranspose3d(2 * width, width, 2, 2))
         self.skip = SkipBlock(width, heads, window, rates[0])
         self.blocks = BasicLayer(width, len(rates) - 1, heads, window, rates[1:], qkv_bias=True)
-        # MONAI shifts each second block; here the skip attention has been the first
+        # MONAI shifts every second block, and the skip attention counts as the first
         for block in self.blocks.blocks:
             block.shift_size = self.blocks.shift_size
 
@@ -126,7 +126,7 @@ class SkipBlock(nn.Module):
             width: channels of a token.
             heads: of the attention.
             window: tokens along (d, h, w).
-            drop_path: how often its residual branches are left out in training.
+            drop_path: probability of dropping its residual branches in training.
         """
         super().__init__()
         self.window = tuple(window)
@@ -152,7 +152,7 @@ class SkipBlock(nn.Module):
 
 
 class SkipAttention(WindowAttention):
-    """MONAI's attention in windows with its relative positions, but queries from elsewhere, which aren't projected."""
+    """MONAI's attention in windows with relative positions, but with queries from outside, without a projection."""
 
     def __init__(self, width: int, heads: int, window: Size) -> None:
         """
@@ -193,26 +193,26 @@ def _embedding(input_channels: int, width: int) -> nn.Module:
 
 
 def _rates(depths: Sequence[int], last: float) -> list[list[float]]:
-    """For each block of each stage how often it is left out, growing evenly from 0."""
+    """Probability of dropping each block of each stage, growing evenly from 0."""
     rates = np.linspace(0, last, sum(depths)).tolist()
     return [rates[end - depth : end] for depth, end in zip(depths, accumulate(depths))]
 
 
 class NNFormerTrainer(AutomaticTrainer):
-    """Trains nnFormer. Patches of any size: they are padded to multiples of 16 x 32 x 32.
+    """Trains nnFormer. Patches of any size are padded to multiples of 16 x 32 x 32.
 
     As its authors prescribe (paper, Section 4; nnFormerTrainerV2_nnformer_synapse.py of 282857341/nnFormer): stochastic
-    gradient descent with rate 0.01, Nesterov momentum 0.99 and weight decay 3e-5, and deep supervision on three
-    resolutions weighted 1, 1/2 and 1/4. Their code starts from trained weights, ours from random ones. The
-    comparison in 3DSAM-adapter's paper used AdamW with 4e-4 and 1e-5, and counts the network without the two heads of
+    gradient descent with learning rate 0.01, Nesterov momentum 0.99 and weight decay 3e-5, and deep supervision on
+    three resolutions with weights 1, 1/2 and 1/4. Their code starts from trained weights, ours from random ones. The
+    comparison in 3DSAM-adapter's paper used AdamW with 4e-4 and 1e-5. It counts the network without the two heads of
     the lower resolutions, which have 36,866 parameters for each class.
     """
 
-    rate = 1e-2
-    decay = 3e-5
+    learning_rate = 1e-2
+    weight_decay = 3e-5
     deep_supervision_scales = [[1, 1, 1], [1 / 2, 1 / 2, 1 / 2], [1 / 4, 1 / 4, 1 / 4]]
     deep_supervision_weights = (4 / 7, 2 / 7, 1 / 7)
-    configure_optimizers = nnUNetTrainer.configure_optimizers  # which is just that
+    configure_optimizers = nnUNetTrainer.configure_optimizers  # the same
 
     @staticmethod
     def make_network(

@@ -10,9 +10,9 @@ from sam3d_nnunet.baselines.wrappers import Size
 
 
 class ProTuning(BlockTuning):
-    """A prompt block: three light 2-D convolutions turn a block's tokens into a prompt that is added to them.
+    """A prompt block: three light 2-D convolutions turn the tokens of a block into a prompt that is added to them.
 
-    The last convolution starts at zero, so that training starts from SAM's own features; this is our choice.
+    The last convolution starts at zero, so that training starts from SAM's own features. This is our choice.
     """
 
     def __init__(self, dim: int, width: int | None, kernel_size: int) -> None:
@@ -42,8 +42,8 @@ class ProTuning(BlockTuning):
 class SAM3DProTuningTrainer(TunedSAMTrainer):
     """Tunes a prompt block and the norms of each block, slice by slice: 7,248,384 parameters of ViT-B.
 
-    The paper counts 7.17 M. That is what 384 channels, half of ViT-B's, give with a depth-wise convolution of 3 x 3
-    (7,174,656); the authors' is, to our knowledge, 5 x 5. The width is read off that count, since we don't know theirs.
+    The paper counts 7.17 M. A width of 384, half of ViT-B's, with a depth-wise convolution of 3 x 3 has this count
+    (7,174,656), so our width is 384. To our knowledge the authors' convolution is 5 x 5, as ours.
     """
 
     paper_millions = 7.17

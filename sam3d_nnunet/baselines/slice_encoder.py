@@ -1,4 +1,4 @@
-"""SAM's 2-D image encoder on the slices of a volume, with places for what a tuning method adds."""
+"""SAM's 2-D image encoder on the slices of a volume, with hooks for tuning methods."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,36 +19,36 @@ PREFIX = "image_encoder."  # in SAM's files
 
 
 class BlockTuning(nn.Module):
-    """What a method tunes in one of SAM's blocks: here nothing, each tensor (B, d, h, w, dim) stays as it is."""
+    """Changes that a method makes in one of SAM's blocks: here none. Tensors are (B, d, h, w, dim)."""
 
     def on_attention(self, update: Tensor) -> Tensor:
-        """What attention is about to add to the tokens."""
+        """Changes what attention adds to the tokens."""
         return update
 
     def before_mlp(self, tokens: Tensor) -> Tensor:
-        """The tokens between attention and MLP."""
+        """Changes the tokens between attention and MLP."""
         return tokens
 
     def on_mlp(self, update: Tensor) -> Tensor:
-        """What the MLP is about to add to the tokens."""
+        """Changes what the MLP adds to the tokens."""
         return update
 
     def after_block(self, tokens: Tensor) -> Tensor:
-        """The tokens that leave the block."""
+        """Changes the tokens behind the block."""
         return tokens
 
 
 class SliceEncoder(nn.Module):
-    """Features of a volume at four depths of SAM's own encoder (segment_anything), which sees slice by slice.
+    """Features of a volume at four depths of SAM's own encoder (segment_anything), which processes slice by slice.
 
-    Slices are enlarged in their plane, 16 / stride times, so that SAM's patches cover `stride` voxels a side. One slice
-    is seen for each `stride` of the volume, their mean: the token grid is that of `network.ImageEncoder`. Which slices
-    the paper gives these methods it doesn't say.
+    Slices are enlarged in their plane, 16 / stride times, so that SAM's patches cover `stride` voxels a side. The
+    encoder gets the mean of each `stride` slices, so the token grid is that of `network.ImageEncoder`. The paper does
+    not say which slices these methods get.
 
-    All levels pass through SAM's one neck. Full fine-tuning so tunes SAM's encoder and nothing else: 89,670,912
-    parameters of ViT-B, the paper's 89.67 M. In other methods the neck is frozen, and the norms of the blocks are tuned
-    beside what the method adds (36,864 parameters of ViT-B), as in our encoder and as Houlsby et al. do. The paper says
-    nothing of necks and norms; this is how the counts of ST-Adapter and Pro-tuning come out.
+    All levels pass through SAM's single neck. Full fine-tuning therefore tunes SAM's encoder and nothing else:
+    89,670,912 parameters of ViT-B, the paper's 89.67 M. Other methods freeze the neck and tune the norms of the blocks
+    (36,864 parameters of ViT-B) in addition to their own parameters, as in our encoder and in Houlsby et al. The paper
+    does not mention necks and norms; with this choice the counts of ST-Adapter and Pro-tuning agree.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SliceEncoder(nn.Module):
             input_channels: of the image; more than one are mixed into SAM's three by tuned weights.
             stride: voxels a token covers along each axis.
             activation_checkpointing: keep only the inputs of the blocks for the backward pass.
-            tuning: makes, for tokens of a width, what is tuned in a block. None: all of SAM's encoder is tuned.
+            tuning: width of a token -> what a method tunes in a block. None: all of SAM's encoder is tuned.
         """
         super().__init__()
         self.stride = stride
@@ -117,7 +117,7 @@ class SliceEncoder(nn.Module):
         return levels
 
     def block(self, i: int, tokens: Tensor) -> Tensor:
-        """One of SAM's blocks with what is tuned in it, (B, d, h, w, dim) -> the same shape."""
+        """One of SAM's blocks with the method's changes, (B, d, h, w, dim) -> the same shape."""
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(self._block, i, tokens, use_reentrant=False)
         return self._block(i, tokens)
@@ -128,7 +128,7 @@ class SliceEncoder(nn.Module):
         return features.unflatten(0, tokens.shape[:2]).transpose(1, 2)
 
     def load_sam(self, path: str | Path) -> None:
-        """Copy SAM's image encoder into this one, in place. MedSAM's vit_b file fits too.
+        """Copy SAM's image encoder into this one, in place. MedSAM's vit_b file also fits.
 
         Raises:
             SAM3DError: the file can't be read, or holds no SAM of this preset.
@@ -136,7 +136,7 @@ class SliceEncoder(nn.Module):
         tensors = {str(name): t for name, t in read_checkpoint(path).items()}
         tensors = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
         if not tensors:
-            raise SAM3DError(f"{path} is no SAM checkpoint: none of its tensors is named {PREFIX}...")
+            raise SAM3DError(f"{path} is not a SAM checkpoint: it has no tensors with names {PREFIX}...")
         try:
             self.sam.load_state_dict(tensors)
         except RuntimeError as e:
@@ -150,7 +150,7 @@ class SliceEncoder(nn.Module):
         return tuning.after_block(tokens + tuning.on_mlp(block.mlp(block.norm2(tokens))))
 
     def _attention(self, i: int, slices: Tensor) -> Tensor:
-        """SAM's attention in windows, or global, (slices, h, w, dim) -> the same shape."""
+        """SAM's attention, in windows or global, (slices, h, w, dim) -> the same shape."""
         block = self.sam.blocks[i]
         if block.window_size == 0:
             return block.attn(slices)

@@ -13,8 +13,8 @@ from sam3d_nnunet.baselines.wrappers import Size
 class STAdapter(BlockTuning):
     """A bottleneck with a depth-wise 3-D convolution and a residual, in front of the MLP (Section 3.3).
 
-    Slices stand where frames of a video stood. As in the authors' implementation there is no activation function, and
-    the convolution starts at zero: training starts from SAM's own features.
+    Slices take the place of the frames of a video. As in the authors' implementation there is no activation function,
+    and the convolution starts at zero, so that training starts from SAM's own features.
     """
 
     def __init__(self, dim: int, width: int | None, kernel_size: Sequence[int]) -> None:
@@ -40,8 +40,8 @@ class STAdapter(BlockTuning):
 class SAM3DSTAdapterTrainer(TunedSAMTrainer):
     """Tunes an adapter and the norms of each block: 7,147,008 parameters of ViT-B, the paper's 7.15 M.
 
-    One adapter a block, a bottleneck of 384 channels and a kernel of 3 x 1 x 1, which only looks across slices, are
-    what the authors' implementation has for Kinetics-400.
+    One adapter per block, a bottleneck of 384 channels and a kernel of 3 x 1 x 1, which only acts across slices, are
+    those of the authors' implementation for Kinetics-400.
     """
 
     paper_millions = 7.15

@@ -15,18 +15,18 @@ from sam3d_nnunet.network.weights import read_checkpoint
 
 
 class SwinUNETRTrainer(AutomaticTrainer):
-    """Trains MONAI's Swin-UNETR. Patches of any size: they are padded to multiples of 32.
+    """Trains MONAI's Swin-UNETR. Patches of any size are padded to multiples of 32.
 
-    AdamW with rate 1e-4 and weight decay 1e-5 is what its authors prescribe (main.py of SwinUNETR/BTCV and /BRATS21 in
-    Project-MONAI/research-contributions), with a warm-up and a cosine for the rate, which here falls as for all
-    methods. The comparison in 3DSAM-adapter's paper used 4e-4.
+    AdamW with learning rate 1e-4 and weight decay 1e-5, as its authors prescribe (main.py of SwinUNETR/BTCV and
+    /BRATS21 in Project-MONAI/research-contributions). They use a warm-up and a cosine schedule; here the learning rate
+    falls as for all methods. The comparison in 3DSAM-adapter's paper used 4e-4.
 
     A fresh training starts from the encoder's self-supervised weights (Tang et al., CVPR 2022, arXiv 2111.14791:
     model_swinvit.pt) if the plan names their file:
     `{"networks": {"SwinUNETRTrainer": {"self_supervised_weights": "/path/model_swinvit.pt"}}}`.
     """
 
-    rate = 1e-4
+    learning_rate = 1e-4
 
     @staticmethod
     def make_network(
@@ -39,7 +39,7 @@ class SwinUNETRTrainer(AutomaticTrainer):
         use_checkpoint: bool = False,
         self_supervised_weights: str | None = None,
     ) -> nn.Module:
-        """MONAI's network behind a padding; the weights are for the start of the training, not for here."""
+        """MONAI's network behind a padding; the self-supervised weights are loaded when training starts."""
         if not isinstance(self_supervised_weights, (str, type(None))):
             raise TypeError(f"self_supervised_weights must be a path, not {self_supervised_weights!r}")
         network = SwinUNETR(
@@ -52,7 +52,7 @@ class SwinUNETRTrainer(AutomaticTrainer):
         )
         network.out = SegLayers(network.out)
         padded = Padded(network, (32, 32, 32))
-        # in the state dict, so that a training that goes on, or starts from other weights, keeps its own
+        # in the state dict, so that a continued training, or one from other weights, keeps its weights
         padded.register_buffer("initialized", torch.zeros((), dtype=torch.uint8))
         return padded
 
@@ -72,12 +72,12 @@ class SwinUNETRTrainer(AutomaticTrainer):
 def load_self_supervised(encoder: nn.Module, path: str | Path) -> None:
     """Copy self-supervised weights into the Swin transformer of MONAI's Swin-UNETR, in place.
 
-    MONAI's own `SwinUNETR.load_from` would stop half-way at the first tensor that doesn't fit.
+    MONAI's own `SwinUNETR.load_from` would stop in the middle, at the first tensor that doesn't fit.
 
     Args:
         encoder: the network's `swinViT`.
-        path: a file with the authors' names, "module." before each or nothing, under "state_dict" or by themselves.
-            Heads of the self-supervised tasks are left out.
+        path: a file with the authors' names of tensors, with or without the prefix "module.", under "state_dict" or at
+            the top level. Heads of the self-supervised tasks are ignored.
 
     Raises:
         SAM3DError: the file can't be read, lacks tensors of the encoder, or has some of another shape.

@@ -19,12 +19,12 @@ DROPOUT = 0.1  # in the transformer
 class TransBTS(nn.Module):
     """A convolutional encoder and decoder with skips, and a transformer at the lowest resolution (Section 2, Figure 1).
 
-    It works on images of one size only: each token has a learned position embedding.
+    It works on images of one size only, because each token has a learned position embedding.
 
-    The authors' implementation has two more layers, on which its output doesn't depend: a linear projection to the
-    tokens (66,048 parameters for one input channel), in whose place it uses a convolution, and a normalisation behind
-    the transformer (1,024). It also applies the softmax, which here is the loss's, and keeps dropping channels behind
-    the first convolution when it predicts.
+    The authors' implementation has two further layers without effect on its output: a linear projection to the tokens
+    (66,048 parameters for one input channel), instead of which it uses a convolution, and a norm behind the transformer
+    (1,024). It also applies the softmax, which is a part of the loss here, and drops channels behind the first
+    convolution in prediction too.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class TransBTS(nn.Module):
         Args:
             input_channels: of the image.
             num_classes: channels of the logits.
-            size: of the images, (d, h, w): multiples of 2 to the number of stages but one (8).
+            size: of the images, (d, h, w): multiples of 2 to the power of the number of stages minus 1 (8).
             features: channels in each stage of encoder and decoder, multiples of 8.
             blocks: residual blocks in each stage of the encoder.
             width: channels of a token.
@@ -93,10 +93,10 @@ class TransBTS(nn.Module):
 
 
 class Residual(nn.Sequential):
-    """Adds to an input what the layers make of it."""
+    """Adds the output of the layers to their input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape that the layers leave as it is."""
+        """Any shape that the layers don't change."""
         return x + super().forward(x)
 
 
@@ -117,7 +117,7 @@ def _normalized_convs(before: int, after: int) -> list[nn.Module]:
 
 
 def _transformer_layer(width: int, heads: int, hidden: int) -> nn.Module:
-    # MONAI's flash attention would go on dropping weights when it predicts
+    # MONAI's flash attention would also drop weights in prediction
     attention = SABlock(width, heads, DROPOUT, qkv_bias=False)
     return nn.Sequential(
         Residual(nn.LayerNorm(width), attention, nn.Dropout(DROPOUT)),
@@ -126,11 +126,11 @@ def _transformer_layer(width: int, heads: int, hidden: int) -> nn.Module:
 
 
 class TransBTSTrainer(AutomaticTrainer):
-    """Trains TransBTS. Patches of any size: they are padded to multiples of 8.
+    """Trains TransBTS. Patches of any size are padded to multiples of 8.
 
-    Rate 4e-4, weight decay 1e-5 and the polynomial schedule are also what its authors prescribe (paper, Section 3), but
-    with Adam in place of AdamW, which makes the weight decay a part of the gradient; their code (train.py of
-    Rubics-Xuan/TransBTS) adds AMSGrad, and has the rate 2e-4 where none is given.
+    Its authors also prescribe learning rate 4e-4, weight decay 1e-5 and the polynomial schedule (paper, Section 3), but
+    with Adam instead of AdamW, so that the weight decay is a part of the gradient. Their code (train.py of
+    Rubics-Xuan/TransBTS) adds AMSGrad, and its default learning rate is 2e-4.
     """
 
     @staticmethod

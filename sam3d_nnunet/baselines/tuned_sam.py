@@ -13,17 +13,16 @@ from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
 from sam3d_nnunet.baselines.slice_encoder import SliceEncoder
 from sam3d_nnunet.baselines.wrappers import Size
 from sam3d_nnunet.network.device import computes_in_bf16
-from sam3d_nnunet.network.image_encoder import ImageEncoder
 from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
-from sam3d_nnunet.network.sam3d import PRESETS, Preset, default_stride
+from sam3d_nnunet.network.sam3d import PRESETS, Preset, build_image_encoder, default_stride
 from sam3d_nnunet.planning.settings import SAM3DSettings
 from sam3d_nnunet.training.trainer import SAMTuning
 
 
 class TunedSAM(nn.Module):
-    """The network in which the paper compares ways of tuning SAM's encoder: all levels go through the decoder.
+    """The network in which the paper compares ways of tuning SAM's encoder: the decoder gets all levels unprompted.
 
-    Whether a parameter is tuned is decided by the modules themselves: `requires_grad` is False for all that is frozen.
+    Tuned are the parameters with `requires_grad`: the modules themselves set it to False for frozen ones.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class TunedSAM(nn.Module):
             activation_checkpointing: default: for encoders of SAM's size.
         """
         super().__init__()
-        # 0 until weights have been chosen: travels with checkpoints, so that a loaded network is not started anew
+        # 0 until the initial weights are complete; in checkpoints, so that SAM's weights never replace loaded ones
         self.register_buffer("initialized", torch.zeros((), dtype=torch.uint8))
         sizes = PRESETS[preset]
         self.stride = default_stride(patch_size) if stride is None else stride
@@ -64,7 +63,7 @@ class TunedSAM(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) -> logits (B, K, D, H, W) float32."""
-        # our own, whatever autocast nnU-Net has around us: its float16 would overflow
+        # our own instead of nnU-Net's, whose float16 would overflow
         bf16 = computes_in_bf16(self.precision, image.device, depth=-(-image.shape[2] // self.stride))
         with torch.autocast(image.device.type, torch.bfloat16, enabled=bf16):
             return self._segment(image.float())
@@ -86,9 +85,9 @@ class TunedSAM(nn.Module):
 
 
 class TunedSAMTrainer(SAMTuning, AutomaticTrainer):
-    """Trains a `TunedSAM` as `SAM3DAdapterTrainer` trains ours: preset, precision, rates and clipping from the plan.
+    """Trains a `TunedSAM` as `SAM3DAdapterTrainer` trains `SAM3D`, with the optimizer and clipping of the plan.
 
-    All methods so start from the same weights and train alike; only what is tuned differs.
+    All methods start from the same weights and train alike; they only differ in what they tune.
     """
 
     paper_millions: float
@@ -96,7 +95,7 @@ class TunedSAMTrainer(SAMTuning, AutomaticTrainer):
 
     @classmethod
     def network_arguments(cls, settings: SAM3DSettings) -> dict[str, Any]:
-        """What the plan says of SAM, and what it gives for this trainer's network.
+        """The plan's settings of SAM, and the arguments that it gives for this trainer's network.
 
         Raises:
             SAM3DError: the network has no such argument.
@@ -105,7 +104,7 @@ class TunedSAMTrainer(SAMTuning, AutomaticTrainer):
         return sam | super().network_arguments(settings)
 
     def on_train_start(self) -> None:
-        """As `SAMTuning` does; the log says how much is tuned."""
+        """As in `SAMTuning`; the log also shows the number of tuned parameters."""
         if not self.was_initialized:
             self.initialize()
         count = tuned_parameters(self.plain_network().image_encoder)
@@ -114,7 +113,7 @@ class TunedSAMTrainer(SAMTuning, AutomaticTrainer):
         super().on_train_start()
 
     def train_step(self, batch: dict) -> dict:
-        """nnU-Net's, with the plan's gradient clipping."""
+        """nnU-Net's training step, with the plan's gradient clipping."""
         image, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(self.network(image), target)
@@ -129,7 +128,7 @@ class TunedSAMTrainer(SAMTuning, AutomaticTrainer):
 
 
 def tuned_parameters(module: nn.Module) -> int:
-    """How many numbers training changes."""
+    """Number of parameters that training changes."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
@@ -157,17 +156,4 @@ class SAM3DAdapterAutoTrainer(TunedSAMTrainer):
     @staticmethod
     def make_network(input_channels: int, num_classes: int, patch_size: Size, **sam) -> TunedSAM:
         """Our encoder and decoder; `sam` are arguments of `TunedSAM`."""
-        return TunedSAM(_encoder, input_channels, num_classes, patch_size, **sam)
-
-
-def _encoder(preset: Preset, input_channels: int, stride: int, activation_checkpointing: bool) -> ImageEncoder:
-    return ImageEncoder(
-        input_channels,
-        preset.embed_dim,
-        preset.depth,
-        preset.num_heads,
-        preset.global_blocks,
-        preset.feature_channels,
-        stride,
-        activation_checkpointing,
-    )
+        return TunedSAM(build_image_encoder, input_channels, num_classes, patch_size, **sam)

@@ -16,10 +16,10 @@ TOKEN = (2, 4, 4)  # voxels along (d, h, w)
 
 
 class UNETRPP(nn.Module):
-    """A hierarchical transformer whose attention looks at space and at channels at once (Section 3, Figure 2).
+    """A hierarchical transformer with attention among tokens and among channels (Section 3, Figure 2).
 
-    It works on images of one size only: position embeddings and the projection of its spatial attention have one weight
-    for each token.
+    It works on images of one size only, because position embeddings and the projection of its spatial attention have a
+    weight for each token.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class UNETRPP(nn.Module):
         Args:
             input_channels: of the image.
             num_classes: channels of the logits.
-            size: of the images, (d, h, w): multiples of `TOKEN`, and after that of 2 for each stage but the first.
+            size: of the images, (d, h, w): multiples of `TOKEN`, and of 2 more for each stage but the first.
             depths: blocks in each stage of the encoder; the decoder has as many.
             features: channels in each stage.
             heads: of the attention.
-            projections: how many tokens each stage's spatial attention projects all its tokens to.
-            deep_supervision: whether in training mode there are outputs of the two next lower resolutions too.
+            projections: number of tokens to which the spatial attention of each stage projects its keys and values.
+            deep_supervision: whether training mode also gives outputs at the two next lower resolutions.
         """
         super().__init__()
         if len(features) != 4:
@@ -58,7 +58,7 @@ class UNETRPP(nn.Module):
             for fewer, more in reversed(list(zip(features, features[1:])))
         )
         self.decoder = nn.ModuleList(_stage(*stage, heads) for stage in reversed(stages[:-1]))
-        # full resolution is left to convolutions
+        # only convolutions work at full resolution
         finest = features[0] // 2
         self.detail = _residual(input_channels, finest, "instance")
         self.last_enlargement = nn.ConvTranspose3d(features[0], finest, TOKEN, TOKEN, bias=False)
@@ -185,20 +185,20 @@ def _residual(fewer: int, more: int, norm: str) -> nn.Module:
 
 
 class UNETRPPTrainer(AutomaticTrainer):
-    """Trains UNETR++. Patches of any size: they are padded to multiples of 16 x 32 x 32.
+    """Trains UNETR++. Patches of any size are padded to multiples of 16 x 32 x 32.
 
     As its authors prescribe (paper, Section 4; unetr_pp_trainer_synapse.py of Amshaker/unetr_plus_plus): stochastic
-    gradient descent with rate 0.01, Nesterov momentum 0.99 and weight decay 3e-5, and deep supervision on three
-    resolutions weighted 1, 1/2 and 1/4. The comparison in 3DSAM-adapter's paper used AdamW with 4e-4 and 1e-5, drops
-    0.15 of the attention where it is 0.1 here and in the authors' code, and counts the network without the two heads of
-    the lower resolutions, which have 98 parameters for each class.
+    gradient descent with learning rate 0.01, Nesterov momentum 0.99 and weight decay 3e-5, and deep supervision on
+    three resolutions with weights 1, 1/2 and 1/4. The comparison in 3DSAM-adapter's paper used AdamW with 4e-4 and
+    1e-5, and a dropout of 0.15 in the attention, where the authors' code and ours have 0.1. It counts the network
+    without the two heads of the lower resolutions, which have 98 parameters for each class.
     """
 
-    rate = 1e-2
-    decay = 3e-5
+    learning_rate = 1e-2
+    weight_decay = 3e-5
     deep_supervision_scales = [[1, 1, 1], [1 / 2, 1 / 4, 1 / 4], [1 / 4, 1 / 8, 1 / 8]]
     deep_supervision_weights = (4 / 7, 2 / 7, 1 / 7)
-    configure_optimizers = nnUNetTrainer.configure_optimizers  # which is just that
+    configure_optimizers = nnUNetTrainer.configure_optimizers  # the same
 
     @staticmethod
     def make_network(

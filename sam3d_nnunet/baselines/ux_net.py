@@ -13,7 +13,7 @@ from sam3d_nnunet.baselines.wrappers import Padded
 class UXNet3D(nn.Module):
     """A hierarchy of large depth-wise convolutions with UNETR's convolutional decoder (Section 3, Figure 2).
 
-    Sides must be multiples of 2 to the number of stages (16).
+    Sides must be multiples of 2 to the power of the number of stages (16).
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class UXNet3D(nn.Module):
             input_channels: of the image.
             num_classes: channels of the logits.
             depths: blocks in each stage.
-            features: channels in each stage; below the last one the decoder starts with twice as many.
+            features: channels in each stage; the decoder starts below the last stage with twice as many.
         """
         super().__init__()
         # a plain 7^3 convolution starts the hierarchy; afterwards channels are normalised before sides are halved
@@ -67,9 +67,9 @@ class UXNet3D(nn.Module):
 
 
 class UXBlock(nn.Module):
-    """Depth-wise 7^3 convolution, then each channel on its own is widened fourfold and narrowed again (Section 3.2).
+    """Depth-wise 7^3 convolution; then each channel by itself is widened fourfold and narrowed again (Section 3.2).
 
-    That "depth-wise convolution scaling" stands in place of a transformer's MLP.
+    This "depth-wise convolution scaling" replaces the MLP of a transformer.
     """
 
     def __init__(self, width: int) -> None:
@@ -106,15 +106,15 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class UXNet3DTrainer(AutomaticTrainer):
-    """Trains 3D UX-Net. Patches of any size: they are padded to multiples of 16.
+    """Trains 3D UX-Net. Patches of any size are padded to multiples of 16.
 
-    AdamW with rate 1e-4 is what its authors prescribe (TRAINING.md of MASILab/3DUX-Net), with the weight decay that
-    is PyTorch's default. They keep the rate constant; here it falls, as for all methods. The comparison in
+    AdamW with learning rate 1e-4 and PyTorch's default weight decay, as its authors prescribe (TRAINING.md of
+    MASILab/3DUX-Net). They keep the learning rate constant; here it falls, as for all methods. The comparison in
     3DSAM-adapter's paper used 4e-4 and 1e-5.
     """
 
-    rate = 1e-4
-    decay = 1e-2
+    learning_rate = 1e-4
+    weight_decay = 1e-2
 
     @staticmethod
     def make_network(

@@ -1,4 +1,4 @@
-"""What networks from libraries need inside nnU-Net: images of any size, and names of layers that it knows."""
+"""Wrappers that networks from libraries need in nnU-Net: for images of any size, and for names of layers."""
 
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -7,26 +7,26 @@ Size = tuple[int, int, int]
 
 
 def padded_size(size: Size, multiple: Size) -> Size:
-    """The smallest size not below `size` whose sides are multiples of those of `multiple`.
+    """The smallest size of at least `size` whose sides are multiples of those of `multiple`.
 
-    Where each is just one multiple, the last is doubled: a network's lowest resolution would be a single voxel, over
-    which nothing can be normalised.
+    If every side is a single multiple, the last one is doubled: otherwise the lowest resolution of the network would be
+    one voxel, which can't be normalised.
     """
     d, h, w = (side + -side % m for side, m in zip(size, multiple))
     return (d, h, 2 * w) if (d, h, w) == tuple(multiple) else (d, h, w)
 
 
 class Padded(nn.Module):
-    """Pads images at their end with zeros to what a network needs, and crops what it returns back to the image.
+    """Pads images at their end with zeros to a size that a network accepts, and crops its output to the image.
 
-    The state dict is that of the network below `network.`.
+    Names in the state dict are those of the network, with the prefix `network.`.
     """
 
     def __init__(self, network: nn.Module, multiple: Size) -> None:
         """
         Args:
-            network: (B, C, D, H, W) -> (B, K, D, H, W), or several of these, the later ones at lower resolutions.
-            multiple: of which the sides along (d, h, w) must be multiples; see `padded_size`.
+            network: (B, C, D, H, W) -> (B, K, D, H, W), or a list of outputs with falling resolution.
+            multiple: the sides along (d, h, w) must be multiples of this; see `padded_size`.
         """
         super().__init__()
         self.network = network
@@ -44,13 +44,13 @@ class Padded(nn.Module):
 
 
 def _crop(output: Tensor, size: Size, padded: Size) -> Tensor:
-    # sides at lower resolutions are rounded as nnU-Net rounds those of their targets
+    # sides at lower resolutions are rounded as nnU-Net rounds the sides of their targets
     d, h, w = (max(1, round(side * n / whole)) for side, n, whole in zip(size, output.shape[2:], padded))
     return output[:, :, :d, :h, :w]
 
 
 class SegLayers(nn.Module):
-    """Wraps such layers of a library's network: `-pretrained_weights` lets shapes differ below `seg_layers` alone."""
+    """Gives last layers the name `seg_layers`, below which alone `-pretrained_weights` lets shapes differ."""
 
     def __init__(self, layers: nn.Module) -> None:
         """
@@ -61,5 +61,5 @@ class SegLayers(nn.Module):
         self.seg_layers = layers
 
     def forward(self, features: Tensor) -> Tensor:
-        """What the layers make of them."""
+        """Features -> logits."""
         return self.seg_layers(features)

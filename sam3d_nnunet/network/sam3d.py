@@ -105,7 +105,7 @@ class SAM3D(nn.Module):
         super().__init__()
         if precision not in PRECISIONS:
             raise SAM3DError(f"precision {precision!r} is not possible; choose one of {', '.join(PRECISIONS)}.")
-        # 0 until the initial weights are complete; part of checkpoints, so that SAM's weights never overwrite loaded ones
+        # 0 until the initial weights are complete; in checkpoints, so that SAM's weights never replace loaded ones
         self.register_buffer("initialized", torch.zeros((), dtype=torch.uint8))
         self.image_encoder = image_encoder
         # the names that these parts have in checkpoints, in the order that states of optimizers refer to

@@ -1,4 +1,8 @@
-"""Weights from elsewhere: SAM's image encoder lifted to 3-D, and the authors' released checkpoints."""
+"""Weights from other projects: SAM's files, found or downloaded and lifted to 3-D, and released checkpoints.
+
+`sam_checkpoint` finds a file of SAM, `lift_sam` copies it into our image encoder. `load_released_checkpoint` turns a
+checkpoint of the authors of 3DSAM-adapter into a `SAM3D`. All files are read by `read_checkpoint`.
+"""
 
 import os
 import re
@@ -36,7 +40,7 @@ SAM_FILES = {
     "vit_h": SamFile("sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
 }
 
-# Released name -> ours, applied in this order. Convolutions are also turned from (h, w, d) to (d, h, w).
+# Released name -> ours, applied in this order. Axes of convolutions also change from (h, w, d) to (d, h, w).
 RELEASED_NAMES = {
     "encoder_dict": (
         "image_encoder.",
@@ -72,9 +76,9 @@ RELEASED_NAMES = {
         ],
     ),
 }
-# tensors of our image encoder that SAM's doesn't have
+# tensors of our image encoder that SAM's does not have
 NOT_SAMS = re.compile(r"^depth_embed$|^necks\.|slice_embed\.|channel_mix$|\.adapter\.|rel_pos_gain$|rel_pos_d$")
-# what a pickled NumPy number is made of, under its names in NumPy 1 and 2
+# types in a pickled NumPy number, under their names in NumPy 1 and 2
 _SCALAR = type(np.float32(0)).__reduce__(np.float32(0))[0]
 NUMPY_SCALARS = [
     (_SCALAR, "numpy.core.multiarray.scalar"),
@@ -93,7 +97,7 @@ def load_released_checkpoint(path: str | Path) -> SAM3D:
         path: a file with `encoder_dict`, `feature_dict` (a list of four, the last one used) and `decoder_dict`.
 
     Raises:
-        SAM3DError: the file can't be read, isn't laid out like that, or holds surplus tensors or gaps.
+        SAM3DError: the file can't be read, has another layout, or has missing or unexpected tensors.
     """
     checkpoint = read_checkpoint(path)
     weights = {}
@@ -102,11 +106,11 @@ def load_released_checkpoint(path: str | Path) -> SAM3D:
         if part == "feature_dict":
             tensors = tensors[-1] if isinstance(tensors, list) and tensors else None
         if not isinstance(tensors, Mapping):
-            raise SAM3DError(f"{path} is no released 3DSAM-adapter checkpoint: {_lacks(part, checkpoint)}")
+            raise SAM3DError(f"{path} is not a released 3DSAM-adapter checkpoint: {_lacks(part, checkpoint)}")
         weights |= translate_released(part, tensors)
     num_classes, image_channels = _released_sizes(weights, path)
     net = SAM3D.from_preset("paper", image_channels, num_classes, patch_size=(128, 128, 128), stride=4)
-    # the released network has no channel mix: it copies one channel, and ours starts at their mean
+    # the released network has no channel mix: it copies its only channel, and so does the initial mix of ours
     ours = ("image_encoder.patch_embed.channel_mix", "initialized")
     _check_fit(weights, {name: t for name, t in net.state_dict().items() if name not in ours}, path)
     net.load_state_dict(weights, strict=False)
@@ -115,11 +119,11 @@ def load_released_checkpoint(path: str | Path) -> SAM3D:
 
 
 def translate_released(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of one part of a released checkpoint under our names and with our axes.
+    """The tensors of a part of a released checkpoint with our names and axes.
 
     Args:
         part: a key of `RELEASED_NAMES`.
-        tensors: under their released names; those without effect are left out.
+        tensors: under their released names; those without effect are dropped.
     """
     prefix, renames = RELEASED_NAMES[part]
     ours = {}
@@ -128,11 +132,11 @@ def translate_released(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Te
             continue
         for pattern, replacement in renames:
             name = re.sub(pattern, replacement, name)
-        ours[prefix + name] = _turn(tensor)
+        ours[prefix + name] = _depth_first(tensor)
     return ours
 
 
-def _turn(tensor: Tensor) -> Tensor:
+def _depth_first(tensor: Tensor) -> Tensor:
     """A released convolution weight (..., kh, kw, kd) -> (..., kd, kh, kw); 1 x 1 x 1 convolutions -> linear layers."""
     if not isinstance(tensor, Tensor) or tensor.ndim != 5:
         return tensor
@@ -141,26 +145,26 @@ def _turn(tensor: Tensor) -> Tensor:
 
 
 def _released_sizes(weights: dict[str, Tensor], path: str | Path) -> tuple[int, int]:
-    """Numbers of classes and of image channels, read off the decoder's last two convolutions."""
+    """Numbers of classes and of image channels, from the shapes of the decoder's last two convolutions."""
     shapes = []
     for name in ("mask_decoder.seg_layers.weight", "mask_decoder.fusion.conv.weight"):
         shapes.append(getattr(weights.get(name), "shape", ()))
         if len(shapes[-1]) != 5:
-            raise SAM3DError(f"{path} is no released 3DSAM-adapter checkpoint: its decoder lacks {name}.")
+            raise SAM3DError(f"{path} is not a released 3DSAM-adapter checkpoint: its decoder lacks {name}.")
     (num_classes, channels, *_), (_, fused, *_) = shapes
-    return num_classes, max(1, fused - 4 * channels)  # nonsense comes out as a wrong shape
+    return num_classes, max(1, fused - 4 * channels)  # impossible sizes are reported as wrong shapes
 
 
 def _lacks(name: str, checkpoint: Mapping[str, Any]) -> str:
     if name in checkpoint:
-        return f"its '{name}' is of another kind ({type(checkpoint[name]).__name__})."
+        return f"its '{name}' does not hold the expected tensors ({type(checkpoint[name]).__name__})."
     names = [str(n) for n in checkpoint]
     found = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "nothing"
     return f"it has no '{name}', but {found}."
 
 
 def _check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | Path) -> None:
-    """Every tensor must be there, none may be left over and all shapes must agree."""
+    """Refuse missing and unexpected tensors and other shapes."""
     shapes = []
     for name in expected.keys() & weights.keys():
         shape = tuple(weights[name].shape) if isinstance(weights[name], Tensor) else type(weights[name]).__name__
@@ -180,7 +184,7 @@ def _check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], pa
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A dictionary of tensors, numbers and plain containers; nothing else is ever unpickled.
+    """A checkpoint: a dictionary of tensors, numbers and plain containers. Nothing else is unpickled.
 
     Raises:
         SAM3DError: there is no such file, it is damaged, or it holds other objects.
@@ -191,15 +195,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # bytes that are no pickle make the unpickler fail in any way: IndexError, struct.error, ...
+    except Exception as e:  # other bytes than a pickle raise any exception: IndexError, struct.error, ...
         raise SAM3DError(f"{path} can't be read as a checkpoint: {_why_unreadable(path, e)}.") from e
     if not isinstance(checkpoint, dict):
-        raise SAM3DError(f"{path} is no checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary.")
+        raise SAM3DError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary.")
     return checkpoint
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
-    """In our own words, because torch's advise to load the file without any safety."""
+    """The reason in our own words, because torch's message advises to load the file without any safety."""
     try:
         with open(path, "rb") as f:
             start = f.read(60)
@@ -214,32 +218,32 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     if "TorchScript" in str(error):
         return "it is a TorchScript archive; a state dict saved with torch.save is needed"
     if foreign := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return f"beside tensors it holds {foreign[1]}, which is not loaded because it could run code"
-    return "it is damaged, cut short, or no file of torch.save"
+        return f"in addition to tensors it holds {foreign[1]}, which is not loaded because it could run code"
+    return "it is damaged, cut short, or not a file of torch.save"
 
 
 def find_sam_checkpoint(model: str) -> Path | None:
-    """SAM's weights on this machine: the file named by SAM3D_CHECKPOINT, else the one in the cache, else None.
+    """SAM's weights on this machine: the file that SAM3D_CHECKPOINT names, else the one in the cache, else None.
 
     Raises:
-        SAM3DError: SAM3D_CHECKPOINT names a file that isn't there.
+        SAM3DError: SAM3D_CHECKPOINT names a file that does not exist.
     """
     named = os.environ.get(CHECKPOINT_VARIABLE)
     if named:
         if not Path(named).is_file():
-            raise SAM3DError(f"{CHECKPOINT_VARIABLE} is set to {named}, which is no file; correct or unset it.")
+            raise SAM3DError(f"{CHECKPOINT_VARIABLE} is set to {named}, which does not exist. Correct or unset it.")
         return Path(named)
     cached = cache_folder() / SAM_FILES[model].name
     return cached if cached.is_file() else None
 
 
 def cache_folder() -> Path:
-    """Where downloaded weights are kept."""
+    """The folder for downloaded weights."""
     return Path(pooch.os_cache("sam3d_nnunet"))
 
 
 def sam_checkpoint(model: str, planned: str = "auto") -> Path | None:
-    """The file with SAM's weights, downloaded if it is nowhere on this machine.
+    """The file with SAM's weights, downloaded if it is not on this machine.
 
     Args:
         model: a key of `SAM_FILES`.
@@ -256,7 +260,7 @@ def sam_checkpoint(model: str, planned: str = "auto") -> Path | None:
     if planned != "auto":
         if not Path(planned).is_file():
             raise SAM3DError(
-                f"The plan's sam_checkpoint names {planned}, which is no file; name a file of SAM's weights, "
+                f"The plan's sam_checkpoint names {planned}, which does not exist. Name a file of SAM's weights, "
                 '"auto" (search, then download) or "none" (train from scratch).'
             )
         return Path(planned)
@@ -264,7 +268,7 @@ def sam_checkpoint(model: str, planned: str = "auto") -> Path | None:
 
 
 def download_sam_checkpoint(model: str, base_url: str = BASE_URL) -> Path:
-    """Fetch one of SAM's public files into the cache; only a complete file with the right hash ever gets its name.
+    """Download one of SAM's public files into the cache; only a complete file with the right hash gets its name.
 
     Raises:
         SAM3DError: the download failed, or its hash is wrong.
@@ -283,31 +287,31 @@ def download_sam_checkpoint(model: str, base_url: str = BASE_URL) -> Path:
     except (OSError, ValueError, requests.RequestException) as e:
         raise SAM3DError(
             f"SAM's {model} weights could not be downloaded from {base_url}{file.name}: {e}\n"
-            f"Fetch that file yourself and either put it into {cache_folder()}, name it in the variable "
+            f"Download that file yourself. Then put it into {cache_folder()}, name it in the variable "
             f"{CHECKPOINT_VARIABLE}, or name it as 'sam_checkpoint' in the plan's 'sam3d' block. "
             "To train from scratch instead, set 'sam_checkpoint' to \"none\"."
         ) from e
 
 
 def lift_sam(encoder: ImageEncoder, path: str | Path) -> None:
-    """Copy SAM's image encoder into ours, in place (paper, Section 3.2). MedSAM's vit_b file fits too.
+    """Copy SAM's image encoder into ours, in place (paper, Section 3.2). MedSAM's vit_b file also fits.
 
-    The depth table of relative positions starts at the mean of SAM's height and width tables. What SAM doesn't have
-    (adapters, slice convolution, necks, depth positions) is left as it is.
+    The depth table of relative positions becomes the mean of SAM's height and width tables. Tensors that SAM does not
+    have (adapters, slice convolution, necks, depth positions) stay unchanged.
 
     Args:
-        encoder: the image encoder of a preset made for that SAM model.
+        encoder: the image encoder of a preset for that SAM model.
         path: a checkpoint of facebookresearch/segment-anything.
 
     Raises:
-        SAM3DError: the file can't be read, is no SAM checkpoint, or belongs to another model.
+        SAM3DError: the file can't be read, is not a SAM checkpoint, or belongs to another model.
     """
     checkpoint = read_checkpoint(path)
     prefix = "image_encoder."
     sam = {name.removeprefix(prefix): t for name, t in checkpoint.items() if str(name).startswith(prefix)}
     sam = {name: t for name, t in sam.items() if not name.startswith("neck.")}  # replaced by our 3-D necks
     if not isinstance(sam.get("pos_embed"), Tensor):
-        raise SAM3DError(f"{path} is no SAM checkpoint: {_lacks(prefix + 'pos_embed', checkpoint)}")
+        raise SAM3DError(f"{path} is not a SAM checkpoint: {_lacks(prefix + 'pos_embed', checkpoint)}")
     width, expected_width = sam["pos_embed"].shape[-1], encoder.pos_embed.shape[-1]
     if width != expected_width:
         models = {preset.embed_dim: preset.sam_model for preset in PRESETS.values() if preset.sam_model}

@@ -1,4 +1,4 @@
-"""PlannedTrainer: nnU-Net's trainer with lengths and batch size from the plan."""
+"""PlannedTrainer: nnU-Net's trainer with the lengths and the batch size of the plan."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +23,10 @@ PATIENCE = timedelta(hours=12)
 
 
 class PlannedTrainer(nnUNetTrainer):
-    """Takes lengths, batch size and share of foreground from the plan's block "sam3d": all methods train alike."""
+    """Takes lengths, batch size and share of foreground from the plan's block "sam3d", the same for all methods."""
 
     changes: dict[str, Any] = {}
-    """What a variant changes in the plan's block."""
+    """Settings of the plan's block that a variant replaces."""
 
     def __init__(
         self,
@@ -39,21 +39,21 @@ class PlannedTrainer(nnUNetTrainer):
         """Arguments are those of nnU-Net's trainer.
 
         Raises:
-            SAM3DError: the configuration is not 3-D, or its block "sam3d" is not usable. Nothing has been written then.
+            SAM3DError: the configuration is not 3-D, or its block "sam3d" is not usable. Nothing is written then.
         """
         self.settings = complete_settings(plans, configuration, dataset_json, self.changes, type(self).__name__)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.settings.num_epochs
         self.num_iterations_per_epoch = self.settings.steps_per_epoch
         self.num_val_iterations_per_epoch = self.settings.validation_steps
-        # by chance, since nnU-Net's rounding would make every patch of a batch of 1 foreground, or none
+        # at random, because nnU-Net's rounding would make every patch of a batch of 1 foreground, or none
         self.oversample_foreground_percent = self.settings.foreground_share
         self.probabilistic_oversampling = True
         self.save_every = 1
 
     def save_checkpoint(self, filename: str) -> None:
-        """As nnU-Net's, but a file appears complete or not at all."""
-        # other ranks write nothing, and must not touch what the first may be writing right now
+        """As in nnU-Net, but a file appears complete or not at all."""
+        # other ranks write nothing, and must not touch the file that the first may be writing
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
@@ -61,13 +61,13 @@ class PlannedTrainer(nnUNetTrainer):
             super().save_checkpoint(str(part))
 
     def plain_network(self) -> nn.Module:
-        """The network without the wrappers of DDP, which would wait for ranks that call it less often, and compile."""
+        """The network without the wrappers of torch.compile and DDP, which would wait for ranks with fewer calls."""
         network = self.network.module if self.is_ddp else self.network
         return network._orig_mod if isinstance(network, OptimizedModule) else network
 
     @contextmanager
     def first_rank_first(self) -> Iterator[None]:
-        """Rank 0 goes first, so that the others find what it has downloaded."""
+        """Run the body on rank 0 first, so that the other ranks find what it has downloaded."""
         if self.is_ddp and self.local_rank != 0:
             wait_for_all_ranks()
         yield
@@ -75,14 +75,14 @@ class PlannedTrainer(nnUNetTrainer):
             wait_for_all_ranks()
 
     def _set_batch_size_and_oversample(self) -> None:
-        """The block's batch size, shared out over the GPUs; the share of foreground is the same on each."""
+        """The block's batch size, distributed over the GPUs; the share of foreground is the same on each."""
         ranks, rank = (dist.get_world_size(), dist.get_rank()) if self.is_ddp else (1, 0)
         each, rest = divmod(self.settings.batch_size, ranks)
         self.batch_size = each + (rank < rest)
 
 
 def wait_for_all_ranks() -> None:
-    """A barrier before which ranks may work for hours: in NCCL's, the first would give up after ten minutes."""
+    """A barrier for which ranks may wait for hours; NCCL's would fail after ten minutes."""
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
     dist.barrier(group)
     dist.destroy_process_group(group)
@@ -91,14 +91,14 @@ def wait_for_all_ranks() -> None:
 def complete_settings(
     plans: dict, configuration: str, dataset_json: dict, changes: dict[str, Any], trainer: str
 ) -> SAM3DSettings:
-    """Settings of a training, completed and written back into the plans, from which nnU-Net rebuilds the network.
+    """The settings of a training, written back into the plans, from which nnU-Net builds the network again.
 
     Args:
         plans: as nnU-Net reads them.
-        configuration: one of theirs.
+        configuration: name of one of their configurations.
         dataset_json: of the data set.
-        changes: those of the trainer.
-        trainer: its name, for messages.
+        changes: settings that the trainer replaces.
+        trainer: name of the trainer, for messages.
 
     Raises:
         SAM3DError: the configuration is not 3-D, or its block is not usable.
@@ -136,5 +136,5 @@ def complete_settings(
 
 
 def _given(block: dict[str, Any]) -> dict[str, Any]:
-    """Without what the plan leaves open, for which the data set decides."""
+    """The block without an open `num_click_labels`, which the data set decides."""
     return {key: value for key, value in block.items() if (key, value) != ("num_click_labels", None)}

@@ -1,4 +1,4 @@
-"""The augmentation of 3DSAM-adapter: zoom, quarter turns, flips, and a shift of the intensities."""
+"""Training as published: the augmentation of 3DSAM-adapter, and the trainers `_paper` and `_released`."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
 
 
 class ShiftIntensity(ImageOnlyTransform):
-    """Adds one number to all voxels."""
+    """Adds the same random number to all voxels."""
 
     def __init__(self, largest: float) -> None:
         """
@@ -33,21 +33,21 @@ class ShiftIntensity(ImageOnlyTransform):
 
 
 def loaded_size(patch_size: tuple[int, ...], lowest_zoom: float, cut_from: float) -> list[int]:
-    """Voxels to load, so that nothing outside of them is ever seen; arguments as in `published_augmentation`."""
+    """Voxels to load, so that the augmentation never needs others; arguments as for `published_augmentation`."""
     return [int(np.ceil(n * (cut_from - 1 + 1 / lowest_zoom))) for n in patch_size]
 
 
 def published_augmentation(
     patch_size: tuple[int, int, int], zoom: tuple[float, float], zoom_share: float, cut_from: float, shift: float
 ) -> list[BasicTransform]:
-    """Transforms of a patch of `loaded_size`.
+    """The published transforms, for a patch of `loaded_size`.
 
     Args:
-        patch_size: voxels (d, h, w) that are left.
-        zoom: smallest and largest; above 1 things become larger.
+        patch_size: voxels (d, h, w) of the augmented patch.
+        zoom: smallest and largest factor; above 1 objects become larger.
         zoom_share: probability of a zoom.
-        cut_from: the patch is cut at random from one so many times as large.
-        shift: largest shift of the intensities, as they are after normalisation.
+        cut_from: the patch is cut at random from one that is so many times as large.
+        shift: largest shift of the normalised intensities.
     """
     loaded = loaded_size(patch_size, zoom[0], cut_from)
     transforms: list[BasicTransform] = [
@@ -56,7 +56,7 @@ def published_augmentation(
             patch_center_dist_from_border=[m / 2 - (cut_from - 1) / 2 * n for m, n in zip(loaded, patch_size)],
             random_crop=cut_from > 1,
             p_scaling=zoom_share,
-            scaling=(1 / zoom[1], 1 / zoom[0]),  # of the grid that samples
+            scaling=(1 / zoom[1], 1 / zoom[0]),  # of the sampling grid
             p_synchronize_scaling_across_axes=1,
             border_mode_seg="constant",
             padding_value_seg=-1,
@@ -82,8 +82,8 @@ PUBLISHED = {
 class _PublishedTrainer(SAM3DAdapterTrainer):
     """The published network, loss and augmentation; an epoch has one step for each training case.
 
-    nnU-Net draws the case of each step at random, so a case comes up once an epoch on the average only. There is no
-    mirroring at test time.
+    nnU-Net draws the case of each step at random, so each case comes up once an epoch on average. There is no mirroring
+    at test time.
     """
 
     zoom: tuple[float, float]
@@ -98,7 +98,7 @@ class _PublishedTrainer(SAM3DAdapterTrainer):
         self.num_iterations_per_epoch = len(training_set.identifiers)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:
-        """No free rotation; what is loaded is as large as zoom and cut need it."""
+        """No free rotation; the loaded patch is as large as zoom and cut require."""
         self.inference_allowed_mirroring_axes = None
         patch_size = tuple(self.configuration_manager.patch_size)
         return None, False, loaded_size(patch_size, self.zoom[0], self.cut_from), (0, 1, 2)
@@ -113,18 +113,18 @@ class _PublishedTrainer(SAM3DAdapterTrainer):
         use_mask_for_norm: list[bool] | None = None,
         **labels: object,
     ) -> BasicTransform:
-        """The published augmentation, then what nnU-Net does to every label map."""
+        """The published augmentation, then nnU-Net's transforms of label maps."""
         augmentation = published_augmentation(
             tuple(patch_size), self.zoom, self.zoom_share, self.cut_from, self.intensity_shift
         )
         masked = [channel for channel, mask in enumerate(use_mask_for_norm or ()) if mask]
-        if masked:  # voxels outside the images' masks stay 0, whatever the shift
+        if masked:  # voxels outside the mask of an image stay 0, whatever the shift
             augmentation.append(MaskImageTransform(masked, channel_idx_in_seg=0, set_outside_to=0))
         rest = self.get_validation_transforms(deep_supervision_scales, **labels)
         return ComposeTransforms([*augmentation, *rest.transforms])
 
     def _build_loss(self) -> nn.Module:
-        """Half soft Dice, half cross-entropy (nnU-Net's own are their sum)."""
+        """Half soft Dice, half cross-entropy (nnU-Net's loss is their sum)."""
         loss = super()._build_loss()
         loss.weight_dice = loss.weight_ce = 0.5
         return loss
@@ -133,15 +133,15 @@ class _PublishedTrainer(SAM3DAdapterTrainer):
 class SAM3DAdapterTrainer_paper(_PublishedTrainer):
     """As the paper says (Tables 4 and 5).
 
-    AdamW with rate 1e-4 falling to a tenth and weight decay 1e-5; 200 passes over the cases, one patch each, batch 1;
-    as many patches centred on foreground as not; 40 clicks in the foreground, or else 10 in the background; zoom 0.9 to
-    1.1 (probability 0.3), quarter turns (0.5), flips (0.5), intensity offset 0.1.
+    AdamW with learning rate 1e-4 falling to a tenth and weight decay 1e-5; 200 passes over the cases, one patch each,
+    batch 1; half of the patches centred on foreground; 40 clicks in the foreground, or without foreground 10 in the
+    background; zoom 0.9 to 1.1 (probability 0.3), quarter turns (0.5), flips (0.5), intensity offset 0.1.
 
-    Filled from the released code, since the paper does not say: the loss (half soft Dice without background, half
-    cross-entropy), the flips' 0.5 for each axis, the probability of the offset (0.5), patches of 128^3 throughout.
-    Left open by both, and ours: gradients clipped at norm 1, quarter turns in any plane with equal sides, an offset of
-    normalised intensities. Up to the user: patch size, spacing and clipping (the plan), and the split of 70, 10 and
-    20 % (`splits_final.json`).
+    Taken from the released code where the paper is silent: the loss (half soft Dice without background, half
+    cross-entropy), flips with probability 0.5 for each axis, the probability of the offset (0.5), patches of 128^3
+    throughout. Our choices where both are silent: gradients clipped at norm 1, quarter turns in any plane with equal
+    sides, an offset of normalised intensities. The user sets patch size, spacing and clipping (the plan), and the split
+    of 70, 10 and 20 % (`splits_final.json`).
     """
 
     changes = PUBLISHED | {
@@ -159,15 +159,15 @@ class SAM3DAdapterTrainer_paper(_PublishedTrainer):
 class SAM3DAdapterTrainer_released(_PublishedTrainer):
     """As the authors' released code does it.
 
-    AdamW with rate 4e-4 falling to a hundredth and no weight decay; 500 passes over the cases, batch 1; two of three
-    patches centred on foreground, cut from one 1.2 times as large; 10 clicks in the foreground and 20 anywhere; zoom
-    0.85 to 1.25 (probability 0.8), flips (0.5 an axis), quarter turns (0.5), shift of up to 20 HU (0.5); half soft Dice
-    without background, half cross-entropy.
+    AdamW with learning rate 4e-4 falling to a hundredth and no weight decay; 500 passes over the cases, batch 1; two of
+    three patches centred on foreground, each cut from a patch 1.2 times as large; 10 clicks in the foreground and 20
+    anywhere; zoom 0.85 to 1.25 (probability 0.8), flips (0.5 an axis), quarter turns (0.5), shift of up to 20 HU (0.5);
+    half soft Dice without background, half cross-entropy.
 
-    The released code keeps the checkpoint with the best validation. nnU-Net keeps one by its own measure, too: validate
-    with `--val_best`, predict with `checkpoint_best.pth`. Ours: gradients clipped at norm 1, quarter turns in any plane
-    with equal sides; on images that are no CT the shift is the paper's 0.1. Up to the user: what it is for `_paper`;
-    the split is the first of the published five.
+    The released code keeps the checkpoint with the best validation. nnU-Net also keeps one, by its own measure:
+    validate with `--val_best`, predict with `checkpoint_best.pth`. Our choices: gradients clipped at norm 1, quarter
+    turns in any plane with equal sides, and for images other than CT the paper's shift of 0.1. The user sets patch
+    size, spacing and clipping, as for `_paper`, and the split, which is the first of the published five.
     """
 
     changes = PUBLISHED | {
@@ -182,7 +182,7 @@ class SAM3DAdapterTrainer_released(_PublishedTrainer):
 
     @property
     def intensity_shift(self) -> float:
-        """20 HU over the standard deviation by which CT is normalised."""
+        """20 HU, divided by the standard deviation with which CT is normalised."""
         if self.configuration_manager.normalization_schemes[0] != "CTNormalization":
             return SAM3DAdapterTrainer_paper.intensity_shift
         return 20 / self.plans_manager.foreground_intensity_properties_per_channel["0"]["std"]

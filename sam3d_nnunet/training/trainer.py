@@ -1,4 +1,4 @@
-"""SAM3DAdapterTrainer: nnU-Net's trainer for the promptable network, and what trainers share that start from SAM."""
+"""SAM3DAdapterTrainer trains the promptable network; `SAMTuning` is what all trainers share that start from SAM."""
 
 from pathlib import Path
 
@@ -15,33 +15,33 @@ from sam3d_nnunet.training.prompted_trainer import PromptedTrainer
 
 
 class LinearDecay(LRScheduler):
-    """From the initial learning rate straight to a share of it, set by epoch as nnU-Net's trainer asks for it."""
+    """Linear decay of the learning rate to a share of the initial one; nnU-Net's trainer steps it once an epoch."""
 
-    def __init__(self, optimizer: Optimizer, initial_lr: float, final_share: float, num_epochs: int) -> None:
+    def __init__(self, optimizer: Optimizer, initial_learning_rate: float, final_share: float, num_epochs: int) -> None:
         """
         Args:
-            optimizer: whose rates are set.
-            initial_lr: rate of the first epoch.
+            optimizer: whose learning rates are set.
+            initial_learning_rate: of the first epoch.
             final_share: share of it that is left after the last epoch.
             num_epochs: length of the training.
         """
-        self.initial_lr = initial_lr
+        self.initial_learning_rate = initial_learning_rate
         self.final_share = final_share
         self.num_epochs = num_epochs
         super().__init__(optimizer)
 
     def step(self, epoch: int = 0) -> None:
-        """Set the rate of an epoch (0 is the first)."""
-        rate = self.initial_lr * (1 - (1 - self.final_share) * epoch / self.num_epochs)
+        """Set the learning rate of an epoch (0 is the first)."""
+        learning_rate = self.initial_learning_rate * (1 - (1 - self.final_share) * epoch / self.num_epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
 class SAMTuning:
-    """For a `PlannedTrainer` behind it: preset, SAM's weights and rates are those of the plan's block "sam3d".
+    """Mixin before a `PlannedTrainer`: preset, SAM's weights and optimizer are those of the plan's block "sam3d".
 
-    The network has an `image_encoder` and a buffer `initialized`; what is frozen doesn't require gradients.
+    The network needs an `image_encoder` and a buffer `initialized`. Frozen parameters don't require gradients.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class SAMTuning:
         self.weight_decay = self.settings.optimizer.weight_decay
         self.gradient_clip = self.settings.optimizer.gradient_clip
         self.enable_deep_supervision = False
-        self.grad_scaler = None  # the network computes in bfloat16, which needs none, or in float32
+        self.grad_scaler = None  # the network computes in bfloat16 or float32, which need none
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LinearDecay]:
-        """AdamW on what is tuned, linear decay (paper, Table 5)."""
+        """AdamW on the tuned parameters, with linear decay (paper, Table 5)."""
         tuned = [p for p in self.network.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(tuned, self.initial_lr, weight_decay=self.weight_decay)
         share = self.settings.optimizer.final_lr_share
@@ -75,15 +75,15 @@ class SAMTuning:
         super().on_train_start()
 
     def load_sam(self, encoder: nn.Module, path: Path) -> None:
-        """Copy the weights of a SAM file into the encoder, in place: here lifted to 3-D."""
+        """Copy the weights of a SAM file into the encoder, in place; here the 3-D encoder."""
         lift_sam(encoder, path)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """There is none."""
+        """Nothing to do: these networks have no deep supervision."""
 
     def _load_sam_weights(self) -> None:
         network = self.plain_network()
-        if network.initialized:  # set by --c or -pretrained_weights
+        if network.initialized:  # loaded by --c or -pretrained_weights
             return
         model = PRESETS[self.settings.preset].sam_model
         if model is not None:
@@ -96,7 +96,7 @@ class SAMTuning:
 
 
 class SAM3DAdapterTrainer(SAMTuning, PromptedTrainer):
-    """Trains `SAM3D` with simulated prompts; preset, lengths and rates come from the plan's block "sam3d"."""
+    """Trains `SAM3D` with simulated prompts; preset, lengths and optimizer come from the plan's block "sam3d"."""
 
     @staticmethod
     def build_network_architecture(

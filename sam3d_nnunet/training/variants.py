@@ -1,4 +1,4 @@
-"""Variants of our trainer, the paper's ablations, and short versions of nnU-Net's for comparison on a CPU."""
+"""Variants of SAM3DAdapterTrainer, the paper's ablations, and short versions of nnU-Net's trainer."""
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -11,19 +11,19 @@ SMOKE = {"num_epochs": 2, "steps_per_epoch": 10, "validation_steps": 5}
 
 
 class SAM3DAdapterTrainer_5epochs(SAM3DAdapterTrainer):
-    """5 epochs, to see that everything works."""
+    """5 epochs, to check that everything works."""
 
     changes = {"num_epochs": 5}
 
 
 class SAM3DAdapterTrainer_50epochs(SAM3DAdapterTrainer):
-    """A quarter of the full length."""
+    """50 epochs, a quarter of the full length."""
 
     changes = {"num_epochs": 50}
 
 
 class SAM3DAdapterTrainer_tiny(SAM3DAdapterTrainer):
-    """A small network from random weights, 20 epochs of 50 steps: minutes on a CPU."""
+    """A small network from random weights, 20 epochs of 50 steps; takes minutes on a CPU."""
 
     changes = {
         "preset": "tiny",
@@ -37,13 +37,13 @@ class SAM3DAdapterTrainer_tiny(SAM3DAdapterTrainer):
 
 
 class SAM3DAdapterTrainer_clicked(SAM3DAdapterTrainer):
-    """A click selects: the target is the components that hold one."""
+    """Clicks select: the target is the components that hold a click."""
 
     changes = {"target_policy": "clicked"}
 
 
 class SAM3DAdapterTrainer_tiny_clicked(SAM3DAdapterTrainer_tiny):
-    """The same for CPUs."""
+    """Clicks select, with the small network for CPUs."""
 
     changes = SAM3DAdapterTrainer_tiny.changes | SAM3DAdapterTrainer_clicked.changes
 
@@ -55,7 +55,7 @@ class SAM3DAdapterTrainer_smoke(SAM3DAdapterTrainer_tiny):
 
 
 class _NoMirroring:
-    """No mirroring, neither in training nor eightfold at test time."""
+    """No mirroring, neither in training nor (eightfold) at test time."""
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:
         rotation, dummy_2d, initial_patch_size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
@@ -64,11 +64,11 @@ class _NoMirroring:
 
 
 class SAM3DAdapterTrainer_demo(_NoMirroring, SAM3DAdapterTrainer):
-    """For `sam3d demo`, whose recipe holds preset and lengths."""
+    """For `sam3d demo`, whose recipe sets preset and lengths."""
 
 
 class _ShortNNUNetTrainer(nnUNetTrainer):
-    """nnU-Net's trainer, cut short."""
+    """nnU-Net's trainer with fewer and shorter epochs."""
 
     lengths: dict[str, int]
 
@@ -93,11 +93,11 @@ class nnUNetTrainer_smoke(_ShortNNUNetTrainer):
 
 
 class nnUNetTrainer_planned(PlannedTrainer):
-    """nnU-Net's own network, loss and optimiser; lengths, batch size and share of foreground are the plan's."""
+    """nnU-Net's network, loss and optimizer, with lengths, batch size and share of foreground from the plan."""
 
 
 class nnUNetTrainer_demo(_NoMirroring, _ShortNNUNetTrainer):
-    """For `sam3d demo`: as long as `SAM3DAdapterTrainer_demo` trains from the same plan."""
+    """For `sam3d demo`, with the lengths of `SAM3DAdapterTrainer_demo` from the same plan."""
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -106,41 +106,41 @@ class nnUNetTrainer_demo(_NoMirroring, _ShortNNUNetTrainer):
 
 
 class SAM3DAdapterTrainer_posenc(SAM3DAdapterTrainer):
-    """Clicks are told by SAM's code of their positions instead of by the features under them."""
+    """Ablation: clicks are represented by SAM's code of their positions instead of the features under them."""
 
     changes = {"prompt_encoding": "position"}
 
 
 class SAM3DAdapterTrainer_nomla(SAM3DAdapterTrainer):
-    """No multi-layer aggregation: the last level of features and the image alone are decoded."""
+    """Ablation: no multi-layer aggregation; only the last level of features and the image are decoded."""
 
     changes = {"aggregate_levels": False}
 
 
 class SAM3DAdapterTrainer_deepprompt_1234(SAM3DAdapterTrainer):
-    """Clicks change all four levels of features, not the last one alone.
+    """Ablation: clicks change all four levels of features instead of the last one alone.
 
-    How the paper does so is read off the authors' checkpoints, which hold four prompt encoders although only the last
-    one is used: each prompted level has one of its own, which samples that level and changes it before it is decoded.
+    The paper does not describe how. The authors' checkpoints hold four prompt encoders, of which only the last is used.
+    So here each prompted level has its own prompt encoder, which samples that level and changes it before decoding.
     """
 
     changes = {"deep_prompt_levels": [1, 2, 3]}
 
 
 class SAM3DAdapterTrainer_deepprompt_14(SAM3DAdapterTrainer):
-    """Clicks change the first and the last level."""
+    """Ablation: clicks change the first and the last level."""
 
     changes = {"deep_prompt_levels": [1]}
 
 
 class SAM3DAdapterTrainer_deepprompt_24(SAM3DAdapterTrainer):
-    """Clicks change the second and the last level."""
+    """Ablation: clicks change the second and the last level."""
 
     changes = {"deep_prompt_levels": [2]}
 
 
 class SAM3DAdapterTrainer_deepprompt_34(SAM3DAdapterTrainer):
-    """Clicks change the third and the last level."""
+    """Ablation: clicks change the third and the last level."""
 
     changes = {"deep_prompt_levels": [3]}
 

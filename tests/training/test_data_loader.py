@@ -4,6 +4,7 @@ import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as upstream
 import numpy as np
 import pytest
 import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import pin_memory_of_all_eligible_items_in_dict
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
@@ -82,6 +83,21 @@ def test_workers_draw_different_clicks(make_trainer, monkeypatch, kind):
     assert len({batch["prompts"].points.numpy().tobytes() for batch in batches}) == len(batches)
     training._finish(), validation._finish()
     assert not multiprocessing.active_children()
+
+
+def test_prompts_survive_nnunets_pinning(make_trainer, monkeypatch):
+    """Which pins every tensor that it finds, and turns named tuples into plain ones."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    trainer = make_trainer()
+    training, _ = loaders(trainer)
+    batch = next(training)
+    points, labels, maps = batch["prompts"]
+    after = pin_memory_of_all_eligible_items_in_dict(dict(batch))
+    assert all(any(t is p for p in pinned) for t in (points, labels, maps, batch["data"]))
+    trainer.on_train_start()
+    trainer.network.train()
+    assert np.isfinite(trainer.train_step(after)["loss"])
 
 
 def test_clicks_follow_the_generator_that_differs_between_workers():
