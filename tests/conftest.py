@@ -15,18 +15,38 @@ import torch
 from hypothesis import HealthCheck, settings
 
 # beside these, tests import helpers and benchmarks by name: pyproject.toml says where they lie
-pytest_plugins = ["training_fixtures", "model_fixtures", "evaluated_fixtures", "results_fixtures"]
+pytest_plugins = ["data_fixtures", "training_fixtures", "model_fixtures", "evaluated_fixtures", "results_fixtures"]
 
 # how long an example takes tells of the machine, not of the code
 settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any_machine")
 
-HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "Dataset004_Hippocampus"
+MAY_BE_MISSING = ("pdflatex is not installed", "Snakemake needs Python 3.11")
+"""Reasons for which a test may be skipped in CI. A test that is skipped for another reason fails there."""
 
 
 def pytest_collection_modifyitems(items):
     """Slow ones first: where tests run side by side, none of them is left to run alone at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return fail_skipped_in_ci((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return fail_skipped_in_ci((yield))
+
+
+def fail_skipped_in_ci(report):
+    """With the variable CI set, a test or module that was skipped for a reason not in MAY_BE_MISSING has failed."""
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2]
+        if not any(known in reason for known in MAY_BE_MISSING):
+            report.outcome, report.longrepr = "failed", f"In CI no test may be skipped. {reason}"
+    return report
 
 
 @pytest.fixture(autouse=True)
@@ -44,14 +64,6 @@ def one_thread(request):
         torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def hippocampus() -> Path:
-    """The real data set that lies beside the repository."""
-    if not HIPPOCAMPUS.is_dir():
-        pytest.skip(f"the data set {HIPPOCAMPUS} is not there")
-    return HIPPOCAMPUS
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from effect import without_effect
 from nnunetv2.run.run_training import maybe_load_checkpoint
 
 from sam3d_nnunet.baselines.houlsby_adapter import SAM3DHoulsbyAdapterTrainer
@@ -45,7 +46,8 @@ def test_steps_change_what_is_tuned_and_nothing_else(make_automatic, trainer_cla
     for _ in range(2):  # what follows a layer that starts at zero changes in the second
         assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
     changed = {name for name, p in trainer.network.named_parameters() if not torch.equal(p, before[name])}
-    assert changed == tuned
+    # what has no effect may still be moved by rounding: Adam's steps don't depend on a gradient's size
+    assert tuned - without_effect(trainer_class, tuned) <= changed <= tuned
     trainer.on_validation_epoch_start()
     with torch.no_grad():
         assert np.isfinite(trainer.validation_step(next(trainer.dataloader_val))["loss"])
@@ -87,7 +89,7 @@ def test_starts_from_sams_weights_once(make_automatic, sam_file, trainer_class):
 def test_without_sams_weights_training_does_not_begin(make_automatic, sam_file):
     sam_file.unlink()
     trainer = make_automatic(SAM3DHoulsbyAdapterTrainer, settings={"sam_checkpoint": str(sam_file)})
-    with pytest.raises(SAM3DError, match="sam.pth, which is no file"):
+    with pytest.raises(SAM3DError, match="sam.pth"):
         trainer.on_train_start()
 
 

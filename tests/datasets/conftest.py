@@ -1,4 +1,4 @@
-"""The published folds, images on disk, and nnU-Net's own check of a data set."""
+"""Images on disk, and nnU-Net's own check of a data set."""
 
 import multiprocessing.dummy
 import shutil
@@ -9,16 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-
-PAPER_SPLITS = Path(__file__).parents[3] / "shared" / "data" / "paper_splits"
-
-
-@pytest.fixture(scope="session")
-def paper_splits() -> Path:
-    """Folder of the authors' four pickles."""
-    if not PAPER_SPLITS.is_dir():
-        pytest.skip(f"the authors' folds {PAPER_SPLITS} are not there")
-    return PAPER_SPLITS
 
 
 @pytest.fixture
@@ -60,5 +50,5 @@ def small_hippocampus(hippocampus, nnunet_folders) -> Path:
         for file in sorted((hippocampus / part).glob(f"*{ending}"))[:4]:
             shutil.copyfile(file, folder / part / file.name)
     description = (hippocampus / "dataset.json").read_text()
-    (folder / "dataset.json").write_text(description.replace('"numTraining": 100', '"numTraining": 4'))
+    (folder / "dataset.json").write_text(description.replace('"numTraining": 6', '"numTraining": 4'))
     return folder

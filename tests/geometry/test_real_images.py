@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from data_fixtures import DATA
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
@@ -14,15 +15,12 @@ from sam3d_nnunet.prompts import Prompt
 from sam3d_nnunet.prompts.files import read_prompt, write_prompt
 from sam3d_nnunet.prompts.slicer_markups import to_markups
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
 IMAGES = {
-    "brain_lesions/brain1_image.nrrd": [SimpleITKIO],  # MR, 0.78 x 0.78 x 6.5 mm
-    "brain_lesions/brain2_image.nrrd": [SimpleITKIO],
-    "example_ct/example_ct_sm.nii.gz": [SimpleITKIO, NibabelIO, NibabelIOWithReorient],  # CT, 3 mm
-    "Dataset004_Hippocampus/imagesTr/hippocampus_001_0000.nii.gz": [SimpleITKIO, NibabelIO, NibabelIOWithReorient],
+    "images/brain_1.nrrd": [SimpleITKIO],  # MR, 0.78 x 0.78 x 6.5 mm
+    "images/brain_2.nrrd": [SimpleITKIO],
+    "images/ct.nii.gz": [SimpleITKIO, NibabelIO, NibabelIOWithReorient],  # CT, 3 mm
+    "Dataset004_Hippocampus/imagesTr/hippocampus_148_0000.nii.gz": [SimpleITKIO, NibabelIO, NibabelIOWithReorient],
 }
-
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real images are not there: {DATA}")
 
 
 def write(prompt: Prompt, file: Path, system: str) -> None:

@@ -1,12 +1,11 @@
-"""Our network against recorded outputs of the authors' released code; `../shared/golden/README.md` has their axes."""
+"""Our network against recorded outputs of the authors' released code; `tests/data/golden/README.md` has their axes."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from data_fixtures import GOLDEN
 from reference import relative_error
 
 from sam3d_nnunet.network.image_encoder import Block, ImageEncoder, SpatialAdapter
@@ -16,7 +15,6 @@ from sam3d_nnunet.network.prompts import Prompts
 from sam3d_nnunet.network.weights import load_released_checkpoint, translate_released
 from sam3d_nnunet.network.window_attention import WindowLayout
 
-GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 TOLERANCE = 1e-5
 BF16_TOLERANCE = 2e-2
 # sizes in the released layout -> sizes of the recorded components
@@ -24,16 +22,6 @@ SMALL_BLOCK = {768: 32, 2304: 96, 3072: 128, 384: 16, 64: 16}
 SMALL_PATCH = {768: 32}
 SMALL_PROMPT = {256: 32, 128: 16, 2048: 64}
 SMALL_DECODER = {256: 32, 128: 16, 513: 65}
-
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"the golden vectors are not there: {GOLDEN}")
-
-
-@pytest.fixture(scope="module")
-def recipe():
-    spec = importlib.util.spec_from_file_location("golden_recipe", GOLDEN / "recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

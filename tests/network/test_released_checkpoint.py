@@ -1,17 +1,16 @@
 """Reading the authors' checkpoints: what is dropped, what is refused (that the outputs agree is in `test_golden`)."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from data_fixtures import GOLDEN
 from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.weights import load_released_checkpoint
 
-GOLDEN_LAYOUT = Path(__file__).parents[2].parent / "shared" / "golden" / "released_layout.json"
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -85,9 +84,8 @@ def checkpoint() -> dict:
     }
 
 
-@pytest.mark.skipif(not GOLDEN_LAYOUT.is_file(), reason=f"the released layout is not there: {GOLDEN_LAYOUT}")
 def test_layouts_here_are_the_released_ones():
-    released = json.loads(GOLDEN_LAYOUT.read_text())
+    released = json.loads((GOLDEN / "released_layout.json").read_text())
     for part, shapes in {"encoder": encoder_layout(), "prompt3": prompt_layout(), "decoder": decoder_layout()}.items():
         assert {n: list(s) for n, s in shapes.items()} == released[part]
 
