@@ -1,4 +1,4 @@
-"""What must be known to read a table: cases, folds, protocols, tests, and the rule for empty masks."""
+"""The caption of a table: cases, folds, protocols, tests, and the rule for empty masks."""
 
 from collections import Counter
 
@@ -13,7 +13,7 @@ from sam3d_nnunet.simulation.protocols import Protocol
 
 
 def caption(content: Content) -> list[str]:
-    """Sentences, in the order of their weight."""
+    """Sentences, the most important ones first."""
     return [
         "Means over cases [95 % bootstrap interval over cases]; Dice, NSD and lesion scores in per cent. The value of "
         "a case is its mean over trials of drawn clicks. Standard deviations over folds and trials are in table.csv.",
@@ -70,7 +70,7 @@ def _areas(content: Content) -> list[str]:
 
 
 def _empty(content: Content) -> list[str]:
-    """For which targets the truth is empty in some cases."""
+    """How many cases have an empty truth, for each target."""
     sentences = []
     for target in content.targets:
         rows = [p.rows[p.rows["target"] == target] for p in content.pools if not p.area]
@@ -108,7 +108,7 @@ def _prompted(content: Content) -> list[tuple]:
 
 
 def _costs(content: Content) -> list[str]:
-    """On what the times were measured."""
+    """The devices on which times were measured."""
     devices: dict[str, list[str]] = {}
     for pooled in content.pools:
         device = content.facts[pooled.method].get("device")

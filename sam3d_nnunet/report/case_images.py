@@ -1,4 +1,4 @@
-"""Image, truth, predictions and clicks of a case, all turned the same way for looking at."""
+"""Read image, truth, predictions and clicks of a case, and turn them as radiologists view them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +15,9 @@ from sam3d_nnunet.prompts.files import read_prompt
 
 
 class PatientView:
-    """Turns arrays so that d runs to the head, h to the back and w to the patient's left, as near as axes allow.
+    """Turns arrays so that d runs to the head, h to the back and w to the patient's left, as closely as the axes allow.
 
-    A slice drawn row by row then shows the patient from the feet, front up, as radiologists look at it.
+    A slice drawn row by row then shows the patient from the feet, front up, as radiologists view it.
     """
 
     def __init__(self, geometry: ImageGeometry, shape: tuple[int, ...]) -> None:
@@ -33,14 +33,14 @@ class PatientView:
 
 @dataclass(frozen=True)
 class CaseImage:
-    """A case to be drawn.
+    """A case to draw.
 
     Attributes:
         name: of the case.
         image: (d, h, w) first channel.
         truth: (d, h, w) label map.
-        view: where these arrays are in the world; its spacing is in mm.
-        is_ct: the image holds Hounsfield units.
+        view: position of these arrays in the world, and their spacing in mm.
+        is_ct: whether the image holds Hounsfield units.
     """
 
     name: str
@@ -51,7 +51,7 @@ class CaseImage:
 
 
 class CaseReader:
-    """Reads what belongs to a case of the results."""
+    """Reads the files of a case of the results."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
@@ -67,7 +67,7 @@ class CaseReader:
         view = PatientView(ImageGeometry.from_file(file, properties), channels.shape[1:])
         image = view.turn(channels[0])
         truth = self._labels(truth_file, view, image.shape)
-        # nnU-Net, too, knows CT by this name
+        # nnU-Net recognises CT by this name too
         is_ct = next(iter(self._results.data["dataset_json"].get("channel_names", {}).values()), "").upper() == "CT"
         return CaseImage(case, image, truth, view, is_ct)
 
@@ -80,12 +80,12 @@ class CaseReader:
         return self._labels(folder.path / f"{case.name}{self._results.file_ending}", case.view, case.image.shape)
 
     def clicks(self, case: CaseImage, folder: PredictionFolder) -> tuple[np.ndarray, np.ndarray]:
-        """(N, 3) coordinates (d, h, w) of the clicks that the prediction was made with, and their (N,) labels.
+        """Clicks that the prediction was made with: (N, 3) voxel coordinates (d, h, w) and (N,) labels.
 
         Raises:
             SAM3DError: the file of the clicks can't be read.
         """
-        # what was drawn beforehand comes last: it lacks corrective clicks; a table stands where .json is the spacing
+        # Clicks lie in a CSV if CASE.json holds the image's spacing. Those drawn beforehand lack corrective clicks.
         beside = [folder.path / f"{case.name}{ending}" for ending in (".csv", ".json")]
         for file in [*beside, self._results.prompt_file(folder.protocol, folder.trial, case.name)]:
             if file.is_file():
@@ -94,7 +94,7 @@ class CaseReader:
         return np.empty((0, 3)), np.empty(0, dtype=int)
 
     def _files(self, case: str) -> tuple[Path, Path]:
-        """First channel and truth of a training case, or else of a case of the test set."""
+        """First channel and truth of a training case, or of a test case if there is no such training case."""
         data, ending = self._results.data, self._results.file_ending
         image, truth = f"{case}_0000{ending}", f"{case}{ending}"
         listed = data["dataset_json"].get("dataset", {})

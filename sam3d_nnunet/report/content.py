@@ -1,4 +1,4 @@
-"""What a table shows, before it is laid out."""
+"""The numbers of a table, before it is laid out."""
 
 import re
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ class Content:
     """All numbers of a table.
 
     Attributes:
-        dataset: its name.
-        pools: what was measured, one row each.
-        statistics: of these.
+        dataset: name of the data set.
+        pools: what was measured, one for each row.
+        statistics: of the pools.
         targets: in the order of metrics.csv.
         facts: method.json of each method.
-        baseline: folder name of the method that others are compared with, or None.
-        notes: what is incomplete or could not be checked, in sentences.
+        baseline: folder name of the method that the others are compared with, or None.
+        notes: sentences about what is incomplete or could not be checked.
         lesions: whether to show the detection of lesions.
-        paper: key of the paper's data set, or None.
+        paper: the paper's data set, one of `published.TARGETS`, or None.
     """
 
     dataset: str
@@ -46,21 +46,21 @@ class Content:
 
     @property
     def columns(self) -> list[Column]:
-        """With any number in them; those that only the paper fills come last."""
+        """Columns with any number in them. Those that only the paper fills come last."""
         columns = [(target, metric) for target in self.targets for metric in self._shown(target)]
         of_paper = [(self.paper_target, metric) for metric in ("dice", NSD)] if self.paper else []
         return columns + [column for column in of_paper if column not in columns]
 
     @property
     def paper_rows(self) -> list[PaperRow]:
-        """Those asked for."""
+        """The paper's figures; none if they weren't asked for."""
         return paper_rows(self.paper) if self.paper else []
 
     @property
     def paper_target(self) -> str:
-        """The one of ours that the paper's figures are about: the only one, or the only one named like a tumour.
+        """The target that the paper's figures are about: our only target, or our only one named like a tumour.
 
-        Otherwise the paper's name for it, so that its figures get columns of their own.
+        Otherwise the paper's own name for it: its figures then get columns of their own.
         """
         tumours = [target for target in self.targets if TUMOUR.fullmatch(target)]
         tumours = tumours or [target for target in self.targets if TUMOUR.search(target)]
@@ -68,7 +68,7 @@ class Content:
         return found[0] if len(found) == 1 else TARGETS[self.paper]
 
     def _shown(self, target: str) -> list[str]:
-        """Dice and NSD, false positives where the truth of a case is empty, detection of lesions on request."""
+        """Dice and NSD; false positives if the truth of a case is empty; detection of lesions on request."""
         known = dict.fromkeys(m for (_, t, m), s in self.statistics.items() if t == target and s.cases)
         scores = [m for m in known if is_score(m) and m not in LESION_SCORES]
         lesions = [m for m in known if m in LESION_SCORES and self.lesions]
@@ -83,21 +83,22 @@ def gather(
     paper: str | None = None,
     lesions: bool = False,
 ) -> Content:
-    """Pool and compute.
+    """Pool the results and compute all statistics.
 
     Args:
-        protocols: to be shown; None: all.
-        methods: to be shown, by folder or display name; None: all.
-        baseline: method that others are compared with, by folder or display name. None: the first automatic one of
-            those shown whose trainer is nnU-Net's.
-        paper: key of the paper's data set; None: without its figures.
+        results: the folder of results.
+        protocols: names of those to show; None: all.
+        methods: folder or display names of those to show; None: all.
+        baseline: folder or display name of the method that the others are compared with. None: the first automatic
+            method shown that was trained by nnU-Net's trainer.
+        paper: the paper's data set, one of `published.TARGETS`; None: leave the paper's figures out.
         lesions: whether to show the detection of lesions.
 
     Raises:
-        SAM3DError: a name is unknown, nothing was measured, or the numbers may not be pooled or compared.
+        SAM3DError: a name is unknown, nothing was measured, or the numbers can't be pooled or compared.
     """
     if paper is not None:
-        paper_rows(paper)  # before anything takes long
+        paper_rows(paper)  # refuse an unknown name before the bootstrap, which takes long
     selection = Selection(results, methods, protocols, baseline)
     pools, notes = pool(selection)
     targets = list(dict.fromkeys(selection.table["target"]))
@@ -110,5 +111,5 @@ def gather(
 def _usual_baseline(selection: Selection) -> str | None:
     facts = selection.results.methods
     automatic = [m for m in selection.methods if not selection.is_prompted(m)]
-    # predictions from elsewhere have no trainer
+    # predictions from other programs have no trainer
     return next((m for m in automatic if (facts[m].get("trainer") or m).startswith(USUAL_BASELINE)), None)

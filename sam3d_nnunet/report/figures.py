@@ -1,4 +1,4 @@
-"""`sam3d figures`: all figures that a folder of results allows, as PNG and SVG."""
+"""`sam3d figures`: draw all figures that a folder of results allows, as PNG and SVG."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.metrics import targets_of
 from sam3d_nnunet.evaluation.results import PredictionFolder, Results
 from sam3d_nnunet.report.case_images import CaseImage, CaseReader
-from sam3d_nnunet.report.overlays import Panel, draw_panels, largest_slice, most_clicked_slice, targets_of
+from sam3d_nnunet.report.overlays import Panel, draw_panels, largest_slice, most_clicked_slice
 from sam3d_nnunet.report.plots import (
     DICE,
     case_means,
@@ -28,7 +29,7 @@ from sam3d_nnunet.simulation.protocols import Protocol
 
 PANELS_IN_ROW = 6
 MOST_TRIALS = 5  # of one case side by side
-MOST_DICE = 3  # in a title; of more targets, their mean
+MOST_DICE = 3  # in a title; with more targets, it shows their mean
 
 
 def write_figures(
@@ -39,25 +40,26 @@ def write_figures(
     protocols: Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Write the figures that the data allow; a line on stderr says what is left out, and why.
+    """Write the figures that the results allow. A line on stderr says what is left out, and why.
 
     overlay_CASE            truth and methods, on the slice that shows most of the truth
-    clicks_CASE             one case after different clicks, on the slice of the click
+    clicks_CASE             one case after different clicks, each on the slice of its click
     dice_against_clicks     Dice and NSD against the number of clicks
     bars_PROTOCOL           Dice and NSD of all methods
-    click_position          Dice after clicks in centre, surrounding and margin
-    scatter_METHOD          Dice against the baseline's, one dot a case
+    click_position          Dice after clicks in the centre, the surrounding and the margin of the largest lesion
+    scatter_METHOD          Dice against that of the baseline, one dot per case
     dice_against_volume     Dice against the volume of the truth
 
-    Where both folds and a test set were measured, plots are drawn for each, those of the test set as NAME_test.
+    If both folds and a test set were measured, each gets its own plots; those of the test set are called NAME_test.
 
     Args:
-        folder: made if it isn't there.
-        cases: to be overlaid. None: the worst, the median and the best one, by the gain in Dice of the first method
-            with clicks over the baseline; by its Dice where there is no baseline.
-        baseline: method that the others are compared with, by folder or display name.
-        protocols: to be shown; None: all in plots, and in overlays the first one with clicks of each method.
-        methods: to be shown, by folder or display name; None: all.
+        results: the folder of results.
+        folder: for the figures; made if it isn't there.
+        cases: cases to overlay. None: the worst, the median and the best case, by how much the first method with clicks
+            gains in Dice over the baseline, or by its Dice if there is no baseline.
+        baseline: folder or display name of the method that the others are compared with.
+        protocols: names of those to show. None: all in plots; in overlays each method's first one with clicks.
+        methods: folder or display names of those to show; None: all.
 
     Returns:
         the files.
@@ -70,7 +72,7 @@ def write_figures(
     if cases:
         _refuse_unknown(selection, cases)
     for suffix, part in selection.by_source().items():
-        shown = [c for c in dict.fromkeys(cases) if (part.table["case"] == c).any()] if cases else _telling_cases(part)
+        shown = [c for c in dict.fromkeys(cases) if (part.table["case"] == c).any()] if cases else _typical_cases(part)
         figures |= _figures(part, shown, bool(protocols), suffix)
     folder = Path(folder)
     try:
@@ -88,10 +90,11 @@ def write_figures(
 
 
 def draw_overlay(selection: Selection, reader: CaseReader, case: str, all_protocols: bool = False) -> Figure:
-    """Truth and methods side by side, first trial of each; what can't be read is left out with a line on stderr.
+    """Truth and methods side by side, with the first trial of each. Files that can't be read are left out with a line
+    on stderr.
 
     Args:
-        all_protocols: one panel for each protocol of each method, not only for its first one with clicks.
+        all_protocols: a panel for each protocol of each method, instead of only its first one with clicks.
 
     Raises:
         SAM3DError: image or truth can't be read, or there is no prediction.
@@ -109,7 +112,7 @@ def draw_overlay(selection: Selection, reader: CaseReader, case: str, all_protoc
 
 
 def draw_clicks(selection: Selection, reader: CaseReader, case: str) -> Figure:
-    """One case after different clicks: trials side by side, one row for each method, each on the slice of its click.
+    """One case after different clicks: a row for each method, its trials side by side, each on the slice of its click.
 
     Raises:
         SAM3DError: no protocol of one click was measured in several trials, or nothing can be read.
@@ -128,7 +131,7 @@ def draw_clicks(selection: Selection, reader: CaseReader, case: str) -> Figure:
 def _figures(
     selection: Selection, cases: Sequence[str], all_protocols: bool, suffix: str
 ) -> dict[str, Callable[[], Figure]]:
-    """What draws each figure, by its name; that of a plot ends in a suffix."""
+    """Functions that draw the figures, by the names of their files. Names of plots end in `suffix`."""
     reader = CaseReader(selection.results)
     figures: dict[str, Callable[[], Figure]] = {}
     for case in cases:
@@ -139,9 +142,7 @@ def _figures(
         figures[f"bars_{protocol.name}{suffix}"] = lambda protocol=protocol: plot_bars(selection, protocol)
     figures[f"click_position{suffix}"] = lambda: plot_click_position(selection)
     if selection.baseline is None:
-        report_left_out(
-            f"left out scatter_METHOD{suffix}: no baseline was named, or nothing was measured of it on these cases"
-        )
+        report_left_out(f"left out scatter_METHOD{suffix}: there is no baseline, or it was not measured on these cases")
     else:
         for method in selection.methods:
             if method != selection.baseline:
@@ -150,8 +151,8 @@ def _figures(
     return figures
 
 
-def _telling_cases(selection: Selection) -> list[str]:
-    """The worst, the median and the best case of the first method that is run with clicks."""
+def _typical_cases(selection: Selection) -> list[str]:
+    """The worst, the median and the best case of the first method with clicks."""
     others = [m for m in selection.methods if m != selection.baseline] or selection.methods
     method = next((m for m in others if not selection.main_protocol(m).is_automatic), others[0])
     protocol = selection.main_protocol(method)
@@ -167,11 +168,11 @@ def _refuse_unknown(selection: Selection, cases: Sequence[str]) -> None:
     measured = set(selection.table["case"])
     for case in cases:
         if case not in measured:
-            raise SAM3DError(f"{selection.results.root} holds no case {case!r} of these methods and protocols.")
+            raise SAM3DError(f"{selection.results.root} has no case {case!r} of these methods and protocols.")
 
 
 def _trials(selection: Selection, method: str, case: str) -> list[PredictionFolder]:
-    """Of the method's first protocol that gives one click in several trials; none if there is no such protocol."""
+    """Predictions under the method's first protocol that gives one click in several trials, if there is one."""
     for protocol in selection.protocols_of(method):
         folders = _folders(selection, method, protocol, case) if protocol.gives_one_click else []
         if len(folders) > 1:
@@ -180,7 +181,7 @@ def _trials(selection: Selection, method: str, case: str) -> list[PredictionFold
 
 
 def _folders(selection: Selection, method: str, protocol: Protocol, case: str) -> list[PredictionFolder]:
-    """Where the case was predicted: one folder for each trial, after the last click."""
+    """Folders with the predictions of a case, one for each trial, after the last click."""
     rows = selection.rows(method, protocol)
     rows = rows[rows["case"] == case].drop_duplicates("trial")
     found = []
@@ -198,13 +199,13 @@ def _panels(
     folders: list[PredictionFolder],
     choose_slice: Callable[[np.ndarray], int],
 ) -> list[Panel]:
-    """A panel for each prediction that can be read, on the slice that is chosen for its clicks."""
+    """A panel for each prediction that can be read, on the slice that `choose_slice` finds for its clicks."""
     panels = []
     for folder in folders:
         try:
             clicks, labels = reader.clicks(image, folder)
             index = choose_slice(clicks)
-            mask = reader.prediction(image, folder)[index].copy()  # a view would keep the volume in memory
+            mask = reader.prediction(image, folder)[index].copy()  # a view would keep the whole volume in memory
         except SAM3DError as e:
             report_left_out(f"left out of the figures of {image.name}: {folder.method}, {folder.protocol}: {e}")
             continue
@@ -213,7 +214,7 @@ def _panels(
 
 
 def _title(selection: Selection, folder: PredictionFolder, case: str) -> str:
-    """Method, protocol and Dice of the whole case, in the order of the targets."""
+    """Method, protocol and the Dice of the case for each target."""
     protocol = Protocol.parse_or_other(folder.protocol)
     table = selection.rows(folder.method, protocol)
     here = (table["case"] == case) & (table["fold"] == folder.fold) & (table["trial"] == folder.trial)
@@ -225,4 +226,5 @@ def _title(selection: Selection, folder: PredictionFolder, case: str) -> str:
 
 
 def report_left_out(text: str) -> None:
+    """One line on stderr, above the progress bar."""
     tqdm.write(text, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A table as one page with its figures inside; it needs no other file and no network."""
+"""Write a table as one HTML page with its figures inside, which needs no other file and no network."""
 
 import base64
 import struct
@@ -22,7 +22,7 @@ HEADINGS = {
     "scatter": "Dice against that of the baseline",
     "dice_against_volume": "Dice against the volume of the truth",
 }
-"""By the beginning of the file's name; what follows names case, protocol or method, and the test set."""
+"""By the first words of the file's name. The rest names the case, the protocol or the method, and the test set."""
 OF_CASES = ("overlay", "clicks")
 
 
@@ -32,7 +32,7 @@ class EmbeddedFigure:
 
     Attributes:
         heading: what it shows.
-        address: data: URL that holds the PNG.
+        address: "data:" address that holds the PNG.
         width, height: in pixels.
     """
 
@@ -48,7 +48,7 @@ def embedded_figures(
     protocols: Sequence[str] | None = None,
     baseline: str | None = None,
 ) -> list[EmbeddedFigure]:
-    """All figures that the results allow; arguments are those of `write_figures`, and so is what it says on stderr."""
+    """All figures that the results allow. Arguments and messages on stderr are those of `write_figures`."""
     with TemporaryDirectory(prefix="sam3d_") as folder:
         files = write_figures(results, folder, None, baseline, protocols, methods)
         pictures = {file: file.read_bytes() for file in files if file.suffix == ".png"}
@@ -56,7 +56,7 @@ def embedded_figures(
 
 
 def _embed(heading: str, png: bytes) -> EmbeddedFigure:
-    size = struct.unpack(">II", png[16:24])  # the first thing that a PNG says behind its signature
+    size = struct.unpack(">II", png[16:24])  # the first chunk of a PNG, after its signature
     return EmbeddedFigure(heading, f"data:image/png;base64,{base64.b64encode(png).decode()}", *size)
 
 
@@ -68,15 +68,15 @@ def _heading(file: Path, results: Results) -> str:
         what = what.removesuffix(TEST).removesuffix("_")
     if kind == "scatter":
         what = results.methods[what].get("name") or what
-    told = ", ".join([what] * bool(what) + ["test set"] * of_test)
-    return f"{HEADINGS[kind]}: {told}" if told else HEADINGS[kind]
+    details = ", ".join([what] * bool(what) + ["test set"] * of_test)
+    return f"{HEADINGS[kind]}: {details}" if details else HEADINGS[kind]
 
 
 TEMPLATE = Path(__file__).with_name("table.html.jinja")
 
 
 def to_html(table: Table, figures: Sequence[EmbeddedFigure] = ()) -> str:
-    """The whole file: the table, which is sorted by clicks on its headings, its caption, and figures."""
+    """The content of the file: the table, which clicks on its headings sort, the caption and the figures."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent),
         autoescape=True,

@@ -1,11 +1,11 @@
-r"""A table for LaTeX: to be included by \input where the package booktabs is loaded."""
+r"""Write a table for LaTeX: include it with \input in a document that loads the package booktabs."""
 
 import re
 import textwrap
 
 from sam3d_nnunet.report.layout import TEXT_COLUMNS, Cell, Section, Table
 
-HEADING_WIDTH = 12  # letters; longer headings break between words
+HEADING_WIDTH = 12  # characters; longer headings break between words
 COMMANDS = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -23,16 +23,16 @@ COMMANDS = {
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     **{sign: rf"\{sign}" for sign in "{}$&#_%"},
-    **{sign: f"{{{sign}}}" for sign in "[]*"},  # an argument behind the end of a row
+    **{sign: f"{{{sign}}}" for sign in "[]*"},  # would be arguments of the line break before them
 }
 SPECIAL = re.compile("|".join(map(re.escape, COMMANDS)))
 
 
 def to_latex(table: Table) -> str:
-    """The whole file: a floating table as wide as the page.
+    """The content of the file: a floating table as wide as the page.
 
-    Intervals stand below their numbers, and all sentences but the first below the table, in small print: captions are
-    as large as the text, and this one would fill the page.
+    Intervals stand below their numbers. Only the first sentence is the caption, which LaTeX sets as large as the text;
+    the others stand below the table in small print, since they would fill the page.
     """
     title, first, *others = [_escape(text) for text in (table.title, *table.caption)]
     lines = [
@@ -67,7 +67,7 @@ def _line(cells: list[str]) -> str:
 
 
 def _heading(text: str, column: int) -> str:
-    """In a box of lines, as narrow as its words allow."""
+    """In a box of several lines, as narrow as its words allow."""
     lines = textwrap.wrap(text, HEADING_WIDTH, break_long_words=False, break_on_hyphens=False)
     side, stack = "l" if column < TEXT_COLUMNS else "r", r"\\".join(map(_escape, lines))
     return rf"\shortstack[{side}]{{{stack}}}"
@@ -83,6 +83,6 @@ def _interval(cell: Cell) -> str:
 
 
 def _escape(text: str) -> str:
-    """One line, in which every sign means itself; straight quotes in pairs become opening and closing ones."""
+    """The text on one line, with special characters escaped and pairs of straight quotes made curly."""
     quoted = re.sub('"([^"]*)"', r"“\1”", " ".join(text.split()))
     return SPECIAL.sub(lambda sign: COMMANDS[sign[0]], quoted)

@@ -1,4 +1,4 @@
-"""The table that people read: rows by method, apart for automatic and prompted segmentation."""
+"""Lay out the table that people read: a row for each method; automatic and prompted rows in sections of their own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from sam3d_nnunet.report.statistics import Statistic
 
 UNKNOWN = "–"
 TEXT_COLUMNS = 2
-"""Method and protocol come first; all other columns hold numbers."""
+"""The first columns, method and protocol, hold text; all others hold numbers."""
 MARKS = {1: "*↑", 0: "", -1: "*↓"}
 SOURCES = {FOLDS: "", "test": ", test set"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one place.
+    """One cell of a table.
 
     Attributes:
-        text: as people read it.
-        value: to sort by; None where `text` is no number.
-        interval: as people read it, or nothing.
+        text: what is shown.
+        value: number to sort by; None if `text` is not a number.
+        interval: confidence interval as it is shown, or empty.
         mark: of significance.
-        detail: what else is known.
-        bold: whether it is the best.
+        detail: further numbers, which HTML shows as a tooltip.
+        bold: whether it is the best of its column.
     """
 
     text: str = UNKNOWN
@@ -42,7 +42,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Section:
-    """Rows below one heading."""
+    """Rows under one heading."""
 
     title: str
     rows: list[list[Cell]]
@@ -50,12 +50,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """A table in no particular format.
+    """A table, independent of the format that it is written in.
 
     Attributes:
-        title: names the data set.
-        columns: their headings.
-        sections: each row has a cell for each column.
+        title: name of the data set.
+        columns: headings.
+        sections: rows with one cell for each column.
         caption: sentences.
     """
 
@@ -67,7 +67,7 @@ class Table:
 
 @dataclass(frozen=True)
 class _Cost:
-    """A column about what a method costs; from its method.json, or from the row itself."""
+    """A column with a cost of the method: a number of method.json, or the seconds of the row."""
 
     heading: str
     text: Callable[[float], str]
@@ -83,7 +83,7 @@ COSTS = (
 
 
 def lay_out(content: Content) -> Table:
-    """The table of these numbers."""
+    """Lay the numbers out as a table."""
     best = _best(content)
     rows: dict[str, list[list[Cell]]] = {}
     for place, pooled in enumerate(content.pools):
@@ -98,7 +98,7 @@ def lay_out(content: Content) -> Table:
 
 
 def cost(content: Content, pooled: Pooled, key: str) -> float | None:
-    """What a method costs under a protocol; None where that is not known."""
+    """A cost of a method under a protocol; None if it is unknown."""
     return pooled.seconds if key == "seconds" else content.facts[pooled.method].get(key)
 
 
@@ -158,12 +158,12 @@ def _cost_cell(item: _Cost, value: float | None) -> Cell:
 
 
 def _number(metric: str, value: float) -> str:
-    """Scores in per cent."""
+    """A score in per cent, any other metric as it is."""
     return f"{100 * value:.2f}" if is_score(metric) else f"{value:.2f}"
 
 
 def _best(content: Content) -> set[tuple[int, Column]]:
-    """Where the best of several methods stands: under the same protocol and step, and on all cases of these."""
+    """The best of several methods under the same protocol and step; only methods that have all the cases take part."""
     groups: dict[tuple, list[int]] = {}
     for place, pooled in enumerate(content.pools):
         groups.setdefault((pooled.source, pooled.label, pooled.clicks), []).append(place)
@@ -179,7 +179,7 @@ def _best(content: Content) -> set[tuple[int, Column]]:
 
 
 def _without_empty(table: Table) -> Table:
-    """Without columns in which nothing is known."""
+    """Leave out columns without any known value."""
     rows = [row for section in table.sections for row in section.rows]
     kept = [i for i in range(len(table.columns)) if any(row[i].text != UNKNOWN for row in rows)]
     sections = [Section(s.title, [[row[i] for i in kept] for row in s.rows]) for s in table.sections]

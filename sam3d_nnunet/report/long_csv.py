@@ -1,4 +1,4 @@
-"""All numbers of a table in long form, for programs to read."""
+"""All numbers of a table in long form, for other programs."""
 
 from typing import Any
 
@@ -13,17 +13,18 @@ from sam3d_nnunet.report.statistics import Statistic
 KEYS = ["method", "name", "protocol", "clicks", "source", "target", "metric"]
 NUMBERS = ["cases", "mean", "low", "high", "sd_folds", "sd_trials", "baseline", "difference", "p", "p_holm"]
 WHOLE = ["clicks", "cases", "tuned_parameters"]
-"""Columns of integers, some of them unknown."""
+"""Columns of integers, which may have gaps."""
 PAPER = "paper"
-"""Source of the paper's rows."""
-DIGITS = "%.10g"  # the last ones of a float differ between processors
+"""What the column source says in the paper's rows."""
+DIGITS = "%.10g"  # further digits differ between processors
 
 
 def to_csv(content: Content) -> str:
-    """The whole file: a row for each method, protocol, step, target and metric that any case has.
+    """The content of the file: a row for each method, protocol, step, target and metric that has a value in any case.
 
-    Shares are not in per cent; the area under the curve of an iterated protocol is a metric of its own, such as
-    dice_area, with the last step in `clicks`. `baseline` names method, protocol and step of the comparison.
+    Scores are shares, not per cent. The area under the curve of an iterated protocol is a metric of its own, such as
+    dice_area, with the last step in the column clicks. The column baseline names the method, protocol and step that
+    the row is compared with.
     """
     rows = [
         _row(content, content.pools[place], target, metric, statistic)

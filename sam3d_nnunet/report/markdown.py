@@ -1,15 +1,15 @@
-"""A table in GitHub's Markdown: one for each section, and the caption as a list below."""
+"""Write a table in GitHub's Markdown: one table for each section, and the caption as a list below."""
 
 import re
 
 from sam3d_nnunet.report.layout import TEXT_COLUMNS, Cell, Section, Table
 
 SPECIAL = re.compile(r"[\\`*\[\]<>|$~&#]|(?<!\w)_+|_+(?!\w)")
-"""Signs that may mean something; an underscore between letters or digits means nothing."""
+"""Characters with a meaning in Markdown. An underscore between letters or digits has none."""
 
 
 def to_markdown(table: Table) -> str:
-    """The whole file."""
+    """The content of the file."""
     parts = [f"# {_escape(table.title)}"]
     for section in table.sections:
         parts += [f"## {_escape(section.title)}", _rows(table.columns, section)]
@@ -17,7 +17,7 @@ def to_markdown(table: Table) -> str:
 
 
 def _rows(columns: list[str], section: Section) -> str:
-    """Heading, alignment and rows; padded, so that the source can be read, too."""
+    """Heading, alignment and rows, padded so that the source is readable too."""
     rows = [[_escape(column) for column in columns], *[[_cell(cell) for cell in row] for row in section.rows]]
     widths = [max(map(len, of_column)) for of_column in zip(*rows)]
     rows.insert(1, ["-" * width if i < TEXT_COLUMNS else "-" * (width - 1) + ":" for i, width in enumerate(widths)])
@@ -31,5 +31,5 @@ def _cell(cell: Cell) -> str:
 
 
 def _escape(text: str) -> str:
-    """One line, in which every sign means itself."""
+    """The text on one line, with special characters escaped."""
     return SPECIAL.sub(lambda signs: "".join(f"\\{sign}" for sign in signs[0]), " ".join(text.split()))

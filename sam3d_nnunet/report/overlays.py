@@ -1,4 +1,4 @@
-"""Slices of a case with truth, predictions and clicks on top."""
+"""Draw slices of a case with truth, predictions and clicks on top."""
 
 from dataclasses import dataclass, field
 
@@ -12,14 +12,15 @@ from matplotlib.patches import Patch
 from sam3d_nnunet.report.case_images import CaseImage
 from sam3d_nnunet.report.style import target_colour
 
-NEAR_MM = 10.0  # clicks further from the slice are counted, not drawn
-MARGIN_MM = 25.0  # of image around what is drawn on it
+NEAR_MM = 10.0  # clicks further away from the slice are counted, not drawn
+MARGIN_MM = 25.0  # width of the image shown around masks and clicks
 CT_WINDOW = (-160, 240)  # HU, soft tissue
-WINDOW = (1, 99.5)  # of other images: percentiles of the part that is shown
-LINE = 0.165  # inches of a line of text
-WIDTH = 2.4  # inches of a panel
+WINDOW = (1, 99.5)  # for other images: percentiles of the part that is shown
+LINE = 0.165  # height of a line of text in inches
+WIDTH = 2.4  # width of a panel in inches
 
-Targets = dict[str, tuple[int, ...]]  # labels of each, by name
+Targets = dict[str, tuple[int, ...]]
+"""Label values of each target, by its name."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ class Panel:
     """One picture of a figure.
 
     Attributes:
-        title: above it.
-        index: slice of the case.
+        title: text above the picture.
+        index: of the slice.
         mask: (h, w) predicted label map of that slice; None shows the truth alone.
-        clicks: (N, 3) coordinates (d, h, w) of all clicks that were given.
-        labels: (N,) theirs.
+        clicks: (N, 3) voxel coordinates (d, h, w) of all clicks that were given.
+        labels: (N,) labels of the clicks.
     """
 
     title: str
@@ -41,14 +42,8 @@ class Panel:
     labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
 
 
-def targets_of(dataset_json: dict) -> Targets:
-    """Labels of each foreground target: of a label, or of all labels in a region."""
-    named = {name: tuple(np.atleast_1d(label).tolist()) for name, label in dataset_json["labels"].items()}
-    return {name: labels for name, labels in named.items() if name != "ignore" and labels != (0,)}
-
-
 def largest_slice(truth: np.ndarray, targets: Targets, clicks: np.ndarray) -> int:
-    """Slice with the largest area of all targets; where there is none, with the most clicks; else the middle one."""
+    """Slice with the largest area of all targets; without targets, the slice with the most clicks."""
     foreground = np.isin(truth, [label for labels in targets.values() for label in labels])
     if foreground.any():
         return int(foreground.sum(axis=(1, 2)).argmax())
@@ -56,18 +51,19 @@ def largest_slice(truth: np.ndarray, targets: Targets, clicks: np.ndarray) -> in
 
 
 def most_clicked_slice(depth: int, clicks: np.ndarray) -> int:
-    """Slice with the most clicks (the lowest of several), the middle one without any."""
+    """Slice with the most clicks, the lowest of several; without clicks, the middle slice."""
     if not len(clicks):
         return depth // 2
     return int(np.bincount(np.rint(clicks[:, 0]).clip(0, depth - 1).astype(int)).argmax())
 
 
 def draw_panels(case: CaseImage, targets: Targets, rows: list[list[Panel]]) -> Figure:
-    """Panels side by side, all of the same part of the image and with the same window of grey values.
+    """Panels side by side, all with the same part of the image and the same grey-value window.
 
     Args:
-        targets: those that are drawn, each in its colour.
-        rows: the panels; rows may differ in length.
+        case: image and truth.
+        targets: drawn in one colour each.
+        rows: of panels; rows may differ in length.
     """
     panels = [panel for row in rows for panel in row]
     box = _box(case, targets, panels)
@@ -79,7 +75,7 @@ def draw_panels(case: CaseImage, targets: Targets, rows: list[list[Panel]]) -> F
     lines = sum(3 + max(p.title.count("\n") for p in row) + 1 for row in rows)
     lines += -(-len(legend) // columns_of_legend) + 1
     height = len(rows) * WIDTH * size[0] / size[1] + lines * LINE
-    # without pyplot, which would keep the figure and look for a screen
+    # pyplot would keep the figure in memory and look for a screen
     figure = Figure(figsize=(WIDTH * columns + 0.3, height), layout="compressed")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes, row in zip(grid, rows):
@@ -146,7 +142,7 @@ def _near(case: CaseImage, panel: Panel) -> np.ndarray:
 
 
 def _click_colour(targets: Targets, label: int) -> str:
-    """Of the smallest target that holds the label; white with a single target, and for the background."""
+    """Colour of the smallest target with this label; white for the background, and if there is only one target."""
     holding = [name for name, labels in targets.items() if label in labels]
     if not holding or len(targets) == 1:
         return "white"
@@ -154,7 +150,7 @@ def _click_colour(targets: Targets, label: int) -> str:
 
 
 def _box(case: CaseImage, targets: Targets, panels: list[Panel]) -> tuple[slice, slice]:
-    """Rows and columns to show: a square around everything drawn, with a margin, cut at the image."""
+    """Rows and columns to show: a square around all masks and clicks, with a margin, inside the image."""
     labels = [label for of_target in targets.values() for label in of_target]
     points = [np.empty((0, 2))]
     for panel in panels:
@@ -173,7 +169,7 @@ def _box(case: CaseImage, targets: Targets, panels: list[Panel]) -> tuple[slice,
 
 
 def _window(case: CaseImage, panels: list[Panel], box: tuple[slice, slice]) -> tuple[float, float]:
-    """Values drawn black and white."""
+    """Grey values that are drawn black and white."""
     if case.is_ct:
         return CT_WINDOW
     return tuple(np.percentile([case.image[panel.index][box] for panel in panels], WINDOW))

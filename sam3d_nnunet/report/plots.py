@@ -1,6 +1,6 @@
-"""Plots of the metrics of many cases: against clicks, as bars, against a baseline, against volume.
+"""Plot the metrics of all cases: against clicks, as bars, by click position, against a baseline, against volume.
 
-A case counts once: the mean over its trials. Whiskers are bootstrap intervals (95 %) over cases.
+Each case counts once, with the mean over its trials. Whiskers are bootstrap intervals (95 %) over cases.
 """
 
 from typing import Any
@@ -19,34 +19,34 @@ from sam3d_nnunet.report.style import method_style, wrap
 from sam3d_nnunet.simulation.protocols import FAMILIES, Protocol
 
 DICE = "dice"
-MOST_PANELS = 4  # of targets; more are averaged
+MOST_PANELS = 4  # one for each target; more targets are averaged
 METHODS_IN_ROW = 4
 PANEL = 2.6  # inches
 LINE = 0.165  # inches of a line of text
 
 
 def case_means(rows: pd.DataFrame, metric: str) -> pd.Series:
-    """Of each case: mean over trials, then over targets; cases where the metric is undefined are left out."""
+    """Mean of each case over trials, then over targets. Cases without a defined value are left out."""
     of_target = rows.groupby(["case", "target"])[metric].mean()
     return of_target.groupby("case").mean().dropna()
 
 
 def plot_against_clicks(selection: Selection) -> Figure:
-    """Dice and NSD against the number of clicks; automatic prediction stands at 0.
+    """Dice and NSD against the number of clicks. Automatic prediction stands at 0 clicks.
 
     Raises:
         SAM3DError: no method was measured with two numbers of clicks.
     """
     curves = [(m, iterated, rows) for m in selection.methods for iterated, rows in _curves(selection, m).items()]
     if not any(len(rows) > 1 for *_, rows in curves):
-        raise SAM3DError("no method was measured with several numbers of clicks (volume_1, volume_3; or iterated_5)")
+        raise SAM3DError("no method was measured with several numbers of clicks, such as volume_1 and volume_3")
     targets, metrics = _targets(selection.table), _metrics(selection.table)
     figure, grid = _grid(len(targets), len(metrics), (1.25 * PANEL, PANEL))
     for axes, (title, names) in zip(grid, targets.items()):
         for axis, metric in zip(axes, metrics):
             sizes = set()
             for place, (method, iterated, points) in enumerate(curves):
-                shift = 0.06 * (place - (len(curves) - 1) / 2)  # so that whiskers don't hide each other
+                shift = 0.06 * (place - (len(curves) - 1) / 2)  # whiskers of different methods stay apart
                 of_target = {count: rows[rows["target"].isin(names)] for count, rows in points.items()}
                 sizes |= _draw_curve(axis, selection, method, iterated, of_target, metric, shift)
             axis.set(title=f"{wrap(title)}\n{_cases(sizes)}", xlabel="clicks", ylabel=metric_name(metric))
@@ -111,10 +111,10 @@ def plot_click_position(selection: Selection) -> Figure:
 
 
 def plot_paired(selection: Selection, method: str) -> Figure:
-    """Dice of a method against the baseline's, one dot a case; the method under its first protocol with clicks.
+    """Dice of a method, under its first protocol with clicks, against that of the baseline; one dot per case.
 
     Raises:
-        SAM3DError: they have no cases in common.
+        SAM3DError: they have no cases in common with a defined Dice.
     """
     protocol = selection.main_protocol(method)
     other = selection.baseline_protocol(protocol)
@@ -143,7 +143,7 @@ def plot_paired(selection: Selection, method: str) -> Figure:
 
 
 def plot_against_volume(selection: Selection) -> Figure:
-    """Dice against the volume of the truth, one dot a case; one panel for each method and target.
+    """Dice against the volume of the truth, one dot per case; one panel for each method and target.
 
     Raises:
         SAM3DError: no case has a truth.
@@ -174,7 +174,7 @@ def plot_against_volume(selection: Selection) -> Figure:
 
 
 def _curves(selection: Selection, method: str) -> dict[bool, dict[int, pd.DataFrame]]:
-    """Rows by number of clicks, of clicks drawn at once (False) and of corrective ones (True)."""
+    """Metrics by number of clicks: of clicks drawn at once (key False) and of corrective clicks (key True)."""
     protocols = selection.protocols_of(method)
     drawn = {p.clicks: selection.rows(method, p) for p in protocols if p.is_plotted_against_clicks}
     corrective = {}
@@ -196,7 +196,7 @@ def _draw_curve(
     metric: str,
     shift: float,
 ) -> set[int]:
-    """Returns from how many cases each of its points comes."""
+    """Draw a curve with whiskers. Returns how many cases its points come from."""
     values = {count: case_means(rows, metric).to_numpy() for count, rows in points.items()}
     values = {count: v for count, v in values.items() if len(v)}
     if not values:
@@ -242,7 +242,7 @@ def _draw_dots(axis: Axes, x: np.ndarray, y: np.ndarray, style: dict[str, str]) 
 
 
 def _scale_volumes(axis: Axes, volumes: pd.Series) -> None:
-    """Logarithmic, with plain numbers at the ticks."""
+    """A logarithmic axis with plain numbers at the ticks."""
     lower, upper = volumes.min() / 1.5, volumes.max() * 1.5
     axis.set(xscale="log", xlim=(lower, upper))
     steps = LogLocator(subs=(1,) if upper / lower > 100 else (1, 2, 5))
@@ -271,7 +271,7 @@ def _draw_box(axis: Axes, x: float, width: float, values: np.ndarray, selection:
 
 
 def _targets(table: pd.DataFrame) -> dict[str, list[str]]:
-    """Targets that share a panel, by its title: each its own, unless they are too many."""
+    """Targets of each panel, by its title: one panel for each target, or one for all if there are many."""
     names = list(table["target"].unique())
     if len(names) <= MOST_PANELS:
         return {name: [name] for name in names}
@@ -279,7 +279,7 @@ def _targets(table: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _metrics(table: pd.DataFrame) -> list[str]:
-    """Dice, and NSD at the first of its tolerances."""
+    """Dice, and NSD at its first tolerance."""
     return [DICE, *[column for column in table if column.startswith("nsd_")][:1]]
 
 
@@ -289,13 +289,13 @@ def _label(selection: Selection, method: str, protocol: Protocol) -> str:
 
 def _grid(rows: int, columns: int, panel: tuple[float, float], **share: Any) -> tuple[Figure, np.ndarray]:
     """A figure with this many panels of this width and height in inches."""
-    # without pyplot, which would keep the figure and look for a screen
+    # pyplot would keep the figure in memory and look for a screen
     figure = Figure(figsize=(columns * panel[0] + 0.6, rows * panel[1] + 0.6), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **share)
 
 
 def _legend_below(figure: Figure, grid: np.ndarray) -> None:
-    """One entry for each label of any panel; the figure grows by what they take."""
+    """One entry for each label in any panel. The figure grows by the height of the legend."""
     handles = {}
     for axis in grid.flat:
         for handle, label in zip(*axis.get_legend_handles_labels()):

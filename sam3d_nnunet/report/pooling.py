@@ -1,4 +1,4 @@
-"""Cross-validation: the folds of a method pooled, so that each case counts once."""
+"""Pool the folds of a method, so that each case counts once, and check that its numbers can be compared."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,13 +10,15 @@ from scipy.integrate import trapezoid
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.metrics import FALSE_POSITIVES, is_score, metrics_of
 from sam3d_nnunet.evaluation.results import PREDICTION
+from sam3d_nnunet.io import listing
 from sam3d_nnunet.report.selection import Selection
 from sam3d_nnunet.simulation.protocols import Protocol
 
 FOLDS = "folds"
-"""Source of numbered folds; the "test" set is never pooled with them."""
+"""Source of the validation cases of numbered folds. The test set is never pooled with them."""
 GROUP = ["source", "protocol", "clicks", "method"]
-MOST_NAMES = 5  # in a sentence
+MOST_NAMES = 5
+"""How many cases a sentence names."""
 Splits = list[tuple[frozenset[str], frozenset[str]]]
 """Training and validation cases of each fold."""
 
@@ -27,13 +29,13 @@ class Pooled:
 
     Attributes:
         method: name of its folder.
-        name: of the method, as people read it.
+        name: display name of the method.
         protocol: under which it was predicted.
         source: FOLDS or "test".
-        clicks: after which corrective click; None where the protocol is not iterated.
-        area: the values are areas under the curves up to `clicks`, not what was measured after it.
+        clicks: number of clicks after which it was measured; None if the protocol is not iterated.
+        area: the values are areas under the curve up to `clicks` instead of those measured after `clicks`.
         rows: of metrics.csv, with the columns fold and trial.
-        seconds: median of a case, or of a click of an iterated protocol; None where unknown.
+        seconds: median per case, or per click of an iterated protocol; None if unknown.
     """
 
     method: str
@@ -59,7 +61,7 @@ class Pooled:
 
     @property
     def folds(self) -> list[str]:
-        """Pooled ones, as nnU-Net names them."""
+        """The folds that were pooled, as nnU-Net names them."""
         return sorted(self.rows["fold"].unique(), key=lambda fold: (len(fold), fold))
 
     @property
@@ -73,7 +75,7 @@ class Pooled:
         return set(self.rows["case"])
 
     def values(self, target: str, metric: str) -> pd.Series:
-        """One number a case: the mean over its trials; by fold and case, without undefined ones."""
+        """One number per case, the mean over its trials, by fold and case; without undefined ones."""
         rows = self.rows[self.rows["target"] == target]
         return rows.groupby(["fold", "case"])[metric].mean().dropna()
 
@@ -84,18 +86,18 @@ class Pooled:
 
 
 def pool(selection: Selection) -> tuple[list[Pooled], list[str]]:
-    """Pool the folds of each method and protocol, and check that the numbers may be compared.
+    """Pool the folds of each method and protocol, and check that the numbers can be compared.
 
     Args:
         selection: the methods and protocols.
 
     Returns:
-        what was pooled, in the order of protocols, steps and methods, the area under the curve of an iterated protocol
-        behind its steps. And sentences about what is incomplete or could not be checked.
+        pools, in the order of protocols, steps and methods; the area under the curve of an iterated protocol follows
+        its steps. And sentences about what is incomplete or could not be checked.
 
     Raises:
-        SAM3DError: methods were trained on different splits, a fold holds a case that is not its validation case, or
-            a case was measured twice.
+        SAM3DError: methods were trained on different splits, a case is not a validation case of its fold, or a case
+            was measured twice.
     """
     table = selection.table.assign(
         source=selection.table["fold"].map(lambda fold: FOLDS if fold.isdecimal() else fold),
@@ -127,7 +129,7 @@ def _groups(selection: Selection, table: pd.DataFrame) -> list[Pooled]:
 
 
 def _seconds(selection: Selection) -> dict[tuple, float]:
-    """Median of each group; predictions from elsewhere come without."""
+    """Median of each group. Predictions from other programs may have no times."""
     if not any((folder.path / PREDICTION).is_file() for folder in selection.results.folders):
         return {}
     costs = selection.results.costs
@@ -137,7 +139,7 @@ def _seconds(selection: Selection) -> dict[tuple, float]:
 
 
 def _common_splits(selection: Selection, table: pd.DataFrame) -> tuple[Splits | None, list[str]]:
-    """The splits that all methods share; None if none of them has any. And a sentence for each method without."""
+    """The splits that all methods share (None if none has any), and a sentence for each method without splits."""
     common, first, notes = None, "", []
     methods = set(table.loc[table["source"] == FOLDS, "method"])
     for method in (m for m in selection.methods if m in methods):
@@ -148,8 +150,8 @@ def _common_splits(selection: Selection, table: pd.DataFrame) -> tuple[Splits | 
             common, first = splits, name
         elif splits != common:
             raise SAM3DError(
-                f"{selection.results.root}: {first} and {name} were trained on different splits, so that their folds "
-                "can't be compared. Train both on the same splits_final.json, or choose one of them with --method."
+                f"{selection.results.root}: {first} and {name} were trained on different splits. Their folds can't be "
+                "compared. Train both on the same splits_final.json, or choose one of them with --method."
             )
     return common, notes
 
@@ -160,8 +162,8 @@ def _splits(selection: Selection, method: str) -> Splits | None:
         return splits and [(frozenset(fold["train"]), frozenset(fold["val"])) for fold in splits]
     except (TypeError, KeyError) as e:
         raise SAM3DError(
-            f"The splits_final.json of {method} in {selection.results.root} is none of nnU-Net's: it must be a list "
-            'of folds with "train" and "val". Copy that of the training there.'
+            f'The splits_final.json of {method} in {selection.results.root} is not a list of folds with "train" and '
+            '"val", as nnU-Net writes it. Copy the splits_final.json of the training there.'
         ) from e
 
 
@@ -171,8 +173,8 @@ def _refuse_twice(pooled: Pooled) -> None:
         case = again["case"].iloc[0]
         folds = sorted(pooled.rows.loc[pooled.rows["case"] == case, "fold"].unique())
         raise SAM3DError(
-            f"{pooled.name}, {pooled.label}: the case {case} was measured twice, in fold {' and '.join(folds)}, and "
-            "would count twice. Remove the folder of the fold that it does not belong to, or measure again."
+            f"{pooled.name}, {pooled.label}: the case {case} was measured twice, in fold {' and '.join(folds)}. "
+            "Remove the folder of the fold that it does not belong to, or measure again."
         )
 
 
@@ -188,18 +190,18 @@ def _check_folds(pooled: Pooled, splits: Splits) -> list[str]:
         wrong = sorted(set(rows["case"]) - validation)
         if wrong:
             raise SAM3DError(
-                f"{pooled.name}, {pooled.label}: {_names(wrong)} in fold {fold} is no validation case of that fold in "
-                "splits_final.json, so that it may have been trained on. Evaluate the fold with the splits it was "
-                "trained on."
+                f"{pooled.name}, {pooled.label}: {listing(wrong, MOST_NAMES)} in fold {fold} is not a validation case "
+                "of that fold in splits_final.json: the model may have been trained on it. Evaluate the fold with the "
+                "splits it was trained on."
             )
         missing = sorted(validation - set(rows["case"]))
         if missing:
-            notes.append(f"{pooled.name}, {pooled.label}: fold {fold} lacks {_names(missing)}.")
+            notes.append(f"{pooled.name}, {pooled.label}: fold {fold} lacks {listing(missing, MOST_NAMES)}.")
     return notes
 
 
 def _missing_folds(pools: list[Pooled], splits: Splits) -> list[str]:
-    """One sentence for each set of folds that is missing, and who lacks it."""
+    """One sentence for each set of missing folds, with the methods that lack it."""
     lacking: dict[str, list[str]] = {}
     for pooled in pools:
         left = ", ".join(str(fold) for fold in range(len(splits)) if str(fold) not in pooled.folds)
@@ -212,14 +214,14 @@ def _missing_folds(pools: list[Pooled], splits: Splits) -> list[str]:
 
 def _missing_in_trials(pooled: Pooled) -> list[str]:
     return [
-        f"{pooled.name}, {pooled.label}: trial {trial} lacks {_names(missing)}."
+        f"{pooled.name}, {pooled.label}: trial {trial} lacks {listing(missing, MOST_NAMES)}."
         for trial, rows in pooled.rows.groupby("trial")
         if (missing := sorted(pooled.cases - set(rows["case"])))
     ]
 
 
 def _missing_cases(pools: list[Pooled]) -> list[str]:
-    """Who has fewer cases than all methods together."""
+    """One sentence for each method that lacks cases that another method has."""
     notes = []
     for pooled in pools:
         known = set().union(*(other.cases for other in pools if other.source == pooled.source))
@@ -229,7 +231,7 @@ def _missing_cases(pools: list[Pooled]) -> list[str]:
 
 
 def _with_areas(pools: list[Pooled]) -> list[Pooled]:
-    """With the area under the curve of each method behind the last step of an iterated protocol."""
+    """Add the area under the curve of each method after the last step of an iterated protocol."""
     steps: dict[tuple, list[Pooled]] = {}
     for pooled in pools:
         steps.setdefault((pooled.source, pooled.protocol), []).append(pooled)
@@ -248,7 +250,7 @@ def _areas(pools: Iterable[Pooled]) -> list[Pooled]:
 
 
 def _area_rows(steps: list[Pooled]) -> pd.DataFrame:
-    """Trapezoids between the first and the last step, divided by their distance; undefined where a step is missing."""
+    """Trapezoids between the first and the last step, divided by their distance; NaN where a step is missing."""
     clicks = [step.clicks for step in steps]
     tables = [step.rows.set_index(["fold", "trial", "case", "target"]) for step in steps]
     areas = pd.DataFrame(index=tables[-1].index)
@@ -257,8 +259,3 @@ def _area_rows(steps: list[Pooled]) -> pd.DataFrame:
         area = trapezoid(curves.to_numpy(), clicks, axis=1) / (clicks[-1] - clicks[0])
         areas[metric] = area if is_score(metric) else np.nan
     return areas.reset_index()
-
-
-def _names(cases: list[str]) -> str:
-    more = f" and {len(cases) - MOST_NAMES} more" if len(cases) > MOST_NAMES else ""
-    return f"{', '.join(cases[:MOST_NAMES])}{more}"

@@ -1,4 +1,4 @@
-"""What the paper of 3DSAM-adapter (Gong et al. 2023, arXiv:2306.13465) reports, to stand beside our own figures."""
+"""Figures that the paper of 3DSAM-adapter (Gong et al. 2023, arXiv:2306.13465) reports, to show beside ours."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ TARGETS = {
     "lits17": "liver tumour",
     "msd_colon": "colon cancer",
 }
-"""Of each data set."""
+"""What the paper segments in each of its data sets."""
 SOURCE = "Reported by Gong et al. 2023 on one 20 % test split; not measured here"
 NSD = "nsd_5mm"
-"""The paper's tolerance."""
+"""The surface Dice at the paper's tolerance."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class PaperRow:
     """A method of the paper on one data set.
 
     Attributes:
-        method: its name there.
-        protocol: the one of ours that comes closest.
+        method: its name in the paper.
+        protocol: the one of ours that is closest.
         dice, nsd: shares, not per cent.
-        tuned_parameters: of the whole network, or of its image encoder; None where the paper has no number.
-        encoder_only: whether these are those of the image encoder.
+        tuned_parameters: of the whole network, or of its image encoder; None if the paper gives no number.
+        encoder_only: whether `tuned_parameters` is that of the image encoder.
     """
 
     method: str
@@ -38,7 +38,7 @@ class PaperRow:
 
     @property
     def name(self) -> str:
-        """As people read it."""
+        """Display name."""
         return f"{self.method} (encoder)" if self.encoder_only else self.method
 
 
@@ -75,10 +75,10 @@ def paper_rows(dataset: str) -> list[PaperRow]:
         dataset: one of TARGETS.
 
     Raises:
-        SAM3DError: it is none of them.
+        SAM3DError: it is not one of them.
     """
     if dataset not in TARGETS:
-        raise SAM3DError(f"The paper has no data set {dataset!r}; choose one of {', '.join(TARGETS)}.")
+        raise SAM3DError(f"The paper has no data set {dataset!r}. Choose one of {', '.join(TARGETS)}.")
     place = 2 + list(TARGETS).index(dataset)
     return [
         _row(row, place, encoder_only) for rows, encoder_only in ((_METHODS, False), (_ENCODERS, True)) for row in rows
@@ -86,7 +86,7 @@ def paper_rows(dataset: str) -> list[PaperRow]:
 
 
 def paper_notes(dataset: str) -> list[str]:
-    """What to know about these figures, in sentences."""
+    """Sentences that a reader of these figures needs."""
     notes = [
         f'Rows under "{SOURCE}" take no part in bold print and tests. The paper has one click a volume or slice '
         "where the protocol says volume_1 or slice_1.",

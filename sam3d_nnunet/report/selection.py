@@ -1,4 +1,4 @@
-"""Which methods and protocols of the results the figures show."""
+"""Which methods and protocols of the results tables and figures show."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -11,15 +11,15 @@ from sam3d_nnunet.simulation.protocols import Protocol
 
 
 class Selection:
-    """Methods to compare, what was measured of them, and what they are compared with.
+    """Methods to show, what was measured of them, and the method that they are compared with.
 
     Attributes:
-        results: all of them.
+        results: the whole folder.
         methods: folder names of those that were measured.
         protocols: in `Protocol.order`.
-        baseline: folder name of the method that others are compared with; None without comparison. It is always shown,
-            under all of its protocols.
-        table: rows of the results of these.
+        baseline: folder name of the method that the others are compared with; None without comparison. It is always
+            shown, under all of its protocols.
+        table: metrics of these methods under these protocols.
     """
 
     def __init__(
@@ -46,23 +46,23 @@ class Selection:
         names = [protocol.name for protocol in known]
         for name in protocols or []:
             if name not in names:
-                raise SAM3DError(f"{results.root} holds no protocol {name!r}, but {', '.join(names)}.")
+                raise SAM3DError(f"{results.root} has no protocol {name!r}. Its protocols are {', '.join(names)}.")
         self.protocols = [protocol for protocol in known if not protocols or protocol.name in protocols]
         kept = table["protocol"].isin(protocols or names) | (table["method"] == self.baseline)
         self.table = table[kept & table["method"].isin([*wanted, self.baseline])]
         measured = set(self.table["method"])
         self.methods = [m for m in results.methods if m in measured]
         if self.baseline not in {None, *measured}:
-            raise SAM3DError(f"{results.root} holds no metrics of the baseline {self.baseline}. Evaluate it first.")
+            raise SAM3DError(f"{results.root} has no metrics of the baseline {self.baseline}. Evaluate it first.")
         if not self.methods:
-            raise SAM3DError(f"{results.root}: nothing was measured of these methods under these protocols.")
+            raise SAM3DError(f"{results.root} has no metrics of these methods under these protocols.")
 
     def name(self, method: str) -> str:
         """Display name."""
         return self.results.methods[method].get("name") or method
 
     def place(self, method: str) -> int:
-        """Among all methods of the results, so that a method's colour does not depend on what else is shown."""
+        """Index among all methods of the results: a method keeps its colour whatever else is shown."""
         return list(self.results.methods).index(method)
 
     def is_prompted(self, method: str) -> bool:
@@ -70,7 +70,7 @@ class Selection:
         return self.results.methods[method].get("kind") == "prompted"
 
     def protocols_of(self, method: str) -> list[Protocol]:
-        """Those that the method was measured under, in `Protocol.order`."""
+        """The protocols that the method was measured under, in `Protocol.order`."""
         return _protocols_in(self.table[self.table["method"] == method])
 
     def main_protocol(self, method: str) -> Protocol:
@@ -79,7 +79,7 @@ class Selection:
         return next((p for p in protocols if not p.is_automatic), protocols[0])
 
     def baseline_protocol(self, protocol: Protocol) -> Protocol:
-        """What to show the baseline under beside a method under `protocol`: the same, else automatic, else its first."""
+        """Under which to show the baseline beside a method: the same one, else automatic, else its first."""
         protocols = self.protocols_of(self.baseline)
         automatic = [p for p in protocols if p.is_automatic]
         return protocol if protocol in protocols else (automatic or protocols)[0]
@@ -95,9 +95,9 @@ class Selection:
         return self.table[(self.table["method"] == method) & (self.table["protocol"] == protocol.name)]
 
     def by_source(self) -> dict[str, "Selection"]:
-        """By what is to be added to the name of a figure: that of the folds, and that of the test set.
+        """Folds and test set apart, since they are never pooled, by the suffix for the names of their figures.
 
-        They are never pooled. Nothing is added where only one of them was measured.
+        The suffix is empty for folds and "_test" for a test set; it is empty if only one of them was measured.
         """
         is_test = self.table["fold"] == TEST
         parts = {"": self._of(self.table[~is_test]), f"_{TEST}": self._of(self.table[is_test])}
@@ -105,7 +105,7 @@ class Selection:
         return measured if len(measured) > 1 else dict.fromkeys([""], *measured.values())
 
     def _of(self, table: pd.DataFrame) -> "Selection":
-        """Restricted to rows of the table."""
+        """The same with a part of the table."""
         part = copy(self)
         part.table, measured = table, set(table["method"])
         part.methods = [m for m in self.methods if m in measured]
@@ -119,7 +119,7 @@ class Selection:
         found = [m for m in methods if name == m] or [m for m in methods if name == methods[m].get("name")]
         if len(found) != 1:
             what = "several methods" if found else "no method"
-            raise SAM3DError(f"{self.results.root} holds {what} {name!r}. Name one of: {', '.join(methods)}.")
+            raise SAM3DError(f"{self.results.root} has {what} {name!r}. Give one of these names: {', '.join(methods)}.")
         return found[0]
 
 

@@ -1,4 +1,4 @@
-"""All numbers of a table: means, intervals, spreads, and paired tests against a baseline."""
+"""Statistics of a table: means, intervals, spreads, and paired tests against a baseline."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,18 +14,18 @@ from sam3d_nnunet.report.pooling import Pooled
 
 RESAMPLES = 2000
 FEWEST_PAIRS = 6
-"""With fewer, no signed-rank test can fall below 0.05."""
-DECIMALS = 12  # two means over the same trials may differ by rounding
+"""With fewer pairs, the p of a signed-rank test can't fall below 0.05."""
+DECIMALS = 12  # means over the same trials in another order may differ by rounding
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against another, case by case.
+    """A method compared with another one, case by case.
 
     Attributes:
-        pairs: how many cases both have.
-        difference: mean over these, method minus the other; NaN without pairs.
-        direction: 1 if the signed ranks say that the method is higher, -1 lower, 0 neither.
+        pairs: number of cases that both have.
+        difference: mean over these cases of method minus the other; NaN without pairs.
+        direction: 1 if the signed ranks are higher for the method, -1 if they are lower, else 0.
         p: of the two-sided signed-rank test; NaN for fewer than FEWEST_PAIRS.
     """
 
@@ -38,7 +38,7 @@ class Comparison:
 def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
     """Mean and its bootstrap interval (95 %, percentiles, fixed seed).
 
-    The mean of nothing is NaN, and so is the interval for fewer than two values.
+    The mean of no values is NaN, and so is the interval of fewer than two.
     """
     if len(values) < 2:
         return (float(values[0]) if len(values) else np.nan), np.nan, np.nan
@@ -55,7 +55,7 @@ def compare(values: pd.Series, baseline: pd.Series) -> Comparison:
     """Wilcoxon's paired signed-rank test (two-sided; zeros are dropped, as Wilcoxon 1945 did).
 
     Args:
-        values, baseline: by case; only the cases of both count.
+        values, baseline: by case; only cases that both have count.
     """
     values, baseline = values.align(baseline, join="inner")
     differences = np.round((values - baseline).to_numpy(float), DECIMALS)
@@ -71,7 +71,7 @@ def compare(values: pd.Series, baseline: pd.Series) -> Comparison:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Corrected by Holm's (1979) step-down method; NaN stays and does not count as a comparison."""
+    """p-values corrected by Holm's (1979) step-down method. NaN stays NaN and does not count as a comparison."""
     p_values = np.asarray(p_values, float)
     corrected, tested = np.full(p_values.shape, np.nan), np.isfinite(p_values)
     if tested.any():
@@ -87,13 +87,13 @@ class Statistic:
     """One metric of one target and one method under one protocol.
 
     Attributes:
-        cases: those that are averaged.
+        cases: names of those that are averaged.
         mean, low, high: mean over cases and its bootstrap interval (95 %).
         sd_folds: standard deviation of the means of the folds.
         sd_trials: standard deviation of the means of the trials of drawn clicks.
         baseline: what it is compared with; None without comparison.
         comparison: with the baseline.
-        p_holm: corrected for all comparisons of this metric in the table.
+        p_holm: p after correction for all comparisons of this metric in the table.
     """
 
     cases: frozenset[str]
@@ -108,20 +108,20 @@ class Statistic:
 
     @property
     def direction(self) -> int:
-        """1 if it is significantly higher than the baseline's (p < 0.05 after correction), -1 if lower, else 0."""
+        """1 if it is significantly higher than the baseline (p < 0.05 after correction), -1 if it is lower, else 0."""
         return self.comparison.direction if self.p_holm < LEVEL else 0
 
 
 Statistics = dict[tuple[int, str, str], Statistic]
-"""By place among what was pooled, target and metric."""
+"""By index of the pool, target and metric."""
 
 
 def table_statistics(pools: list[Pooled], targets: list[str], baseline: str | None) -> Statistics:
-    """Everything that can be said about each metric.
+    """All statistics of each pool, target and metric.
 
     Args:
         pools: the rows of the table.
-        targets: their names.
+        targets: names.
         baseline: folder name of the method that the others are compared with under the same protocol, or under the
             automatic one; None: no comparison.
     """
@@ -159,7 +159,7 @@ def _statistic(pooled: Pooled, other: Pooled | None, target: str, metric: str) -
 
 
 def _corrected(statistics: Statistics) -> Statistics:
-    """With Holm's correction for all comparisons of each metric, over rows and targets."""
+    """Holm's correction for all comparisons of each metric, over rows and targets."""
     corrected = dict(statistics)
     for wanted in {metric for *_, metric in statistics}:
         keys = [k for k, s in statistics.items() if k[2] == wanted and s.comparison is not None]

@@ -1,4 +1,4 @@
-"""`sam3d table`: what was measured, as Markdown, CSV, LaTeX and one self-contained page of HTML."""
+"""`sam3d table`: write the results as Markdown, CSV, LaTeX and one self-contained HTML page."""
 
 import sys
 from collections.abc import Sequence
@@ -30,21 +30,22 @@ def write_tables(
     formats: Sequence[str] = FORMATS,
     figures: bool = True,
 ) -> list[Path]:
-    """Write table.md, table.csv, table.tex and table.html; lines on stderr say what is incomplete.
+    """Write table.md, table.csv, table.tex and table.html. Lines on stderr say what is incomplete.
 
     The same results give the same bytes. Each file appears complete or not at all.
 
     Args:
-        folder: made if it isn't there.
-        methods, protocols, baseline, paper, lesions: those of `gather`.
-        formats: of FORMATS.
-        figures: whether the HTML has those of `sam3d figures` inside.
+        results: the folder of results.
+        folder: for the tables; made if it isn't there.
+        methods, protocols, baseline, paper, lesions: as in `gather`.
+        formats: some of FORMATS.
+        figures: whether to put the figures of `sam3d figures` into the HTML page.
 
     Returns:
         the files.
 
     Raises:
-        SAM3DError: a name is unknown, the numbers may not be pooled or compared, or a file can't be written.
+        SAM3DError: a name is unknown, the numbers can't be pooled or compared, or a file can't be written.
     """
     content = gather(results, protocols, methods, baseline, paper, lesions)
     for note in content.notes:

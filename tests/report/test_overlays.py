@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 
+from sam3d_nnunet.evaluation.metrics import targets_of
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.report.case_images import CaseImage, PatientView
-from sam3d_nnunet.report.overlays import Panel, draw_panels, largest_slice, most_clicked_slice, targets_of
+from sam3d_nnunet.report.overlays import Panel, draw_panels, largest_slice, most_clicked_slice
 from sam3d_nnunet.report.style import target_colour
 
 TARGETS = {"tumour": (1,)}

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -87,7 +88,7 @@ def test_curves_pass_through_the_means(results):
 
 
 def test_curve_needs_several_numbers_of_clicks(results):
-    with pytest.raises(SAM3DError, match="several numbers"):
+    with pytest.raises(SAM3DError, match="volume_1 and volume_3"):
         plot_against_clicks(Selection(results, methods=["nnU-Net"]))
 
 
@@ -164,11 +165,11 @@ def test_volume_plot_has_a_dot_for_each_case_with_truth(results):
 
 
 def test_selection_names_what_there_is(results):
-    with pytest.raises(SAM3DError, match="no method 'x'.*: a, b"):
+    with pytest.raises(SAM3DError, match="'x'.*: a, b"):
         Selection(results, methods=["x"])
-    with pytest.raises(SAM3DError, match="no protocol 'volume_7', but automatic, volume_1"):
+    with pytest.raises(SAM3DError, match="'volume_7'.* automatic, volume_1"):
         Selection(results, protocols=["volume_7"])
-    with pytest.raises(SAM3DError, match="nothing was measured"):
+    with pytest.raises(SAM3DError, match=re.escape(str(results.root))):
         Selection(results, methods=["nnU-Net"], protocols=["volume_3"])
     assert Selection(results, protocols=["volume_3"]).methods == ["b"]
     selection = Selection(results, methods=["ours"], protocols=["volume_3"], baseline="a")

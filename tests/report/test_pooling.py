@@ -121,11 +121,11 @@ def test_different_splits_are_refused(results_folder):
     file = results_folder / UNET / "splits_final.json"
     splits = json.loads(file.read_text())
     file.write_text(json.dumps(splits[::-1]))
-    with pytest.raises(SAM3DError, match=f"{ADAPTER} and {UNET} were trained on different splits"):
+    with pytest.raises(SAM3DError, match=f"{ADAPTER} and {UNET} "):
         notes_of(results_folder)
     assert pool(Selection(Results(results_folder), methods=[ADAPTER]))[1] == []
     file.write_text(json.dumps([{"training": []}]))
-    with pytest.raises(SAM3DError, match="none of nnU-Net's"):
+    with pytest.raises(SAM3DError, match=f"splits_final.json of {UNET} "):
         notes_of(results_folder)
 
 
@@ -151,11 +151,11 @@ def test_case_outside_its_fold_is_refused(results_folder):
     shutil.rmtree(folder / "fold_1")
     file = folder / "fold_0/trial_1/metrics.csv"
     edit(file, lambda rows: rows.replace({"case": {"case_02": "case_09"}}))
-    with pytest.raises(SAM3DError, match="volume_1: case_09 in fold 0 is no validation case"):
+    with pytest.raises(SAM3DError, match="volume_1: case_09 in fold 0 "):
         notes_of(results_folder)
     shutil.move(results_folder / ADAPTER / "volume_3/fold_1", results_folder / ADAPTER / "volume_3/fold_7")
     shutil.rmtree(folder)
-    with pytest.raises(SAM3DError, match="in fold 7 is no validation case"):
+    with pytest.raises(SAM3DError, match="in fold 7 "):
         notes_of(results_folder)
 
 
