@@ -1,1 +1,1 @@
-"""Everything that touches nnU-Net's installation: names of classes, registration, folders."""
+"""Everything that touches nnU-Net's installation: names of classes, registration, doctor, folders."""

@@ -1,4 +1,4 @@
-"""`sam3d doctor`: what training needs, what was found, and what to do where they differ."""
+"""`sam3d doctor`: check what training needs, and say what to do about what is missing."""
 
 import importlib.metadata
 import os
@@ -11,14 +11,13 @@ from pathlib import Path
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.nnunet import registration
 
-# The minor version whose interfaces are used; setup.py pins the same.
-NNUNET_MINOR = "2.8"
+NNUNET_MINOR = "2.8"  # setup.py pins the same minor version
 DEFAULT_SAM_MODEL = "vit_b"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; only the mark FAIL stands for something that prevents training."""
+    """One line of the report. The mark FAIL means that training would fail."""
 
     mark: str  # "ok", "note" or "FAIL"
     subject: str
@@ -30,7 +29,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """One finding after the other, so that they can be shown while torch is still being imported."""
+    """All findings, one by one: the first can be shown while torch is still being imported."""
     yield check_python()
     yield check_torch()
     yield check_gpu()
@@ -43,7 +42,7 @@ def examine() -> Iterator[Finding]:
 
 
 def check_python() -> Finding:
-    # An older Python than 3.10 would not have come this far.
+    # pip does not install this package for a Python older than 3.10
     return Finding("ok", "Python", f"{platform.python_version()} ({sys.executable})")
 
 
@@ -51,7 +50,9 @@ def check_torch() -> Finding:
     try:
         import torch
     except Exception as error:  # a broken installation raises OSError and others
-        return Finding("FAIL", "torch", f"cannot be imported ({error})", "install it as https://pytorch.org says")
+        return Finding(
+            "FAIL", "torch", f"cannot be imported ({error})", "install it as described on https://pytorch.org"
+        )
     return Finding("ok", "torch", torch.__version__)
 
 
@@ -59,7 +60,7 @@ def check_gpu() -> Finding:
     try:
         import torch
     except Exception:
-        return Finding("note", "GPU", "not examined, since torch cannot be imported")
+        return Finding("note", "GPU", "not checked, because torch cannot be imported")
     if torch.cuda.is_available():
         cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         return Finding("ok", "GPU", ", ".join(f"{card.name} ({card.total_memory / 2**30:.0f} GiB)" for card in cards))
@@ -79,14 +80,18 @@ def check_nnunet() -> Finding:
     except importlib.metadata.PackageNotFoundError:
         return Finding("note", "nnunetv2", f"a copy of unknown version in {folder}", todo)
     if version.split(".")[:2] != NNUNET_MINOR.split("."):
-        return Finding(
-            "FAIL", "nnunetv2", f"{version}, not {NNUNET_MINOR}", f"pip install 'nnunetv2=={NNUNET_MINOR}.*'"
-        )
+        return Finding("FAIL", "nnunetv2", f"{version}, not {NNUNET_MINOR}", todo)
     return Finding("ok", "nnunetv2", version)
 
 
 def check_folder(variable: str, needed_to_train: bool, made_by_training: bool = False) -> Finding:
-    """Raw data may be read-only, and may be missing where others have preprocessed it; results begin with training."""
+    """Check one of nnU-Net's folders.
+
+    Args:
+        variable: that names the folder.
+        needed_to_train: training reads or writes it. Raw data may be read-only or missing.
+        made_by_training: nnU-Net makes the folder if it is missing.
+    """
     wrong = "FAIL" if needed_to_train else "note"
     value = os.environ.get(variable)
     if not value:
@@ -99,7 +104,7 @@ def check_folder(variable: str, needed_to_train: bool, made_by_training: bool = 
             return Finding("note", variable, f"{folder} does not exist yet; nnU-Net makes it when training starts")
         return Finding(wrong, variable, f"{folder} does not exist", f"mkdir -p {folder}, or correct {variable}")
     if needed_to_train and not os.access(folder, os.W_OK):
-        return Finding("FAIL", variable, f"{folder} cannot be written to", "change its rights or choose another")
+        return Finding("FAIL", variable, f"{folder} cannot be written to", "change its permissions or choose another")
     return Finding("ok", variable, str(folder))
 
 
@@ -112,26 +117,26 @@ def check_registration() -> Finding:
     external = [Path(path) for path in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if path.strip()]
     for path in external:
         if _breaks_pickling(path):
-            found = f"nnUNet_extTrainer names {path}, from where training fails (PicklingError)"
+            found = f"nnUNet_extTrainer names {path}, with which training fails (PicklingError)"
             return Finding("FAIL", "registration", found, f"name {registration.EXT_FOLDER} instead")
     try:
         states = set(registration.status().values())
     except SAM3DError:
-        return Finding("note", "registration", "not examined, since nnunetv2 is missing")
+        return Finding("note", "registration", "not checked, because nnunetv2 is missing")
     if states == {"current"}:
         return Finding("ok", "registration", "registered in nnunetv2")
-    if states <= set(registration.OURS):
+    if states <= set(registration.REGISTERED):
         return Finding("ok", "registration", "registered by another version of sam3d_nnunet", "run sam3d register")
     if any((path / registration.EXT_FILE.name).is_file() for path in external):
         return Finding("ok", "registration", "through nnUNet_extTrainer; plan with sam3d plan -d ID")
-    found = "incomplete" if states & set(registration.OURS) else "nnU-Net does not see our trainers"
+    found = "incomplete" if states & set(registration.REGISTERED) else "nnU-Net does not see our trainers"
     return Finding(
         "FAIL", "registration", found, f"run sam3d register, or export nnUNet_extTrainer={registration.EXT_FOLDER}"
     )
 
 
 def _breaks_pickling(path: Path) -> bool:
-    # nnU-Net imports each module below that folder under a name of its own, and forgets it after the search.
+    # nnU-Net imports each module below that folder under another name, and drops it from sys.modules after the search.
     package, path = registration.EXT_FOLDER.parent.resolve(), path.resolve()
     return path != registration.EXT_FOLDER.resolve() and (package.is_relative_to(path) or path.is_relative_to(package))
 
@@ -144,11 +149,11 @@ def check_sam_weights() -> Finding:
     except SAM3DError as error:
         return Finding("FAIL", "SAM weights", str(error))
     except ImportError as error:
-        return Finding("note", "SAM weights", f"not examined ({error})")
+        return Finding("note", "SAM weights", f"not checked ({error})")
     if file is None:
         todo = (
-            f"they are downloaded into {weights.cache_folder()} when training starts; "
-            "offline, put the file there or set SAM3D_CHECKPOINT to it"
+            f"training downloads them into {weights.cache_folder()}; without internet, put the file there or set "
+            "SAM3D_CHECKPOINT to it"
         )
         return Finding("note", "SAM weights", f"none for {DEFAULT_SAM_MODEL} yet", todo)
     return Finding("ok", "SAM weights", str(file))

@@ -1,4 +1,4 @@
-"""nnU-Net's folders, and the names and ids of data sets in them."""
+"""nnU-Net's folders, and the names and ids of data sets."""
 
 import os
 import re
@@ -11,17 +11,17 @@ from sam3d_nnunet.errors import SAM3DError
 
 
 def raw_root() -> Path:
-    """nnUNet_raw. Raises SAM3DError if it isn't set."""
+    """The folder nnUNet_raw. Raises SAM3DError if it is not set or does not exist."""
     return _root(nnUNet_raw)
 
 
 def preprocessed_root() -> Path:
-    """nnUNet_preprocessed. Raises SAM3DError if it isn't set."""
+    """The folder nnUNet_preprocessed. Raises SAM3DError if it is not set or does not exist."""
     return _root(nnUNet_preprocessed)
 
 
 def trained_folds(dataset_name: str) -> list[str]:
-    """TRAINER__PLANS__CONFIGURATION/fold_X of what was trained on a data set."""
+    """Folders TRAINER__PLANS__CONFIGURATION/fold_X of all trainings on a data set."""
     if not nnUNet_results.is_set():
         return []
     folder = Path(nnUNet_results) / dataset_name
@@ -29,14 +29,15 @@ def trained_folds(dataset_name: str) -> list[str]:
 
 
 def new_dataset_name(dataset: str, title: str) -> str:
-    """Name for a data set that is to be made.
+    """Name of a new data set.
 
     Args:
-        dataset: its id, or its whole name.
-        title: how to call it where only the id is given; what can't be part of a file's name becomes a hyphen.
+        dataset: its id or its full name.
+        title: second part of the name, if only the id is given. Other characters than letters and digits become
+            hyphens.
 
     Raises:
-        SAM3DError: that is neither, or a data set with this id exists.
+        SAM3DError: `dataset` is neither an id nor a name, or a data set with this id exists.
     """
     whole = re.fullmatch(r"Dataset([0-9]{3})_[\w.+-]+", dataset)
     if not whole and not re.fullmatch(r"[0-9]{1,3}", dataset):
@@ -45,12 +46,12 @@ def new_dataset_name(dataset: str, title: str) -> str:
         )
     number = int(whole[1] if whole else dataset)
     if number == 0:
-        raise SAM3DError("nnU-Net's data sets have ids from 1 to 999, not 0.")
+        raise SAM3DError("The id of a data set cannot be 0. Choose one from 1 to 999.")
     taken = find_candidate_datasets(number)
     if len(taken):
         raise SAM3DError(
             f"The id {number} is taken by {', '.join(taken)} (in nnUNet_raw, nnUNet_preprocessed or nnUNet_results). "
-            "Take another one, or delete that data set."
+            "Choose another id, or delete that data set."
         )
     return dataset if whole else f"Dataset{number:03}_{re.sub(r'[^A-Za-z0-9]+', '-', title).strip('-')}"
 
@@ -59,14 +60,14 @@ def _root(variable: os.PathLike) -> Path:
     try:
         root = Path(variable)
     except RuntimeError as e:
-        raise SAM3DError(f"nnU-Net's folders are not known: {e}") from e
+        raise SAM3DError(f"nnU-Net's folders are not set: {e}") from e
     if not root.is_dir():
-        raise SAM3DError(f"nnU-Net's folder {root} is not there. Make it, or correct the variable that names it.")
+        raise SAM3DError(f"nnU-Net's folder {root} does not exist. Make it, or correct the variable that names it.")
     return root
 
 
 def dataset_number(name: str) -> int:
-    """The id of a data set with a name such as Dataset004_Hippocampus."""
+    """Id of a data set, from a name such as Dataset004_Hippocampus."""
     return int(name.removeprefix("Dataset").partition("_")[0])
 
 
@@ -74,18 +75,20 @@ def dataset_name(dataset: str) -> str:
     """Name of a data set.
 
     Args:
-        dataset: its id, or its name, for which nothing is looked up.
+        dataset: its id or its name. A name is returned as it is.
 
     Raises:
-        SAM3DError: nnU-Net's folders hold no or several data sets with this id, or it is no id.
+        SAM3DError: nnU-Net's folders hold no data set with this id or several, or `dataset` is neither id nor name.
     """
     try:
         return str(maybe_convert_to_dataset_name(dataset))
     except ValueError as e:
-        raise SAM3DError(f"The data set {dataset!r} is neither an id such as 4 nor a name Dataset004_Some.") from e
+        raise SAM3DError(
+            f"The data set {dataset!r} is neither an id such as 4 nor a name such as Dataset004_Hippocampus."
+        ) from e
     except RuntimeError as e:
-        reason = str(e).partition(". ")[0]  # nnU-Net goes on about its variables, line by line
+        reason = str(e).partition(". ")[0]  # the rest is about nnU-Net's variables, over several lines
         raise SAM3DError(
             f"The data set {dataset} can't be found in nnUNet_raw, nnUNet_preprocessed and nnUNet_results: {reason}. "
-            "Look at these variables and the folders that they name."
+            "Check the id, these variables and their folders."
         ) from e

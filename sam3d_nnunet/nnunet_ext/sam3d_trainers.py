@@ -1,11 +1,11 @@
-"""Lets nnU-Net find the classes of sam3d_nnunet; imports that package only when one of them may be meant.
+"""Lets nnU-Net find the classes of sam3d_nnunet.
 
-It works from here, through nnUNet_extTrainer, and as the copies that `sam3d register` puts into nnU-Net. No class may
-be defined in this folder: after its search nnU-Net forgets every module below it, and a class whose module is
-forgotten can't be pickled for a worker process.
+nnU-Net reads this file in one of two ways: in this folder, if nnUNet_extTrainer names it, or as the copies that
+`sam3d register` writes into nnunetv2. Do not define classes in this folder: nnU-Net drops its modules from sys.modules
+after the search, and a class of such a module cannot be pickled for a worker process.
 """
 
-# Names of ours, by how they start; nobody else's do.
+# How names of our classes start; no name of nnU-Net's does. sam3d_nnunet.nnunet.names holds the complete names.
 OURS = (
     "SAM3D",
     "Prompted",
@@ -22,19 +22,19 @@ OURS = (
 
 
 def __getattr__(name: str) -> type:
-    if name.startswith("_"):  # Python's own questions
+    if name.startswith("_"):  # asked by Python itself
         raise AttributeError(name)
     try:
         from sam3d_nnunet.nnunet.names import class_lookup
     except Exception as error:
-        # The package is gone or broken, which is nobody's business who asks for another trainer.
+        # The package is gone or broken. The trainers of others must still be found.
         if not name.startswith(OURS):
             raise AttributeError(name) from None
         import sys
 
-        # Neither AttributeError, which nnU-Net takes for "not here", nor an exception that it shows as a traceback.
+        # nnU-Net takes an AttributeError for "not here", and shows other exceptions as a traceback.
         raise SystemExit(
-            f"Error: {name} belongs to sam3d_nnunet, which {sys.executable} cannot import ({error}): "
-            f"install sam3d_nnunet again, or delete {__file__} if you no longer want it."
+            f"Error: {name} belongs to sam3d_nnunet, which {sys.executable} cannot import ({error}). "
+            f"Install sam3d_nnunet again, or delete {__file__} if you no longer want it."
         ) from error
     return class_lookup(__name__)(name)

@@ -66,7 +66,7 @@ def test_nnunet_of_unknown_version(monkeypatch):
     assert doctor.check_nnunet().mark == "note"
 
 
-@pytest.mark.parametrize("located, words", [((None, False), "not installed"), (("left", False), "left-overs")])
+@pytest.mark.parametrize("located, words", [((None, False), sys.executable), (("left", False), "left")])
 def test_nnunet_missing_or_left_over(monkeypatch, tmp_path, located, words):
     folder = tmp_path / located[0] if located[0] else None
     monkeypatch.setattr(registration, "_locate", lambda: (folder, located[1]))
