@@ -9,10 +9,16 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from sam3d_nnunet.datasets.raw_dataset import read_dataset_json
+from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.measure import measure_folder
-from sam3d_nnunet.evaluation.nnunet_summary import read_summary
+from sam3d_nnunet.evaluation.metrics import targets_of
+from sam3d_nnunet.io import read_json_object
 
 COLUMNS = ["truth_voxels", "prediction_voxels", "dice"]
 
@@ -44,6 +50,47 @@ def default_truth(dataset: str) -> Path:
     from nnunetv2.paths import nnUNet_preprocessed
 
     return Path(nnUNet_preprocessed) / dataset / "gt_segmentations"
+
+
+def read_summary(file: Path, dataset_json: dict[str, Any]) -> pd.DataFrame:
+    """Dice of each case and target, undefined where the truth is empty (for which nnU-Net has 0 or NaN).
+
+    Args:
+        file: as nnU-Net's validation, nnUNetv2_evaluate_folder and nnUNetv2_evaluate_simple write it.
+        dataset_json: of the data set, for the names of the targets.
+
+    Returns:
+        columns case, target, truth_voxels, prediction_voxels and dice.
+
+    Raises:
+        SAM3DError: the file can't be read, is something else, or has other labels.
+    """
+    names = {labels: name for name, labels in targets_of(dataset_json).items()}
+    cases = read_json_object(file, ["metric_per_case"])["metric_per_case"]
+    try:
+        rows = [
+            _row(Path(case["prediction_file"]).name.removesuffix(dataset_json["file_ending"]), names[_labels(key)], m)
+            for case in cases
+            for key, m in case["metrics"].items()
+        ]
+    except (KeyError, TypeError) as e:
+        raise SAM3DError(f"{file} is no summary of nnU-Net's for these labels ({type(e).__name__}: {e}).") from e
+    return pd.DataFrame(rows).sort_values("case", kind="stable", ignore_index=True)
+
+
+def _row(case: str, target: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "case": case,
+        "target": target,
+        "truth_voxels": int(metrics["n_ref"]),
+        "prediction_voxels": int(metrics["n_pred"]),
+        "dice": metrics["Dice"] if metrics["n_ref"] else np.nan,
+    }
+
+
+def _labels(key: str) -> tuple[int, ...]:
+    """ "1" or, for a region, "(1, 2)"."""
+    return tuple(int(part) for part in key.strip("()").split(",") if part.strip())
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from tqdm import tqdm
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData, spacing_of
 from sam3d_nnunet.evaluation.measure import print_failed
-from sam3d_nnunet.evaluation.results_folder import ResultsFolder
-from sam3d_nnunet.io import some
+from sam3d_nnunet.evaluation.results import ResultsFolder
+from sam3d_nnunet.io import listing
 from sam3d_nnunet.prompts.files import read_prompt, write_prompt
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.simulation.protocol_clicks import draw_protocol, trial_generator
@@ -77,7 +77,7 @@ def refuse_same_names(data: EvaluationData, test: EvaluationData, cases: Sequenc
         raise SAM3DError(f"{test.truth} holds the training cases. They are evaluated by folds, without a test set.")
     same = [case for case in cases if data.truth_file(case).is_file()]
     if same:
-        raise SAM3DError(f"{test.truth} and {data.truth} both hold {some(same)}. Rename the cases of the test set.")
+        raise SAM3DError(f"{test.truth} and {data.truth} both hold {listing(same)}. Rename the cases of the test set.")
 
 
 def drawn_prompts(
@@ -115,5 +115,5 @@ def _draw(data: EvaluationData, protocol: Protocol, trial: int, case: str) -> Pr
     classes = list(data.labels.foreground_labels)
     rng = trial_generator(case, trial)
     spacing, axial = spacing_of(geometry), int(geometry.axial_order[0])
-    points, labels = draw_protocol(protocol, segmentation, classes, spacing, rng, axial)
-    return Prompt(geometry.to_world(points), labels, case)
+    clicks = draw_protocol(protocol, segmentation, classes, spacing, rng, axial)
+    return Prompt(geometry.to_world(clicks.points), clicks.labels, case)

@@ -1,6 +1,5 @@
 """`sam3d evaluate`: predict with drawn clicks, then measure."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +11,16 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.evaluation.drawn_prompts import drawn_prompts, refuse_same_names
 from sam3d_nnunet.evaluation.measure import measure, print_failed
-from sam3d_nnunet.evaluation.model import EvaluatedModel, PredictionOptions, choose_folds, dataset_of
+from sam3d_nnunet.evaluation.model import EvaluatedModel, PredictionOptions
 from sam3d_nnunet.evaluation.protocol_prediction import (
     IteratedPrediction,
     predict_automatic,
     predict_prompted_cases,
-    step_folder,
 )
-from sam3d_nnunet.evaluation.results import TEST
-from sam3d_nnunet.evaluation.results_folder import WEIGHTS, ResultsFolder, add_cost, check_settings
-from sam3d_nnunet.io import some
+from sam3d_nnunet.evaluation.results import TEST, WEIGHTS, ResultsFolder, add_cost, check_settings, step_folder
+from sam3d_nnunet.io import listing, read_json_object
 from sam3d_nnunet.prediction.batch import CaseReport
+from sam3d_nnunet.prediction.model_folder import choose_folds, read_plans
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, PAPER, Protocol
 
@@ -68,7 +66,7 @@ def evaluate(
     """
     folder, options = Path(model_folder), options or PredictionOptions()
     wanted = [Protocol.parse(protocol) for protocol in dict.fromkeys(protocols)]
-    data = EvaluationData.from_nnunet(dataset or dataset_of(folder))
+    data = EvaluationData.from_nnunet(dataset or read_plans(folder)["dataset_name"])
     test_data = test and data.with_folders(*test)
     if options.per_lesion and any(protocol.is_iterated for protocol in wanted):
         raise SAM3DError("Iterated protocols correct one prediction: they can't be had per lesion.")
@@ -119,17 +117,18 @@ def _refuse_other_splits(model: Path, fold: str, data: EvaluationData, cases: Se
     file = model / f"fold_{fold}" / "validation" / "summary.json"
     if not file.is_file():  # without final validation nothing but splits_final.json tells
         return
+    hint = (
+        f"It says which cases fold {fold} was not trained on. Have nnU-Net write it again with the splits of the "
+        "training: nnUNetv2_train with --val."
+    )
+    validated = read_json_object(file, ["metric_per_case"], hint)["metric_per_case"]
     try:
-        validated = json.loads(file.read_text(encoding="utf-8"))["metric_per_case"]
         names = {Path(case["prediction_file"]).name.removesuffix(data.file_ending) for case in validated}
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise SAM3DError(
-            f"{file} can't be read, so that it is not known what fold {fold} was trained on: {type(e).__name__}: {e}. "
-            "Have nnU-Net write it again with the splits of the training: nnUNetv2_train with --val."
-        ) from e
+    except (KeyError, TypeError) as e:
+        raise SAM3DError(f"{file} lists no cases with a prediction_file. {hint}") from e
     if names != set(cases):
         sides = ((set(cases) - names, splits_file(data.name)), (names - set(cases), file))
-        only = " and ".join(f"{some(which)} only in {where}" for which, where in sides if which)
+        only = " and ".join(f"{listing(which)} only in {where}" for which, where in sides if which)
         raise SAM3DError(
             f"Fold {fold} of {model} was validated on other cases than it would be evaluated on now: {only}. It may "
             "have been trained on cases of this fold. Put the splits_final.json of the training back (and name no "

@@ -1,6 +1,5 @@
 """Predictions from elsewhere, beside those of our own evaluations."""
 
-import os
 import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -10,10 +9,9 @@ import pandas as pd
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.evaluation.drawn_prompts import refuse_same_names
-from sam3d_nnunet.evaluation.measure import METRICS_JSON, measure, print_failed
-from sam3d_nnunet.evaluation.results import METRICS, PREDICTION, TEST
-from sam3d_nnunet.evaluation.results_folder import ResultsFolder
-from sam3d_nnunet.io import write_whole
+from sam3d_nnunet.evaluation.measure import measure, print_failed
+from sam3d_nnunet.evaluation.results import METRICS, METRICS_JSON, PREDICTION, TEST, ResultsFolder
+from sam3d_nnunet.io import whole_file, write_text
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, Protocol
 
 COSTS = ["case", "clicks", "windows", "seconds"]
@@ -76,16 +74,15 @@ def evaluate_predictions(
     if costs is None:
         (folder / PREDICTION).unlink(missing_ok=True)
     else:
-        write_whole(folder / PREDICTION, costs.to_csv(index=False))
+        write_text(folder / PREDICTION, costs.to_csv(index=False))
     failed = measure(folder, test_data or data, cases, tolerances)
     return print_failed(str(folder.relative_to(root.root)), failed)
 
 
 def _copy(file: Path, folder: Path) -> None:
-    """A copy that appears whole and is new, so that it is measured."""
-    part = folder / f".part_{file.name}"
-    shutil.copyfile(file, part)
-    os.replace(part, folder / file.name)
+    """A copy with the time of now, so that it is measured."""
+    with whole_file(folder / file.name) as part:
+        shutil.copyfile(file, part)
 
 
 def _read_costs(file: Path, cases: Collection[str]) -> pd.DataFrame | None:

@@ -1,6 +1,5 @@
 """Metrics of a folder of predictions, computed in worker processes when there is something new to measure."""
 
-import json
 import math
 import os
 import sys
@@ -20,14 +19,12 @@ from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.evaluation.data import EvaluationData
-from sam3d_nnunet.evaluation.metrics import RULE, case_metrics
-from sam3d_nnunet.evaluation.results import METRICS
+from sam3d_nnunet.evaluation.metrics import IGNORE, RULE, case_metrics, targets_of
+from sam3d_nnunet.evaluation.results import METRICS, METRICS_JSON
 from sam3d_nnunet.geometry.label_maps import LabelMap, read_label_map
-from sam3d_nnunet.io import read_json, write_whole
+from sam3d_nnunet.io import read_json, write_json, write_text
 
-METRICS_JSON = "metrics.json"
 SAME = 1e-3  # mm, or parts of a direction
-IGNORE = "ignore"
 
 
 @dataclass(frozen=True)
@@ -94,16 +91,9 @@ def measure_folder(
         "failed": failed,
         "cases": {case: {t: _plain(values) for t, values in of_case.items()} for case, of_case in done.items()},
     }
-    write_whole(predictions / METRICS, rows.to_csv(index=False, lineterminator="\n"))
-    write_whole(predictions / METRICS_JSON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(predictions / METRICS, rows.to_csv(index=False, lineterminator="\n"))
+    write_json(predictions / METRICS_JSON, content, ensure_ascii=False)
     return MeasureReport(rows, failed)
-
-
-def targets_of(dataset_json: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Labels of each target, by its name in dataset.json: a label each, or several for a region."""
-    labels = {name: value for name, value in dataset_json["labels"].items() if name != IGNORE}
-    values = {name: tuple(v) if isinstance(v, (list, tuple)) else (int(v),) for name, v in labels.items()}
-    return {name: tuple(int(k) for k in v) for name, v in values.items() if v != (0,)}
 
 
 def _in_processes(measure: partial, cases: Sequence[str], processes: int | None) -> Iterator[tuple[str, dict | str]]:
@@ -141,9 +131,7 @@ def _metrics_of(
     wanted, found, spacing = truth_map.array, prediction.array, truth_map.properties["spacing"]
     counted = wanted != dataset_json["labels"].get(IGNORE, -1)
     return {
-        target: case_metrics(
-            np.isin(wanted, labels) & counted, np.isin(found, labels) & counted, spacing, tolerances
-        )
+        target: case_metrics(np.isin(wanted, labels) & counted, np.isin(found, labels) & counted, spacing, tolerances)
         for target, labels in targets.items()
     }
 

@@ -1,6 +1,7 @@
-"""How well a mask agrees with the truth: the columns of metrics.csv, and how tables name them."""
+"""How well a mask agrees with the truth: the columns of metrics.csv, and their names in tables."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import cc3d
 import numpy as np
@@ -16,10 +17,18 @@ RULE = (
     "is predicted in them is reported as false-positive volume. An empty prediction of a truth that is not empty "
     "counts as Dice 0 and NSD 0; its HD95 and the precision of its lesions are undefined."
 )
-"""What happens to empty masks, for the caption of a table."""
+"""How empty masks count, for the caption of a table."""
 
+IGNORE = "ignore"
+"""Name of the label whose voxels count for nothing."""
 HD_PERCENT = 95
 NEIGHBOURS = 26  # that make voxels one lesion
+
+
+def targets_of(dataset_json: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Labels of each target that is measured, by its name in dataset.json: one label, or those of a region."""
+    named = {name: tuple(int(k) for k in np.atleast_1d(value)) for name, value in dataset_json["labels"].items()}
+    return {name: labels for name, labels in named.items() if name != IGNORE and labels != (0,)}
 
 
 def nsd_column(tolerance: float) -> str:

@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import os
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +13,9 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
+from sam3d_nnunet.evaluation.results import step_folder
 from sam3d_nnunet.geometry.label_maps import read_label_map
+from sam3d_nnunet.io import whole_files
 from sam3d_nnunet.prediction.batch import CaseReport, PlannedCase, predict_cases
 from sam3d_nnunet.prediction.cases import ClickSource
 from sam3d_nnunet.prediction.image import ImageCase, read_case
@@ -23,6 +23,9 @@ from sam3d_nnunet.prediction.predictor import CasePrediction, SAM3DPredictor
 from sam3d_nnunet.prediction.writer import CaseWriter
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.simulation.draw import case_generator, correction_click
+
+NNUNETS_FILES = ("dataset.json", "plans.json", "predict_from_raw_data_args.json")
+"""What nnU-Net writes beside a prediction; results don't need it."""
 
 
 def predict_automatic(
@@ -54,11 +57,11 @@ def _predict(predictor: nnUNetPredictor, data: EvaluationData, case: str, folder
     for file in files:
         if not file.is_file():
             raise SAM3DError(f"There is no image file {file}.")
-    with tempfile.TemporaryDirectory(prefix=".part_", dir=folder) as part:
-        with contextlib.redirect_stdout(io.StringIO()):  # many lines a case
-            predictor.predict_from_files_sequential([[str(file) for file in files]], [str(Path(part) / case)])
-        prediction = f"{case}{data.file_ending}"
-        os.replace(Path(part) / prediction, folder / prediction)
+    with whole_files(folder, last=f"{case}{data.file_ending}") as part:
+        with contextlib.redirect_stdout(io.StringIO()):  # many lines for each case
+            predictor.predict_from_files_sequential([[str(file) for file in files]], [str(part / case)])
+        for name in NNUNETS_FILES:
+            (part / name).unlink(missing_ok=True)
 
 
 def predict_prompted_cases(
@@ -110,11 +113,6 @@ def _nothing(predictor: SAM3DPredictor, data: EvaluationData, prompt: Prompt, wr
 
 NO_ERROR = -1
 """What the truth says where no click may correct."""
-
-
-def step_folder(folder: Path, step: int) -> Path:
-    """Where the predictions after so many clicks lie."""
-    return folder / f"after_{step}"
 
 
 class IteratedPrediction:

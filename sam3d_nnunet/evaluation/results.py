@@ -1,30 +1,61 @@
-"""A folder of results: what methods predicted under which protocol, and how well."""
+"""A folder of results: what each file in it is called, how `sam3d evaluate` writes it, and how reports read it.
 
-import json
+RESULTS/
+  data.json                       data set, folders of images and truth, and its dataset.json
+  prompts/PROTOCOL/trial_T/       drawn clicks of each case, CASE.json
+  METHOD/
+    method.json                   trainer, plans, number of parameters, device, ...
+    splits_final.json             splits that the method was trained on
+    PROTOCOL/fold_F/trial_T/      predictions CASE; F is a number, or "test" for a separate test set
+      settings.json               settings of the predictions
+      prediction.csv              clicks, windows and seconds of each case
+      metrics.csv, metrics.json   metrics of each case and target
+    PROTOCOL/fold_F/trial_T/after_K/     the same after K clicks, under protocols that correct step by step
+"""
+
+import hashlib
 import re
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import read_json, read_json_object, read_text, write_json, write_text
+
+if TYPE_CHECKING:  # it imports torch, which tables need not wait for
+    from sam3d_nnunet.evaluation.data import EvaluationData
 
 DATA = "data.json"
 METHOD = "method.json"
 METRICS = "metrics.csv"
+METRICS_JSON = "metrics.json"
 PREDICTION = "prediction.csv"
-SPLITS = "splits_final.json"
 PROMPTS = "prompts"
+SETTINGS = "settings.json"
+SPLITS = "splits_final.json"
 TEST = "test"
 """The fold of a separate test set."""
+FORMAT, VERSION = "sam3d_results", 1
+WEIGHTS = "weights"
+"""In settings.json: fingerprints of the checkpoints whose predictions are averaged."""
 KEYS = ["method", "protocol", "fold", "trial", "clicks"]
+"""Columns that tell the rows of one folder of predictions from those of another."""
 NEEDED = {METRICS: ["case", "target", "dice", "truth_voxels"], PREDICTION: ["seconds"]}
-"""Columns without which a table tells nothing."""
+"""Columns that a table must have."""
 NAMES = {"case": str, "target": str}
 """Columns of names; all others hold numbers."""
+WRITTEN = "sam3d evaluate writes this file."
 _PLACE = re.compile(r"fold_(?P<fold>[0-9]+|test)/trial_(?P<trial>[0-9]+)(?:/after_(?P<clicks>[0-9]+))?")
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Where the predictions after `step` clicks are."""
+    return folder / f"after_{step}"
 
 
 @dataclass(frozen=True)
@@ -49,7 +80,7 @@ class PredictionFolder:
 
 
 class Results:
-    """Reads RESULTS/, as `sam3d evaluate` leaves it."""
+    """Reads a folder of results for tables and figures."""
 
     def __init__(self, root: str | Path) -> None:
         """
@@ -60,16 +91,16 @@ class Results:
             SAM3DError: it is no folder of results, or a file in it can't be read.
         """
         self.root = Path(root)
-        self.data = _read_object(self.root / DATA)
+        self.data = read_json_object(self.root / DATA, hint=WRITTEN)
         self.methods: dict[str, dict[str, Any]] = {
-            file.parent.name: _read_object(file) for file in sorted(self.root.glob(f"*/{METHOD}"))
+            file.parent.name: read_json_object(file, hint=WRITTEN) for file in sorted(self.root.glob(f"*/{METHOD}"))
         }
         if not self.methods:
             raise SAM3DError(f"{self.root} holds no method. Run sam3d evaluate with -o {self.root} first.")
 
     @cached_property
     def folders(self) -> list[PredictionFolder]:
-        """All folders that have been measured, in the order of their names; not copies of them with other names."""
+        """All folders with metrics, in the order of their names; a copy under another name does not count."""
         found = []
         for file in self.root.glob(f"*/*/fold_*/trial_*/**/{METRICS}"):
             method, protocol, *place = file.parent.relative_to(self.root).parts
@@ -92,16 +123,16 @@ class Results:
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """All rows of all prediction.csv (case, clicks given, windows, seconds), with the same columns in front."""
+        """All rows of all prediction.csv (case, clicks_given, windows, seconds), with the same columns in front."""
         return self._collect(PREDICTION)
 
     def splits(self, method: str) -> list[dict[str, list[str]]] | None:
-        """The splits a method was trained on; None where they are not known."""
+        """The splits that a method was trained on; None where they are not known."""
         file = self.root / method / SPLITS
-        return _read_json(file) if file.is_file() else None
+        return read_json(file, WRITTEN) if file.is_file() else None
 
     def prompt_file(self, protocol: str, trial: int, case: str) -> Path:
-        """Where the clicks of a case lie, if the protocol has any that are drawn beforehand."""
+        """Where the clicks of a case are, if the protocol draws any beforehand."""
         return self.root / PROMPTS / protocol / f"trial_{trial}" / f"{case}.json"
 
     @property
@@ -118,7 +149,7 @@ class Results:
             table = _read_csv(file)
             missing = [column for column in NEEDED[name] if column not in table]
             if missing:
-                raise SAM3DError(f"{file} has no column {', '.join(missing)}. Remove it, and run sam3d evaluate again.")
+                raise SAM3DError(f"{file} has no column {', '.join(missing)}. Delete it, and run sam3d evaluate again.")
             if "clicks" in table:
                 table = table.rename(columns={"clicks": "clicks_given"})
             for position, key in enumerate(KEYS):
@@ -127,22 +158,6 @@ class Results:
         if not tables:
             raise SAM3DError(f"{self.root} holds no {name}. Run sam3d evaluate with -o {self.root} first.")
         return pd.concat(tables, ignore_index=True)
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise SAM3DError(f"There is no {file}; sam3d evaluate writes it.") from e
-    except (OSError, ValueError) as e:
-        raise SAM3DError(f"{file} can't be read: {e}.") from e
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    content = _read_json(file)
-    if not isinstance(content, dict):
-        raise SAM3DError(f"{file} holds no JSON object {{...}}, so that it isn't what sam3d evaluate writes.")
-    return content
 
 
 def _read_csv(file: Path) -> pd.DataFrame:
@@ -154,7 +169,198 @@ def _read_csv(file: Path) -> pd.DataFrame:
         wrong = table.loc[table[column].notna() & pd.to_numeric(table[column], errors="coerce").isna(), column]
         if len(wrong):
             raise SAM3DError(
-                f"{file} has {wrong.iloc[0]!r} in the column {column}, which is no number. Mend or remove it, and "
-                "run sam3d evaluate again."
+                f"{file} has {wrong.iloc[0]!r} in the column {column}, which is not a number. Correct or delete the "
+                "file, and run sam3d evaluate again."
             )
     return table
+
+
+class ResultsFolder:
+    """Writes a folder of results: its places, and the files that are about more than one case."""
+
+    def __init__(self, root: str | Path) -> None:
+        """
+        Args:
+            root: the folder; made by `claim`.
+        """
+        self.root = Path(root)
+
+    def claim(self, data: "EvaluationData", test: "EvaluationData | None" = None) -> None:
+        """Write data.json, which says what the results are about.
+
+        Args:
+            data: the training cases of the data set.
+            test: a separate test set, if that is evaluated.
+
+        Raises:
+            SAM3DError: the results are about other data.
+        """
+        content = self.check_data(data, test)
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_json(self.root / DATA, content | {"dataset_json": data.dataset_json})
+
+    def check_data(self, data: "EvaluationData", test: "EvaluationData | None" = None) -> dict[str, Any]:
+        """The content of data.json after `claim`, which has the same arguments and errors."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "dataset": data.name,
+            "images": str(data.images.absolute()),
+            "truth": str(data.truth.absolute()),
+        }
+        if test is not None:
+            content |= {"test_images": str(test.images), "test_truth": str(test.truth)}
+        known = _known(self.root / DATA)
+        for key, value in content.items():
+            if known.get(key, value) != value:
+                raise SAM3DError(
+                    f"{self.root} holds results with {key} {known[key]}, not {value}. Give another folder for these."
+                )
+        return known | content
+
+    def prompts(self, protocol: str, trial: int) -> Path:
+        """Folder of the clicks CASE.json."""
+        return self.root / PROMPTS / protocol / f"trial_{trial}"
+
+    def predictions(self, method: str, protocol: str, fold: str, trial: int) -> Path:
+        """Folder of the predictions CASE."""
+        return self.root / method / protocol / f"fold_{fold}" / f"trial_{trial}"
+
+    def known_method(self, method: str) -> dict[str, Any]:
+        """The content of method.json; empty if there is none.
+
+        Raises:
+            SAM3DError: no method can have this name.
+        """
+        if method in ("", ".", "..", PROMPTS) or "/" in method or "\\" in method:
+            raise SAM3DError(f"{method!r} can't be the name of a method: it is that of a folder in {self.root}.")
+        return _known(self.root / method / METHOD)
+
+    def check_method(self, method: str, facts: dict[str, Any]) -> dict[str, Any]:
+        """The content of method.json so far; arguments and errors are those of `write_method`."""
+        known = self.known_method(method)
+        for key in ("trainer", "plans", "configuration"):
+            if known and known[key] != facts[key]:
+                raise SAM3DError(
+                    f"{self.root / method} holds results of {key} {known[key]}, not {facts[key]}. "
+                    "Give this method another name."
+                )
+        return known
+
+    def write_method(self, method: str, facts: dict[str, Any]) -> None:
+        """Write method.json. Values that are unknown now (None) keep their earlier value, and devices are added.
+
+        Raises:
+            SAM3DError: the folder holds the results of another method.
+        """
+        known = self.check_method(method, facts)
+        merged = facts | {key: value for key, value in known.items() if facts.get(key) is None}
+        if "prompted" in (known.get("kind"), facts["kind"]):
+            merged["kind"] = "prompted"
+        # tables pool the seconds of all devices, so that they have to name all of them
+        devices = [*(known.get("device") or "").split(" and "), facts.get("device") or ""]
+        merged["device"] = " and ".join(filter(None, dict.fromkeys(devices))) or None
+        memory = [m["peak_memory_gib"] for m in (known, facts) if m.get("peak_memory_gib") is not None]
+        merged["peak_memory_gib"] = max(memory, default=None)
+        (self.root / method).mkdir(parents=True, exist_ok=True)
+        write_json(self.root / method / METHOD, merged)
+
+    def refuse_other_weights(self, method: str, fold: str, model: Path, folds: Sequence[str], checkpoint: str) -> None:
+        """Refuse to mix predictions of a model with those that it made before it was trained on.
+
+        Args:
+            method: name of its folder.
+            fold: that of its predictions.
+            model: folder of the model.
+            folds: whose predictions are averaged.
+            checkpoint: file in each of them.
+
+        Raises:
+            SAM3DError: there are predictions of the same checkpoints with other weights.
+        """
+        files = [model / f"fold_{f}" / checkpoint for f in folds]
+        weights = [fingerprint(file) if file.is_file() else None for file in files]
+        now = {"folds": list(folds), "checkpoint": checkpoint, WEIGHTS: weights}
+        for folder in sorted((self.root / method).glob(f"*/fold_{fold}/trial_*")):
+            then = now | known_settings(folder)
+            if folder.name[6:].isdecimal() and [key for key in now if then[key] != now[key]] == [WEIGHTS]:
+                missing = ", which is not there" if None in weights else ""
+                raise SAM3DError(
+                    f"{folder} holds predictions of another training than {' and '.join(map(str, files))}{missing}. "
+                    f"Delete {self.root / method / '*' / f'fold_{fold}'} to predict anew, give the method another "
+                    "name, or put the model back."
+                )
+
+    def keep_splits(self, method: str, splits: Path) -> None:
+        """Copy the splits that a method was trained on.
+
+        Raises:
+            SAM3DError: it has been evaluated on others.
+        """
+        if not splits.is_file():
+            return
+        copy = self.root / method / SPLITS
+        if copy.is_file() and read_json(copy) != read_json(splits):
+            raise SAM3DError(
+                f"{splits} differs from {copy}, on which this method was evaluated before. "
+                "Give another --name, or another folder for the results."
+            )
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_text(copy, read_text(splits))
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Note the settings of a folder of predictions. A setting that older results lack counts as the same.
+
+    Raises:
+        SAM3DError: it holds predictions with other settings.
+    """
+    known = known_settings(folder)
+    different = [key for key in settings if known.get(key, settings[key]) != settings[key]]
+    if different:
+        key = different[0]
+        raise SAM3DError(
+            f"{folder} holds predictions with {key} {known[key]}, not {settings[key]}. Give another --name, or delete "
+            "that folder to predict anew."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SETTINGS, settings)
+
+
+def known_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a folder of predictions; empty where there are none.
+
+    Raises:
+        SAM3DError: they can't be read.
+    """
+    return _known(folder / SETTINGS, f"Delete {folder} to predict anew.")
+
+
+def add_cost(folder: Path, case: str, clicks: int, windows: int | None, seconds: float) -> None:
+    """Note in prediction.csv what the prediction of a case cost."""
+    file = folder / PREDICTION
+    row = pd.DataFrame([{"case": case, "clicks": clicks, "windows": windows, "seconds": round(seconds, 3)}])
+    if file.is_file():
+        known = pd.read_csv(file, dtype={"case": str})
+        row = pd.concat([known[known["case"] != case], row])
+    write_text(file, row.sort_values("case").to_csv(index=False))
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """16 hexadecimal digits that change with the tensors in a checkpoint.
+
+    They stay the same when the file is copied, and when nnU-Net saves a finished training once more before it validates
+    it. Torch saves zip files, whose directory has a checksum of each tensor; any other file is read completely.
+    """
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            tensors = [entry for entry in archive.infolist() if Path(entry.filename).parent.name == "data"]
+            content = repr(sorted((Path(tensor.filename).name, tensor.CRC) for tensor in tensors)).encode()
+    except zipfile.BadZipFile:
+        content = checkpoint.read_bytes()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _known(file: Path, hint: str = WRITTEN) -> dict[str, Any]:
+    """What a file says; nothing where it is not there."""
+    return read_json_object(file, hint=hint) if file.is_file() else {}

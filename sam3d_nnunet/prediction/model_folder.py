@@ -1,6 +1,5 @@
 """A trained model as nnU-Net keeps it: plans, data set and one checkpoint a fold."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from sam3d_nnunet.datasets.raw_dataset import read_dataset_json
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import listing, read_json_object
 from sam3d_nnunet.network.prompts import PromptableNetwork
 from sam3d_nnunet.nnunet.folders import dataset_name
 from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
@@ -87,13 +88,11 @@ def load_model_folder(
         SAM3DError: a file is missing or unusable, or the model is none of our trainers'.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise SAM3DError(f"There is no model folder {folder}. Give the folder TRAINER__PLANS__CONFIGURATION.")
-    plans, dataset_json = (_read_json(folder / name) for name in ("plans.json", "dataset.json"))
-    chosen = _choose_folds(folder, folds, checkpoint_name)
-    checkpoints = [_load_checkpoint(folder / f"fold_{fold}" / checkpoint_name) for fold in chosen]
-    trainer = _trainer_class(checkpoints[0]["trainer_name"], folder)
-    plans = PlansManager(plans)
+    plans, dataset_json = PlansManager(read_plans(folder)), read_dataset_json(folder / "dataset.json")
+    chosen = choose_folds(folder, folds, checkpoint_name)
+    checkpoints = [load_checkpoint(folder / f"fold_{fold}" / checkpoint_name) for fold in chosen]
+    trainer = trainer_of(checkpoints[0], folder)
+    _refuse_without_prompts(trainer, folder)
     configuration_name = checkpoints[0]["init_args"]["configuration"]
     if configuration_name not in plans.available_configurations:
         raise SAM3DError(f"{folder / 'plans.json'} has no configuration {configuration_name}, which was trained.")
@@ -131,43 +130,51 @@ def trained_model_folder(dataset: str, configuration: str, trainer: str, plans_n
         raise SAM3DError(f"The model folder of data set {dataset} can't be found: {e}") from e
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise SAM3DError(f"{file.parent} is no model folder: it has no {file.name}. {_content(file.parent)}") from e
-    except (OSError, ValueError) as e:
-        raise SAM3DError(f"{file} can't be read: {e}.") from e
+def read_plans(folder: Path) -> dict[str, Any]:
+    """nnU-Net's plans in a model folder.
+
+    Raises:
+        SAM3DError: this is no model folder, or its plans can't be used.
+    """
+    if not folder.is_dir():
+        raise SAM3DError(f"There is no model folder {folder}. Give the folder TRAINER__PLANS__CONFIGURATION.")
+    hint = f"Give the folder TRAINER__PLANS__CONFIGURATION of a model. {_content(folder)}"
+    return read_json_object(folder / "plans.json", ("dataset_name", "plans_name", "configurations"), hint)
 
 
-def _choose_folds(folder: Path, folds: Sequence[Fold] | Fold | None, checkpoint_name: str) -> list[Fold]:
-    there = {f.parent.name for f in folder.glob(f"fold_*/{checkpoint_name}") if f.is_file()}
-    if folds is None:
+def choose_folds(folder: Path, folds: Sequence[Fold] | Fold | None, checkpoint_name: str) -> list[str]:
+    """Names of the folds to use, such as "0".
+
+    Args:
+        folder: of the model.
+        folds: those that are asked for. None, or an empty list: all that are numbered, else fold_all.
+        checkpoint_name: file in each fold.
+
+    Raises:
+        SAM3DError: one of them holds no such checkpoint, or none does.
+    """
+    there = {file.parent.name for file in folder.glob(f"fold_*/{checkpoint_name}") if file.is_file()}
+    chosen = [str(fold) for fold in ([folds] if isinstance(folds, (int, str)) else folds or ())]
+    if not chosen:
         numbers = sorted(int(name[5:]) for name in there if re.fullmatch("fold_[0-9]+", name))
-        chosen = numbers or (["all"] if "fold_all" in there else [])
-    else:
-        chosen = list(dict.fromkeys([folds] if isinstance(folds, (int, str)) else folds))
+        chosen = [str(number) for number in numbers] or (["all"] if "fold_all" in there else [])
     missing = [f"fold_{fold}" for fold in chosen if f"fold_{fold}" not in there]
     if missing or not chosen:
-        wanted = f"no {checkpoint_name} in {', '.join(missing)}" if missing else f"no fold that holds {checkpoint_name}"
+        wanted = f"no {checkpoint_name} in {', '.join(missing)}" if missing else f"no fold with {checkpoint_name}"
         raise SAM3DError(f"{folder} has {wanted}. {_content(folder)}")
-    return chosen
+    return list(dict.fromkeys(chosen))
 
 
-def _content(folder: Path) -> str:
-    """What a folder holds of a model, for messages."""
-    checkpoints = sorted(str(f.relative_to(folder)) for f in folder.glob("fold_*/*.pth"))
-    if checkpoints:
-        return f"It holds {', '.join(checkpoints)}."
-    names = sorted(f.name for f in folder.iterdir())
-    return f"It holds {', '.join(names[:10]) or 'nothing'}{' and more' if len(names) > 10 else ''}, no checkpoint."
+def load_checkpoint(file: Path) -> dict[str, Any]:
+    """One of nnU-Net's checkpoints, on the CPU. It can run code when it is loaded: load none that you don't trust.
 
-
-def _load_checkpoint(file: Path) -> dict[str, Any]:
+    Raises:
+        SAM3DError: the file is missing or damaged, or is no checkpoint of a training.
+    """
     try:
         # as nnU-Net does: its checkpoints hold more than tensors
         checkpoint = torch.load(file, map_location="cpu", weights_only=False)
-    except Exception as e:  # a broken file fails in whatever it is taken for
+    except Exception as e:  # a damaged file fails in many ways
         raise SAM3DError(f"The checkpoint {file} can't be read: {type(e).__name__}: {e}") from e
     needed = {"trainer_name", "init_args", "network_weights"}
     if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
@@ -175,15 +182,29 @@ def _load_checkpoint(file: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _trainer_class(name: str, folder: Path) -> type:
-    """A trainer that takes prompts."""
+def trainer_of(checkpoint: dict[str, Any], folder: Path) -> type:
+    """The class of the trainer that wrote a checkpoint.
+
+    Raises:
+        SAM3DError: it is not installed; the message names the model folder.
+    """
     try:
-        found = find_trainer(name)
+        return find_trainer(checkpoint["trainer_name"])
     except SAM3DError as e:
-        raise SAM3DError(f"{folder} was trained with {name}. {e}") from e
-    if not takes_prompts(found):
+        raise SAM3DError(f"{folder} can't be used. {e}") from e
+
+
+def _refuse_without_prompts(trainer: type, folder: Path) -> None:
+    if not takes_prompts(trainer):
         raise SAM3DError(
-            f"{folder} was trained with {name}, which knows no clicks. Predict with nnUNetv2_predict, or choose a "
-            "model of SAM3DAdapterTrainer or PromptedUNetTrainer."
+            f"{folder} was trained with {trainer.__name__}, which takes no clicks. Predict with nnUNetv2_predict, or "
+            "choose a model of SAM3DAdapterTrainer or PromptedUNetTrainer."
         )
-    return found
+
+
+def _content(folder: Path) -> str:
+    """What a folder holds of a model, for messages."""
+    checkpoints = [str(file.relative_to(folder)) for file in folder.glob("fold_*/*.pth")]
+    if checkpoints:
+        return f"It holds {listing(checkpoints)}."
+    return f"It holds {listing([file.name for file in folder.iterdir()]) or 'nothing'}, no checkpoint."

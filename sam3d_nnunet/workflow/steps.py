@@ -1,6 +1,5 @@
-"""The commands that a comparison takes, as a user would type them, and which of them are left to run."""
+"""The commands of a comparison, as a user would type them, and which of them still have to run."""
 
-import json
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +11,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.evaluation.measure import up_to_date
-from sam3d_nnunet.evaluation.protocol_prediction import step_folder
-from sam3d_nnunet.evaluation.results_folder import ResultsFolder
+from sam3d_nnunet.evaluation.results import ResultsFolder, step_folder
+from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.nnunet.folders import dataset_number, preprocessed_root
 from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
 from sam3d_nnunet.planning.plan_dataset import differences
@@ -29,7 +28,7 @@ NNUNET_PLANNERS = {
     "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL",
     "nnUNetResEncUNetXLPlans": "nnUNetPlannerResEncXL",
 }
-"""Plans that nnU-Net's planners write; all others are those of the recipe."""
+"""nnU-Net's planners by the name of the plans that they write. The recipe makes all other plans."""
 PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"
 
 Command = list[str]
@@ -42,7 +41,7 @@ class Step:
     Attributes:
         name: KIND/WHAT/..., where KIND is one of PREPARE, TRAIN and EVALUATE.
         commands: with their arguments.
-        needs: names of the steps that have to be finished before.
+        needs: names of the steps that must be finished before.
     """
 
     name: str
@@ -51,18 +50,18 @@ class Step:
 
     @property
     def shell(self) -> str:
-        """As one line for a shell: all commands are run, and the step fails if one of them does."""
+        """One line for a shell. It runs all commands, and fails if one of them fails."""
         tried = "; ".join(f"{shlex.join(command)} || failed=1" for command in self.commands)
         return f"failed=0; {tried}; exit $failed"
 
 
 class Steps:
-    """What a comparison takes on a data set, from its raw images to measured predictions."""
+    """The steps of a comparison on a data set, from raw images to measured predictions."""
 
     def __init__(self, comparison: Comparison, recipe: str, dataset: str, results: str | Path, device: str) -> None:
         """
         Args:
-            comparison: of which methods.
+            comparison: methods to compare, and how.
             recipe: its name, or a JSON file.
             dataset: id or name of a data set that has folds.
             results: folder of results of the data set.
@@ -70,11 +69,11 @@ class Steps:
 
         Raises:
             SAM3DError: the data set has no such fold, a trainer can't be found, a method can't be evaluated, the
-                results are about something else, or plans are there already and not those of the recipe.
+                results belong to something else, or there are plans that differ from those of the recipe.
         """
         self.comparison, self.recipe, self.device = comparison, recipe, device
         self.data = EvaluationData.from_nnunet(dataset)
-        self.number = str(dataset_number(self.data.name))  # which is all that some of nnU-Net's commands take
+        self.number = str(dataset_number(self.data.name))  # some of nnU-Net's commands take nothing else
         self.results = ResultsFolder(Path(results).absolute())
         self.cases = {fold: self.data.cases_of_fold(str(fold)) for fold in comparison.folds}
         self.trained = [method for method in comparison.methods if method.trainer is not None]
@@ -88,8 +87,8 @@ class Steps:
             self.results.check_method(method.name, method.facts)
             if method.sam2d is not None and self.data.raw.listed is not None:
                 raise SAM3DError(
-                    f"{method.name}: sam3d predict-sam2d needs images in a folder, but the dataset.json of "
-                    f"{self.data.name} lists them. Leave the method out."
+                    f"The method {method.name} runs sam3d predict-sam2d, which needs all images in one folder, but the "
+                    f"dataset.json of {self.data.name} lists them. Leave the method out."
                 )
         for plans in self._plans_names:
             self._refuse_other_plans(plans)
@@ -99,7 +98,7 @@ class Steps:
                 self.results.refuse_other_weights(method.name, fold, self._model_folder(method), [fold], FINAL)
 
     def left(self) -> list[Step]:
-        """What isn't finished, in an order in which it can be run."""
+        """Unfinished steps, in an order in which they can run."""
         steps = [*self._prepare(), *self._train(), *self._evaluate(), *self._evaluate_sam2d()]
         names = {step.name for step in steps}
         return [replace(step, needs=[name for name in step.needs if name in names]) for step in steps]
@@ -112,7 +111,7 @@ class Steps:
         for plans in self._plans_names:
             if not self._plans_file(plans).is_file():
                 yield Step(_planned(plans), [self._plan_command(plans)], [fingerprint])
-        # methods may share what is preprocessed, which must not be written by two at once
+        # methods can share a preprocessed folder, which only one step may write
         folders: dict[Path, ComparedMethod] = {}
         for method in self.trained:
             folders.setdefault(self._preprocessed_folder(method), method)
@@ -123,7 +122,7 @@ class Steps:
                 yield Step(f"{PREPARE}/{folder.name}", [command], [_planned(method.plans)])
 
     def _is_preprocessed(self, folder: Path) -> bool:
-        """nnU-Net writes CASE.pkl as the last file of a case, and copies the truth at the end."""
+        """CASE.pkl is the last file that nnU-Net writes for a case; it copies the label maps at the end."""
         truth, ending = self._preprocessed / "gt_segmentations", self.data.file_ending
         return all(
             (folder / f"{case}.pkl").is_file() and (truth / f"{case}{ending}").is_file()
@@ -138,7 +137,7 @@ class Steps:
                 trained = folder / f"fold_{fold}"
                 if (trained / FINAL).is_file() and (trained / "validation" / "summary.json").is_file():
                     continue
-                # --c begins anew where there is nothing to continue
+                # --c starts from the beginning if there is nothing to continue
                 command = ["nnUNetv2_train", self.number, method.configuration, str(fold), "-p", method.plans]
                 command += ["-tr", method.trainer, "-device", self.device, "--c"]
                 yield Step(_trained(model, fold), [command], needs)
@@ -156,12 +155,12 @@ class Steps:
                 yield Step(f"{EVALUATE}/{method.name}/fold_{fold}", [command], [_trained(method.model, fold)])
 
     def _evaluate_sam2d(self) -> Iterable[Step]:
-        """SAM predicts whatever has clicks: all folds in one step, for each set of clicks."""
+        """One step for each set of clicks, with all folds, since SAM isn't trained."""
         folds = self.comparison.folds
         for method in (method for method in self.comparison.methods if method.sam2d is not None):
             for protocol in self.comparison.slice_protocols:
                 for trial in range(self.comparison.trials):
-                    # by size, so that another size doesn't go on with these
+                    # one folder for each size of SAM, so that another size doesn't continue these predictions
                     predictions = self.results.root / WORK / method.name / method.sam2d / protocol / f"trial_{trial}"
                     left = [
                         fold
@@ -217,9 +216,9 @@ class Steps:
         return ["sam3d", "plan", "-d", self.number, "--recipe", self.recipe, "--overwrite-plans-name", plans]
 
     def _preprocessed_folder(self, method: ComparedMethod) -> Path:
-        """What the plans say; before there are any, what nnU-Net's planners will write.
+        """The folder that the plans name; without plans yet, the one that nnU-Net's planners will name.
 
-        Its ResEnc planners share what its default planner preprocesses at full resolution.
+        Its ResEnc planners share the preprocessed data of its default planner at full resolution.
         """
         file = self._plans_file(method.plans)
         if file.is_file():
@@ -229,25 +228,25 @@ class Steps:
         return self._preprocessed / f"{plans}_{method.configuration}"
 
     def _refuse_other_plans(self, name: str) -> None:
-        """Plans that are there are used, so they have to be those that the recipe would write."""
+        """Existing plans are used, so they must be the plans that the recipe would write."""
         file = self._plans_file(name)
         if _is_nnunets(name):
             if name not in NNUNET_PLANNERS and not file.is_file():
                 raise SAM3DError(
-                    f"There are no plans {file}. Those that can be made are {', '.join(NNUNET_PLANNERS)}; make others "
-                    "by nnUNetv2_plan_experiment."
+                    f"There are no plans {file}. sam3d benchmark makes {', '.join(NNUNET_PLANNERS)} itself; make other "
+                    "plans with nnUNetv2_plan_experiment first."
                 )
             return
         differs = differences(_read_plans(file), load_recipe(self.recipe)) if file.is_file() else []
         if differs:
             raise SAM3DError(
-                f"{file} was planned with other values of {', '.join(differs)} than the recipe {self.recipe} has. Give "
-                "the methods of the recipe plans of another name; or delete these, what was preprocessed "
-                f"({self._preprocessed / name}_*) and trained (*__{name}__*) from them."
+                f"{file} differs from the recipe {self.recipe} in {', '.join(differs)}. Give the methods of the recipe "
+                "another name for their plans, or delete these plans, the data preprocessed with them "
+                f"({self._preprocessed / name}_*) and the models trained with them (*__{name}__*)."
             )
 
     def _refuse_model_of_other_plans(self, method: ComparedMethod) -> None:
-        """Plans may have been made anew, under the same name, since a model was trained; it keeps a copy of its own."""
+        """Plans can be replaced under the same name after a training, which keeps a copy of those that it used."""
         file, copy = self._plans_file(method.plans), self._model_folder(method) / "plans.json"
         if not (file.is_file() and copy.is_file()):
             return
@@ -255,32 +254,32 @@ class Steps:
         differs = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
         if differs:
             raise SAM3DError(
-                f"{copy.parent} was trained from plans with other values of {', '.join(differs)} than {file} has now. "
-                "Delete the model and its predictions to train it anew, or give the method plans of another name."
+                f"{copy.parent} was trained with other plans: {file} now differs in {', '.join(differs)}. Delete the "
+                "model and its predictions to train it again, or give the method another name for its plans."
             )
 
     def _as_trained(self, file: Path, method: ComparedMethod) -> dict[str, Any]:
-        """All that a training takes from plans: what is common to configurations, and what one of them holds."""
+        """All that a training takes from plans: the part common to all configurations, and one configuration."""
         _read_configuration(file, method.configuration)
-        plans = json.loads(file.read_text(encoding="utf-8"))
+        plans = read_json_object(file)
         trainer = find_trainer(method.trainer)
-        if issubclass(trainer, PlannedTrainer):  # which writes into its copy what the plans leave open
+        if issubclass(trainer, PlannedTrainer):  # it completes the settings in its copy of the plans
             complete_settings(plans, method.configuration, self.data.dataset_json, trainer.changes, method.trainer)
         common = {key: value for key, value in plans.items() if key != "configurations"}
         return common | PlansManager(plans).get_configuration(method.configuration).configuration
 
 
 def _is_nnunets(plans: str) -> bool:
-    """Whether plans are used as nnU-Net, or its user, has made them."""
+    """Whether the plans are used as nnU-Net or the user made them."""
     return plans.startswith("nnUNet")
 
 
 def _read_plans(file: Path) -> dict[str, Any]:
+    plans = read_json_object(file)
     try:
-        plans = json.loads(file.read_text(encoding="utf-8"))
         plans["configurations"]["3d_fullres"]["patch_size"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise SAM3DError(f"{file} holds no plans with a configuration 3d_fullres: {type(e).__name__}: {e}.") from e
+    except (KeyError, TypeError) as e:
+        raise SAM3DError(f"{file} has no configuration 3d_fullres with a patch_size: {type(e).__name__}: {e}.") from e
     return plans
 
 
@@ -288,9 +287,9 @@ def _read_configuration(file: Path, name: str) -> ConfigurationManager:
     try:
         configuration = PlansManager(str(file)).get_configuration(name)
     except (OSError, ValueError, KeyError, RuntimeError) as e:
-        raise SAM3DError(f"{file} has no configuration {name} that can be used: {e}") from e
+        raise SAM3DError(f"{file} has no usable configuration {name}: {e}") from e
     if configuration.previous_stage_name is not None:
-        raise SAM3DError(f"The configuration {name} of {file} is the second stage of a cascade: leave it out.")
+        raise SAM3DError(f"The configuration {name} of {file} is the second stage of a cascade. Leave it out.")
     return configuration
 
 

@@ -36,7 +36,7 @@ def test_cases(data, tmp_path):
         with pytest.raises(SAM3DError, match="fold"):
             data.cases_of_fold(fold)
     splits_file(data.name).unlink()
-    with pytest.raises(SAM3DError, match="There are no folds .*splits_final.json"):
+    with pytest.raises(SAM3DError, match="no file .*splits_final.json"):
         data.cases_of_fold("0")
 
 

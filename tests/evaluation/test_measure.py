@@ -8,10 +8,10 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from summary_dice import read_summary
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.measure import measure_folder, targets_of
-from sam3d_nnunet.evaluation.nnunet_summary import read_summary
+from sam3d_nnunet.evaluation.measure import measure_folder
 
 LABELS = {"background": 0, "organ": 1, "tumour": 2}
 REGIONS = {"background": 0, "whole": [1, 2], "tumour": 2}
@@ -132,11 +132,6 @@ def test_nothing_to_measure(folders, tmp_path):
         measure_folder(tmp_path / "nowhere", folders[1], dataset(), processes=1)
     with pytest.raises(SAM3DError, match=r"None of 3 case\(s\).*There is no"):
         measure_folder(folders[0], tmp_path / "nowhere", dataset(), processes=1)
-
-
-def test_targets():
-    assert targets_of(dataset(LABELS | {"ignore": 3})) == {"organ": (1,), "tumour": (2,)}
-    assert targets_of(dataset(REGIONS)) == {"whole": (1, 2), "tumour": (2,)}
 
 
 @pytest.mark.parametrize(

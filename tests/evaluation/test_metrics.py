@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from surface_distance import compute_robust_hausdorff, compute_surface_dice_at_tolerance, compute_surface_distances
 
-from sam3d_nnunet.evaluation.metrics import case_metrics
+from sam3d_nnunet.evaluation.metrics import case_metrics, targets_of
 
 TOLERANCES = (1.0, 2.5, 5.0)
 
@@ -95,3 +95,10 @@ def test_nothing_found_counts_as_zero_but_has_no_distance():
 def test_both_empty():
     found = case_metrics(np.zeros((3, 3, 3), bool), np.zeros((3, 3, 3), bool), (1, 1, 1))
     assert found["false_positive_ml"] == 0 and np.isnan(found["dice"]) and found["lesions_truth"] == 0
+
+
+def test_targets():
+    labels = {"background": 0, "organ": 1, "tumour": 2}
+    assert targets_of({"labels": labels | {"ignore": 3}}) == {"organ": (1,), "tumour": (2,)}
+    regions = {"background": [0], "whole": [1, 2], "tumour": [2], "ignore": 3}
+    assert targets_of({"labels": regions}) == {"whole": (1, 2), "tumour": (2,)}

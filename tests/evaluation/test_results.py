@@ -14,7 +14,7 @@ UNET = "nnUNetTrainer__SAM3DPlans__3d_fullres"
 def test_descriptions_that_are_no_objects(results_folder, name, content):
     file = results_folder / name
     file.write_text(json.dumps(content))
-    with pytest.raises(SAM3DError, match=f"{file} holds no JSON object"):
+    with pytest.raises(SAM3DError, match=f"{file} .* object"):
         Results(results_folder)
 
 
@@ -36,7 +36,7 @@ def test_a_table_with_words_for_numbers(results_folder, name, column):
     rows.loc[3, column] = "1,5"
     rows.to_csv(file, index=False)
     results = Results(results_folder)
-    with pytest.raises(SAM3DError, match=f"{file} has '1,5' in the column {column}, which is no number. Mend"):
+    with pytest.raises(SAM3DError, match=f"{file} has '1,5' in the column {column}, which is not a number"):
         _ = results.metrics if name == "metrics.csv" else results.costs
 
 

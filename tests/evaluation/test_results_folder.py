@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,7 @@ import torch
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
-from sam3d_nnunet.evaluation.results_folder import ResultsFolder, add_cost, check_settings
+from sam3d_nnunet.evaluation.results import ResultsFolder, add_cost, check_settings, fingerprint
 
 FACTS = {"name": "M", "trainer": "T", "plans": "P", "configuration": "C", "kind": "prompted", "parameters": 7}
 
@@ -33,10 +34,10 @@ def test_results_are_of_one_data_set(tmp_path):
         "dataset_json": {"file_ending": ".nrrd", "labels": {"x": 1}},
     }
     for other in ((data("Dataset002_B"),), (data(images="/b"),), (data(), data(images="/other"))):
-        with pytest.raises(SAM3DError, match="Give another folder"):
+        with pytest.raises(SAM3DError, match="results holds results with"):
             root.claim(*other)
     (root.root / "data.json").write_text("{")
-    with pytest.raises(SAM3DError, match="no JSON"):
+    with pytest.raises(SAM3DError, match="data.json, line 1"):
         root.claim(data())
 
 
@@ -68,7 +69,7 @@ def test_splits_stay_the_same(tmp_path):
     root.keep_splits("M", splits)
     assert (root.root / "M" / "splits_final.json").read_text() == splits.read_text()
     splits.write_text('[{"val": ["b"]}]')
-    with pytest.raises(SAM3DError, match="differs from"):
+    with pytest.raises(SAM3DError, match="splits.json differs from .*splits_final.json"):
         root.keep_splits("M", splits)
 
 
@@ -89,7 +90,7 @@ def test_predictions_with_other_settings_are_not_mixed(tmp_path):
     with pytest.raises(SAM3DError, match="step 0.5, not 0.3"):
         check_settings(tmp_path / "a", {"step": 0.3, "folds": ["0"]})
     (tmp_path / "a" / "settings.json").write_text("[]")
-    with pytest.raises(SAM3DError, match="settings.json holds no JSON object"):
+    with pytest.raises(SAM3DError, match="settings.json .* object"):
         check_settings(tmp_path / "a", {"step": 0.5})
 
 
@@ -103,5 +104,27 @@ def test_weights_are_compared_where_they_should_be_the_same(tmp_path):
     for trial, more in (("0", {"folds": ["0", "1"]}), ("1", {"checkpoint": "best.pth"}), ("2_old", {})):
         check_settings(root.root / f"M/automatic/fold_0/trial_{trial}", settings | more)
     root.refuse_other_weights("M", "0", model, ["0"], "last.pth")
-    with pytest.raises(SAM3DError, match="trial_0 was predicted by another training than .*fold_1/last.pth"):
+    with pytest.raises(SAM3DError, match="trial_0 .* another training than .*fold_1/last.pth"):
         root.refuse_other_weights("M", "0", model, ["0", "1"], "last.pth")
+
+
+def test_a_fingerprint_changes_with_the_weights_and_not_with_the_file(tmp_path):
+    network = torch.nn.Linear(40, 30)
+    torch.save({"network_weights": network.state_dict(), "current_epoch": 3}, tmp_path / "a.pth")
+    before = fingerprint(tmp_path / "a.pth")
+    assert len(before) == 16
+    shutil.copyfile(tmp_path / "a.pth", tmp_path / "copy.pth")
+    torch.save({"network_weights": network.state_dict(), "current_epoch": 3}, tmp_path / "again.pth")
+    assert fingerprint(tmp_path / "copy.pth") == fingerprint(tmp_path / "again.pth") == before
+    torch.save({"network_weights": network.state_dict(), "current_epoch": 4, "device": "cpu"}, tmp_path / "again.pth")
+    assert fingerprint(tmp_path / "again.pth") == before
+    with torch.no_grad():
+        network.weight[3, 4] += 1e-3
+    torch.save({"network_weights": network.state_dict(), "current_epoch": 3}, tmp_path / "a.pth")
+    assert fingerprint(tmp_path / "a.pth") != before
+
+
+def test_fingerprints_of_other_files(tmp_path):
+    for name, content in (("a", b"some"), ("b", b"some"), ("c", b"other")):
+        (tmp_path / name).write_bytes(content)
+    assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b") != fingerprint(tmp_path / "c")

@@ -18,9 +18,9 @@ def test_folds(make_model):
     for name, value in alone.networks[0].state_dict().items():
         torch.testing.assert_close(value, both.networks[1].state_dict()[name])
     assert len(load_model_folder(folder, ["all", "0", "0"]).networks) == 2
-    with pytest.raises(SAM3DError, match="no checkpoint_final.pth in fold_1, fold_7.*holds fold_0/checkpoint_final"):
+    with pytest.raises(SAM3DError, match="in fold_1, fold_7.*holds fold_0/checkpoint_final"):
         load_model_folder(folder, [0, 1, 7])
-    with pytest.raises(SAM3DError, match="no fold that holds checkpoint_best.pth. It holds"):
+    with pytest.raises(SAM3DError, match="checkpoint_best.pth.*holds fold_0/checkpoint_final"):
         load_model_folder(folder, checkpoint_name="checkpoint_best.pth")
     shutil.rmtree(folder / "fold_0")
     shutil.rmtree(folder / "fold_3")
@@ -48,7 +48,7 @@ def test_missing_and_broken_files(make_model, tmp_path):
     with pytest.raises(SAM3DError, match="no model folder"):
         load_model_folder(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SAM3DError, match="no plans.json. It holds nothing"):
+    with pytest.raises(SAM3DError, match="empty/plans.json.*nothing"):
         load_model_folder(tmp_path / "empty")
     checkpoint = folder / "fold_0" / "checkpoint_final.pth"
     content = torch.load(checkpoint, weights_only=False)
@@ -62,7 +62,7 @@ def test_missing_and_broken_files(make_model, tmp_path):
     with pytest.raises(SAM3DError, match="can't be read"):
         load_model_folder(folder)
     (folder / "dataset.json").write_text("{")
-    with pytest.raises(SAM3DError, match=r"dataset\.json can't be read"):
+    with pytest.raises(SAM3DError, match=r"dataset\.json, line 1"):
         load_model_folder(folder)
 
 
@@ -71,10 +71,10 @@ def test_foreign_trainers(make_model):
     checkpoint = folder / "fold_0" / "checkpoint_final.pth"
     content = torch.load(checkpoint, weights_only=False)
     torch.save(content | {"trainer_name": nnUNetTrainer.__name__}, checkpoint)
-    with pytest.raises(SAM3DError, match="nnUNetTrainer, which knows no clicks"):
+    with pytest.raises(SAM3DError, match="nnUNetTrainer, "):
         load_model_folder(folder)
     torch.save(content | {"trainer_name": "TrainerOfSomebody"}, checkpoint)
-    with pytest.raises(SAM3DError, match="TrainerOfSomebody, which is not installed"):
+    with pytest.raises(SAM3DError, match="TrainerOfSomebody"):
         load_model_folder(folder)
 
 

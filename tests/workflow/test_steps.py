@@ -15,9 +15,7 @@ from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.datasets.splits import draw_splits
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.measure import measure_folder
-from sam3d_nnunet.evaluation.model import fingerprint
-from sam3d_nnunet.evaluation.results import Results
-from sam3d_nnunet.evaluation.results_folder import check_settings
+from sam3d_nnunet.evaluation.results import Results, check_settings, fingerprint
 from sam3d_nnunet.training.planned_trainer import complete_settings
 from sam3d_nnunet.workflow.comparison import Comparison
 from sam3d_nnunet.workflow.steps import Step, Steps
@@ -169,11 +167,11 @@ def test_what_is_finished_is_not_left(dataset):
 def test_other_plans_are_refused(dataset):
     file = dataset.base / "SAM3DPlans.json"
     write_plans(file, {"preset": "tiny", "num_epochs": 5})
-    with pytest.raises(SAM3DError, match="SAM3DPlans.json was planned with other values of preset, num_epochs than"):
+    with pytest.raises(SAM3DError, match="SAM3DPlans.json .* preset, num_epochs"):
         left(dataset, [OURS])
     assert left(dataset, [OURS | {"plans": "Others"}, NNUNET])
     file.write_text("{}")
-    with pytest.raises(SAM3DError, match="holds no plans with a configuration 3d_fullres"):
+    with pytest.raises(SAM3DError, match="SAM3DPlans.json .*configurations"):
         left(dataset, [OURS])
 
 
@@ -195,14 +193,14 @@ def test_models_of_other_plans_are_refused(dataset, method):
     content = json.loads(file.read_text())
     content["configurations"]["3d_fullres"]["normalization_schemes"] = ["ZScoreNormalization"]
     file.write_text(json.dumps(content))
-    with pytest.raises(SAM3DError, match=f"{model.name} was trained from plans with other values of normalization_sch"):
+    with pytest.raises(SAM3DError, match=f"{model.name} .*normalization_schemes"):
         left(dataset, [method])
     assert left(dataset, [RESENC])
 
 
 def test_nnunets_plans_are_used_as_they_are(dataset):
     own = NNUNET | {"plans": "nnUNetPlans_40G"}
-    with pytest.raises(SAM3DError, match="no plans .*nnUNetPlans_40G.json. Those that can be made are nnUNetPlans, "):
+    with pytest.raises(SAM3DError, match="nnUNetPlans_40G.json.* nnUNetPlans, "):
         left(dataset, [own])
     write_plans(dataset.base / "nnUNetPlans_40G.json", {"preset": "tiny"})  # which is none of the recipe's business
     names = [step.name for step in left(dataset, [own])]
@@ -214,9 +212,9 @@ def test_configurations_share_what_their_plans_say(dataset):
     write_plans(dataset.base / "nnUNetPlans.json", mine=child, second=child | {"previous_stage": "3d_lowres"})
     steps = left(dataset, [NNUNET, NNUNET | {"name": "mine", "configuration": "mine"}])
     assert [step.name for step in steps if step.name.startswith("prepare/nnUNet")] == ["prepare/nnUNetPlans_3d_fullres"]
-    with pytest.raises(SAM3DError, match="second of .* is the second stage of a cascade"):
+    with pytest.raises(SAM3DError, match="second of .*nnUNetPlans.json.*cascade"):
         left(dataset, [NNUNET | {"configuration": "second"}])
-    with pytest.raises(SAM3DError, match="nnUNetPlans.json has no configuration third"):
+    with pytest.raises(SAM3DError, match="nnUNetPlans.json .*third"):
         left(dataset, [NNUNET | {"configuration": "third"}])
 
 
@@ -224,11 +222,11 @@ def test_results_of_something_else_are_refused_before_any_work(dataset):
     (dataset.results / "ours").mkdir(parents=True)
     facts = {"trainer": "SAM3DAdapterTrainer_clicked", "plans": "SAM3DPlans", "configuration": "3d_fullres"}
     (dataset.results / "ours" / "method.json").write_text(json.dumps(facts))
-    with pytest.raises(SAM3DError, match="holds results of trainer SAM3DAdapterTrainer_clicked, not SAM3DAdapterT"):
+    with pytest.raises(SAM3DError, match="SAM3DAdapterTrainer_clicked.* SAM3DAdapterTrainer\\W"):
         left(dataset, [OURS])
     assert left(dataset, [OURS | {"name": "others"}])
     (dataset.results / "data.json").write_text(json.dumps({"dataset": "Dataset320_Other"}))
-    with pytest.raises(SAM3DError, match="holds results with dataset Dataset320_Other"):
+    with pytest.raises(SAM3DError, match="Dataset320_Other"):
         left(dataset, [OURS | {"name": "others"}])
 
 
@@ -241,10 +239,10 @@ def test_results_of_another_training_are_refused_before_any_work(dataset):
     check_settings(predicted, {"weights": [fingerprint(checkpoint)]})
     assert left(dataset, [NNUNET])
     torch.save({"weight": torch.zeros(3)}, checkpoint)
-    with pytest.raises(SAM3DError, match="automatic/fold_0/trial_0 was predicted by another training than .*final.pth"):
+    with pytest.raises(SAM3DError, match="automatic/fold_0/trial_0 .*final.pth"):
         left(dataset, [NNUNET])
     checkpoint.unlink()
-    with pytest.raises(SAM3DError, match="which is not there. Delete .*measured/nnU-Net/./fold_0 to predict"):
+    with pytest.raises(SAM3DError, match="measured/nnU-Net/./fold_0"):
         left(dataset, [NNUNET])
     (predicted / "settings.json").write_text("{}")  # of a version that didn't note it
     assert left(dataset, [NNUNET])
@@ -255,7 +253,7 @@ def test_sam_needs_images_in_a_folder(dataset, nnunet_folders):
     listed = {case: {"images": [f"imagesTr/{case}_0000.nii.gz"], "label": f"labelsTr/{case}.nii.gz"} for case in CASES}
     file.write_text(json.dumps(json.loads(file.read_text()) | {"dataset": listed}))
     assert left(dataset, [OURS])
-    with pytest.raises(SAM3DError, match="SAM: sam3d predict-sam2d needs images in a folder"):
+    with pytest.raises(SAM3DError, match="SAM .*sam3d predict-sam2d"):
         left(dataset, [OURS, SAM])
 
 
