@@ -171,7 +171,7 @@ def test_ext_folder_holds_nothing_else():
 def nnunet_copy(tmp_path):
     """A folder for PYTHONPATH with a copy of nnunetv2, so that the installed one stays as it is."""
     installed = Path(importlib.util.find_spec("nnunetv2").origin).parent
-    shutil.copytree(installed, tmp_path / "nnunetv2", ignore=shutil.ignore_patterns("__pycache__", "sam3d_nnunet_*"))
+    shutil.copytree(installed, tmp_path / "nnunetv2", ignore=shutil.ignore_patterns("sam3d_nnunet_*"))
     return tmp_path
 
 
