@@ -1,4 +1,4 @@
-"""`sam3d benchmark`: everything from raw images to one table, by Snakemake."""
+"""`sam3d benchmark`: run all steps of a comparison with Snakemake, from raw images to a table."""
 
 import os
 import shutil
@@ -27,9 +27,9 @@ from sam3d_nnunet.workflow.steps import Step, Steps
 
 SNAKEFILE = Path(__file__).parent / "Snakefile"
 PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "SAM3D_CHECKPOINT")
-"""Variables that name a file or a folder."""
+"""Environment variables with the path of a file or a folder."""
 ONE_MACHINE = ("--cores", "all", "--resources", "machine=1")
-"""One step at a time, with all cores."""
+"""Snakemake runs one step at a time, with all cores."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Benchmark:
         recipe: its name, or a JSON file.
         dataset: id or name in nnUNet_raw.
         results: folder of results.
-        methods: names of those to compare; all of the recipe if there are none.
-        folds: to train and evaluate; those of the recipe if there are none.
+        methods: names of those to compare; empty: all methods of the recipe.
+        folds: to train and evaluate; empty: the folds of the recipe.
         device: where to train and predict.
     """
 
@@ -53,44 +53,44 @@ class Benchmark:
     device: str = "cuda"
 
     def left(self) -> list[Step]:
-        """The steps that aren't finished. A data set without folds gets those that nnU-Net would take.
+        """The unfinished steps. A data set without folds gets those that nnU-Net would draw.
 
         Raises:
-            SAM3DError: the recipe or the data set can't be used, or plans are there already that don't fit.
+            SAM3DError: the recipe or the data set can't be used, or there are plans that don't fit.
         """
         raw = RawDataset.find(self.dataset)
         folds, given = splits_file(raw.name), raw.folder / "splits_final.json"
         if not folds.is_file():
-            if given.is_file():  # nnU-Net's planners would copy them, and accept no others
+            if given.is_file():  # nnU-Net's planners would copy them and accept no others
                 write_splits(read_splits(given), folds)
             else:
                 draw_splits(raw.cases_with_images, folds)
         return Steps(self._comparison, self._recipe, raw.name, self.results, self.device).left()
 
     def run(self, profile: str | None = None) -> list[Step]:
-        """Run what isn't finished; a step that fails costs those that need it, and no others.
+        """Run the unfinished steps. A failed step blocks only the steps that depend on it.
 
         Args:
-            profile: of Snakemake, which says how to use a cluster; without one, this machine does one step at a time.
+            profile: folder of a Snakemake profile for a cluster; None: this machine runs one step at a time.
 
         Returns:
-            the steps that are still not finished.
+            the steps that are still unfinished.
 
         Raises:
-            SAM3DError: as in `left`; or there is no Snakemake or no such device, or the same is running already.
+            SAM3DError: as in `left`; or Snakemake or the device is missing, or the same comparison is running already.
         """
         if find_spec("snakemake") is None:
             raise SAM3DError(
-                'sam3d benchmark needs Snakemake, and that Python 3.11: run  pip install "sam3d_nnunet[benchmark]"'
+                'sam3d benchmark needs Snakemake and Python 3.11: run  pip install "sam3d_nnunet[benchmark]"'
             )
         if profile is None:
             usable_device(self.device)
         elif not Path(profile).is_dir():
-            raise SAM3DError(f"There is no folder {profile} with a profile of Snakemake.")
+            raise SAM3DError(f"There is no folder {profile} with a Snakemake profile.")
         try:
             self._work.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise SAM3DError(f"{self.results} can't be the folder of results: {e.strerror}.") from e
+            raise SAM3DError(f"The folder of results {self.results} can't be made: {e.strerror}.") from e
         with _only_one(self._work):
             steps = self.left()
             if steps:
@@ -98,10 +98,10 @@ class Benchmark:
             return self.left()
 
     def report(self) -> list[Path]:
-        """Write the tables of all that has been measured, and return their files: none where nothing has been.
+        """Write the tables of everything measured so far, and return their files; none if nothing was measured.
 
         Raises:
-            SAM3DError: what was measured can't be compared.
+            SAM3DError: the measured methods can't be compared.
         """
         if not any(self.results.glob(f"*/*/fold_*/trial_*/**/{METRICS}")):
             return []
@@ -111,14 +111,14 @@ class Benchmark:
         return write_tables(results, self.results / TABLE, baseline=baseline, paper=comparison.paper)
 
     def explain(self, step: Step) -> str:
-        """Why a step is not finished, in a sentence."""
+        """Why a step is unfinished, in a sentence."""
         file = self._work / "logs" / f"{step.name}.txt"
         if file.is_file():
             return f"See {file}."
-        return "It was not started: a step before it failed." if step.needs else "Snakemake, above, says why."
+        return "It was not started because a step before it failed." if step.needs else "See Snakemake's output above."
 
     def _run(self, steps: list[Step], profile: str | None) -> None:
-        for folder in ("done", "logs"):  # what is done is seen from the files themselves
+        for folder in ("done", "logs"):  # results show what is finished, so these can go
             shutil.rmtree(self._work / folder, ignore_errors=True)
         listed = [asdict(step) | {"shell": step.shell} for step in steps]
         write_json(self._work / "steps.json", listed)
@@ -134,7 +134,7 @@ class Benchmark:
 
     @property
     def _recipe(self) -> str:
-        """A file is named from wherever a step runs."""
+        """Steps run in another folder, so a file needs its absolute path."""
         is_file = self.recipe not in known_recipes() and Path(self.recipe).is_file()
         return str(Path(self.recipe).absolute()) if is_file else self.recipe
 
@@ -144,13 +144,13 @@ class Benchmark:
 
 
 def _run_group(command: list[str], environment: dict[str, str]) -> None:
-    """Run a command to its end. What ends us (Ctrl-C, or a cluster's SIGTERM) ends all that it has started, too."""
+    """Run a command. Ctrl-C, or SIGTERM from a cluster, ends it and every process that it has started."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
-    # a group of its own, which gets SIGTERM: where we run in the background, SIGINT is ignored by all of it
+    # its own process group, which gets SIGTERM: in the background, all of its processes would ignore SIGINT
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
         try:
             process.wait()
@@ -163,7 +163,7 @@ def _run_group(command: list[str], environment: dict[str, str]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Steps find nnU-Net's commands and ours, and nnU-Net our trainers, whether registered or not, from any folder."""
+    """Environment in which steps find nnU-Net's commands and ours, and nnU-Net finds our trainers, from any folder."""
     paths = {name: os.path.abspath(os.environ[name]) for name in PATHS if os.environ.get(name)}
     trainers = os.environ.get("nnUNet_extTrainer") or str(EXT_FOLDER)
     paths["nnUNet_extTrainer"] = os.pathsep.join(map(os.path.abspath, trainers.split(os.pathsep)))
@@ -173,9 +173,9 @@ def _environment() -> dict[str, str]:
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Snakemake's own lock would stay behind when it is killed."""
+    """Snakemake's own lock would remain after it is killed."""
     try:
         with FileLock(folder / "lock", timeout=0):
             yield
     except Timeout as e:
-        raise SAM3DError(f"Another sam3d benchmark is running for {folder.parent}. Wait for it, or end it.") from e
+        raise SAM3DError(f"Another sam3d benchmark is running for {folder.parent}. Wait for it or stop it.") from e

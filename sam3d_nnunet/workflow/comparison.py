@@ -1,4 +1,4 @@
-"""What a recipe compares: its block "benchmark"."""
+"""What a recipe compares: the block "benchmark"."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,11 +13,11 @@ from sam3d_nnunet.simulation.protocols import PAPER, Protocol
 
 BLOCK = "benchmark"
 WORK = "workflow"
-"""Folder in the results for what is neither clicks nor predictions."""
+"""Folder in the results for logs and intermediate files of the steps."""
 TABLE = "table"
 """Folder in the results for the tables."""
 RESERVED = (PROMPTS, WORK, TABLE, "figures")
-
+"""Folders in the results that don't belong to a method."""
 
 PAPER_METHODS: tuple[dict[str, str], ...] = (
     {"name": "nnU-Net", "trainer": "nnUNetTrainer", "plans": "nnUNetPlans"},
@@ -42,11 +42,11 @@ PAPER_METHODS: tuple[dict[str, str], ...] = (
     {"name": "3DSAM-adapter, as in the paper", "trainer": "SAM3DAdapterTrainer_paper"},
     {"name": "3DSAM-adapter", "trainer": "SAM3DAdapterTrainer"},
 )
-"""As a recipe would give them."""
+"""The methods of the paper, our controls and MedNeXt-L, written as in a recipe."""
 
 
 class ComparedMethod(Block):
-    """A model that is trained, or SAM itself, which is not."""
+    """A model to train, or original 2-D SAM, which isn't trained."""
 
     name: str = Field(pattern=r"^\w[^/\\{}]*$", description="name of its folder in the results, and in tables")
     trainer: str | None = Field(None, description="any trainer of nnU-Net's or ours")
@@ -58,7 +58,7 @@ class ComparedMethod(Block):
 
     @property
     def facts(self) -> dict[str, str | None]:
-        """What method.json in the results says of it."""
+        """What method.json in the results says about it."""
         if self.trainer is None:
             return dict.fromkeys(("trainer", "plans", "configuration"))
         return {"trainer": self.trainer, "plans": self.plans, "configuration": self.configuration}
@@ -70,7 +70,7 @@ class ComparedMethod(Block):
 
 
 class Comparison(Block):
-    """Methods, and how they are compared."""
+    """Methods to compare, and how to compare them."""
 
     methods: list[ComparedMethod] = Field(
         [ComparedMethod(**method) for method in PAPER_METHODS], min_length=1, description="methods to compare"
@@ -103,16 +103,18 @@ class Comparison(Block):
         """
         content = load_recipe(recipe)
         if BLOCK not in content:
-            raise SAM3DError(f"The recipe {recipe} has no block {BLOCK!r}, which says what to compare. Add one to it.")
+            raise SAM3DError(
+                f"The recipe {recipe} has no block {BLOCK!r} with methods to compare. Add it to the recipe."
+            )
         return cls.parse(content[BLOCK], f"the recipe {recipe}")
 
     @classmethod
     def parse(cls, block: dict[str, Any], where: str) -> "Comparison":
-        """A block as it stands in JSON.
+        """The comparison of a block in JSON.
 
         Args:
             block: what differs from the defaults.
-            where: named in messages.
+            where: name of the file, for messages.
 
         Raises:
             SAM3DError: an unknown key, a wrong type or an impossible value, by name.
@@ -123,7 +125,7 @@ class Comparison(Block):
         return comparison
 
     def restricted(self, methods: list[str], folds: list[int]) -> "Comparison":
-        """The same with some methods and folds only; with all where none is given.
+        """The same with only these methods and these folds; an empty list keeps all.
 
         Raises:
             SAM3DError: there is no such method.
@@ -131,7 +133,7 @@ class Comparison(Block):
         names = [method.name for method in self.methods]
         for name in methods:
             if name not in names:
-                raise SAM3DError(f"The recipe compares no method {name!r}; its methods are {', '.join(names)}.")
+                raise SAM3DError(f"The recipe has no method {name!r}. Its methods are {', '.join(names)}.")
         chosen = [method for method in self.methods if not methods or method.name in methods]
         return self.model_copy(update={"methods": chosen, "folds": list(dict.fromkeys(folds)) or self.folds})
 
@@ -141,16 +143,22 @@ class Comparison(Block):
             if (method.trainer is None) == (method.sam2d is None):
                 raise SAM3DError(f"{where} must give the method {method.name!r} either a trainer or sam2d.")
             if names.count(method.name) > 1:
-                raise SAM3DError(f"{where} has two methods {method.name!r}. Give each a name of its own.")
+                raise SAM3DError(f"{where} has two methods {method.name!r}. Give each method its own name.")
             if method.name in RESERVED:
-                raise SAM3DError(f"{where} has a method {method.name!r}: so is another folder of the results called.")
+                raise SAM3DError(
+                    f"{where} has a method {method.name!r}, but results keep something else in a folder of that name. "
+                    "Give the method another name."
+                )
         if self.baseline is not None and self.baseline not in names:
-            raise SAM3DError(f"{where} names the baseline {self.baseline!r}, which is none of its methods.")
+            raise SAM3DError(f"{where} names the baseline {self.baseline!r}, which is not one of its methods.")
         if min(self.folds) < 0 or len(set(self.folds)) < len(self.folds):
-            raise SAM3DError(f"{where} gives the folds {self.folds}; each must be a number from 0 on, and stand once.")
+            raise SAM3DError(f"{where} gives the folds {self.folds}. Each must be 0 or more and appear only once.")
         for name in (*self.protocols, *self.slice_protocols):
             protocol = Protocol.parse(name)
             if name in self.slice_protocols and not protocol.is_drawn:
-                raise SAM3DError(f"{where} names the protocol {name!r}; give one whose clicks are drawn beforehand.")
+                raise SAM3DError(
+                    f"{where} names the protocol {name!r} for 2-D SAM. Give one whose clicks are all drawn before the "
+                    "prediction, such as slice_1."
+                )
             if protocol.name != name:
-                raise SAM3DError(f"{where} names the protocol {name!r}; give {protocol.name}.")
+                raise SAM3DError(f"{where} names the protocol {name!r}. Write it as {protocol.name}.")

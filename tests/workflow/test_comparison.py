@@ -40,24 +40,24 @@ def test_which_methods_take_clicks():
         ({"methods": [{"name": "ours"}]}, "'ours' either a trainer or sam2d"),
         ({"methods": [METHOD | {"sam2d": "vit_b"}]}, "'ours' either a trainer or sam2d"),
         ({"methods": [{"name": "SAM", "sam2d": "vit_x"}]}, "'methods.0.sam2d'"),
-        ({"methods": [METHOD, METHOD]}, "two methods 'ours'"),
+        ({"methods": [METHOD, METHOD]}, "methods 'ours'"),
         ({"methods": [METHOD | {"name": "../ours"}]}, "'methods.0.name'"),
         ({"methods": [METHOD | {"name": "{ours}"}]}, "'methods.0.name'"),
-        ({"methods": [METHOD], "baseline": "theirs"}, "'theirs', which is none"),
+        ({"methods": [METHOD], "baseline": "theirs"}, "'theirs'"),
         ({"folds": []}, "'folds'"),
         ({"folds": [0, 0]}, r"folds \[0, 0\]"),
         ({"folds": [-1]}, r"folds \[-1\]"),
         ({"folds": ["0"]}, "'folds.0'"),
         ({"trials": 0}, "'trials'"),
-        ({"protocols": ["volume_0"]}, "no protocol 'volume_0'"),
-        ({"slice_protocols": ["slice"]}, "no protocol 'slice'"),
+        ({"protocols": ["volume_0"]}, "'volume_0'"),
+        ({"slice_protocols": ["slice"]}, "'slice'"),
         ({"paper": "kits19"}, "'paper'"),
         ({"tolerances": [-1.0]}, "'tolerances.0'"),
         ({"tolerances": [float("nan")]}, "'tolerances.0'"),
-        ({"slice_protocols": ["automatic"]}, "protocol 'automatic'; give one whose clicks are drawn beforehand"),
-        ({"slice_protocols": ["iterated_3"]}, "protocol 'iterated_3'; give one whose clicks"),
-        ({"protocols": ["volume_3_off20.0_5mm"]}, "'volume_3_off20.0_5mm'; give volume_3_off20_5mm"),
-        ({"methods": [METHOD | {"name": "workflow"}]}, "'workflow': so is another folder"),
+        ({"slice_protocols": ["automatic"]}, "'automatic' for 2-D SAM"),
+        ({"slice_protocols": ["iterated_3"]}, "'iterated_3' for 2-D SAM"),
+        ({"protocols": ["volume_3_off20.0_5mm"]}, "'volume_3_off20.0_5mm'.* volume_3_off20_5mm"),
+        ({"methods": [METHOD | {"name": "workflow"}]}, "'workflow'"),
     ],
 )
 def test_mistakes_are_named(block, message):
@@ -68,7 +68,7 @@ def test_mistakes_are_named(block, message):
 def test_a_recipe_without_block(tmp_path):
     file = tmp_path / "mine.json"
     file.write_text('{"sam3d": {"preset": "tiny"}}')
-    with pytest.raises(SAM3DError, match="mine.json has no block 'benchmark'"):
+    with pytest.raises(SAM3DError, match="mine.json .*'benchmark'"):
         Comparison.from_recipe(str(file))
 
 
@@ -77,5 +77,5 @@ def test_some_methods_and_folds():
     assert [method.trainer for method in comparison.methods] == ["TransBTSTrainer"]
     assert comparison.folds == [3]
     assert Comparison().restricted([], []) == Comparison()
-    with pytest.raises(SAM3DError, match="no method 'transbts'; its methods are nnU-Net, "):
+    with pytest.raises(SAM3DError, match="'transbts'.* nnU-Net, "):
         Comparison().restricted(["transbts"], [])
