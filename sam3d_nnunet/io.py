@@ -7,7 +7,7 @@ name: after a full disk or a killed process there is no half of a file, and an e
 import json
 import os
 import reprlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -132,7 +132,7 @@ def brief(value: Any) -> str:
 SHOWN = 20
 
 
-def listing(names: Collection[str], shown: int = SHOWN) -> str:
+def listing(names: Iterable[str], shown: int = SHOWN) -> str:
     """Names in order for a message, the first `shown` of them if there are more."""
     names = sorted(names)
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
@@ -147,6 +147,3 @@ def _flush(file: Path) -> None:
 
 def _sentences(*sentences: str) -> str:
     return " ".join(filter(None, sentences))
-
-
-write_whole, some = write_text, listing  # TODO: until all call sites have moved

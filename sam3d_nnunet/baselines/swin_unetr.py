@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
 from sam3d_nnunet.baselines.wrappers import Padded, SegLayers
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import listing
 from sam3d_nnunet.network.weights import read_checkpoint
 
 
@@ -95,9 +96,7 @@ def load_self_supervised(encoder: nn.Module, path: str | Path) -> None:
         if name in tensors and tensors[name].shape != tensor.shape
     ]
     problems = [
-        f"{title}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-        for title, names in (("missing", missing), ("other shape", shapes))
-        if names
+        f"{title}: {listing(names, 5)}" for title, names in (("missing", missing), ("other shape", shapes)) if names
     ]
     if problems:
         raise SAM3DError(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import listing
 from sam3d_nnunet.network.image_encoder import ImageEncoder
 from sam3d_nnunet.network.sam3d import PRESETS, SAM3D
 
@@ -158,9 +159,7 @@ def _released_sizes(weights: dict[str, Tensor], path: str | Path) -> tuple[int, 
 def _lacks(name: str, checkpoint: Mapping[str, Any]) -> str:
     if name in checkpoint:
         return f"its '{name}' does not hold the expected tensors ({type(checkpoint[name]).__name__})."
-    names = [str(n) for n in checkpoint]
-    found = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "nothing"
-    return f"it has no '{name}', but {found}."
+    return f"it has no '{name}', but {listing(map(str, checkpoint), 5) or 'nothing'}."
 
 
 def _check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | Path) -> None:
@@ -171,7 +170,7 @@ def _check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], pa
         if shape != tuple(expected[name].shape):
             shapes.append(f"{name} {shape} instead of {tuple(expected[name].shape)}")
     problems = [
-        f"{title}: {', '.join(sorted(names)[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        f"{title}: {listing(names, 5)}"
         for title, names in (
             ("missing", expected.keys() - weights.keys()),
             ("unexpected", weights.keys() - expected.keys()),

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
@@ -12,6 +11,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
+from sam3d_nnunet.datasets.raw_dataset import read_dataset_json
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.sam3d import PRESETS
 from sam3d_nnunet.nnunet.folders import dataset_name
@@ -85,7 +85,7 @@ def _name_in_raw(dataset: str) -> str:
 def _refuse_empty_labels(name: str) -> None:
     """Refuse label maps without foreground, on which nnU-Net's fingerprint ends in an IndexError."""
     folder = Path(nnUNet_raw) / name
-    dataset_json = load_json(str(folder / "dataset.json"))
+    dataset_json = read_dataset_json(folder / "dataset.json")
     listed = "dataset" in dataset_json or (folder / "imagesTr").is_dir()
     cases = get_filenames_of_train_images_and_targets(str(folder), dataset_json) if listed else {}
     if not cases:

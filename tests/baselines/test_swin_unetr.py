@@ -91,7 +91,7 @@ def test_weights_for_another_number_of_channels(self_supervised):
 
 @pytest.mark.parametrize(
     "content, message",
-    [({"weight": torch.zeros(1)}, r"missing: .*patch_embed.proj.weight.* more"), ([1], "no checkpoint")]
+    [({"weight": torch.zeros(1)}, r"missing: layers1.*65 more"), ([1], "file.pt .*list")]
     + [({"state_dict": [1]}, "hold no tensors by name under 'state_dict'")],
 )
 def test_files_that_hold_something_else(tmp_path, content, message):
