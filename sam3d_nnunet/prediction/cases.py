@@ -10,10 +10,10 @@ import numpy as np
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.io import listing
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prompts.files import find_prompts, read_prompt
-from sam3d_nnunet.prompts.prompt import Prompt
-from sam3d_nnunet.prompts.values import label_forms, to_label
+from sam3d_nnunet.prompts.prompt import Prompt, label_forms, to_label
 
 RESERVED = {"dataset", "plans"}  # written beside predictions for nnU-Net, and so would be the clicks of such cases
 
@@ -48,7 +48,7 @@ def _in_folder(folder: Path, model: TrainedModel) -> dict[str, list[Path]]:
     numbered = re.compile(rf"(.+)_[0-9]{{4}}{re.escape(ending)}")
     cases = dict.fromkeys(match[1] for name in names if (match := numbered.fullmatch(name)))
     if not cases:
-        there = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") or "no file"
+        there = listing(names, 5) or "no file"
         raise SAM3DError(f"{folder} holds no image CASE_0000{ending} (the model's file ending), but {there}.")
     for name in names:
         if numbered.fullmatch(name) and int(name.removesuffix(ending)[-4:]) >= model.channels:
