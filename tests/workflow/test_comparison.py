@@ -1,9 +1,11 @@
+from typing import get_args
+
 import pytest
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.nnunet.names import TRAINERS, find_trainer, takes_prompts
 from sam3d_nnunet.planning.recipes import known_recipes, load_recipe
-from sam3d_nnunet.report.published import paper_rows
+from sam3d_nnunet.report.published import TARGETS, paper_rows
 from sam3d_nnunet.workflow.comparison import Comparison
 
 METHOD = {"name": "ours", "trainer": "SAM3DAdapterTrainer"}
@@ -22,6 +24,11 @@ def test_the_papers_recipes_compare_all_its_methods():
     trainers = {method.trainer for method in comparison.methods}
     assert {name for name, trainer in TRAINERS.items() if "baselines" in trainer.module} <= trainers
     assert trainers <= {None, "nnUNetTrainer", *TRAINERS}
+
+
+def test_the_papers_data_sets_are_those_of_its_figures():
+    literal, _ = get_args(Comparison.model_fields["paper"].annotation)
+    assert list(get_args(literal)) == list(TARGETS)
 
 
 def test_which_methods_take_clicks():
