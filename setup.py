@@ -1,4 +1,4 @@
-"""The only packaging metadata of the project; pyproject.toml holds the build backend and tool settings."""
+"""Metadata of the package. pyproject.toml holds the build backend and the settings of tools."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "sam3d_nnunet" / "__init__
 
 BASELINES = ["segment-anything", "monai"]
 BENCHMARK = ['snakemake>=9; python_version >= "3.11"', "filelock"]
-# segment-anything needs torchvision without saying so; setuptools builds the wheel that the packaging test looks into.
+# segment-anything imports torchvision but does not require it. The packaging test builds a wheel with setuptools.
 TEST = [*BASELINES, *BENCHMARK, "pytest>=7.4", "pytest-xdist", "hypothesis", "torchvision", "setuptools>=64"]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 DEV = [*TEST, *DOCS, "ruff", "import-linter>=2.9"]
@@ -26,7 +26,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    # find_packages doesn't see nnunet_ext/, which must hold nothing but its one file, nor plans/ at the top.
+    # find_packages finds neither nnunet_ext/, which has no __init__.py, nor plans/, which lies beside the package.
     packages=[
         *find_packages(include=["sam3d_nnunet", "sam3d_nnunet.*"]),
         "sam3d_nnunet.nnunet_ext",
@@ -41,7 +41,7 @@ setup(
     },
     include_package_data=False,
     install_requires=[
-        # The minor version whose interfaces are used; doctor.NNUNET_MINOR says the same.
+        # the same minor version as in nnunet/doctor.py
         "nnunetv2>=2.8,<2.9",
         "torch",
         "numpy",

@@ -211,9 +211,9 @@ def test_demo(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ("--click 1,2,3", "name the model"),
-        ("-m folder -d 4 --click 1,2,3", "name the model"),
-        ("-m folder --instances", "needs --per-lesion"),
+        ("--click 1,2,3", "(-m)"),
+        ("-m folder -d 4 --click 1,2,3", "(-d)"),
+        ("-m folder --instances", "--instances"),
         ("-m folder --dtype fp16", "fp16"),
         ("-m folder --max-windows 0", "max-windows"),
     ],
