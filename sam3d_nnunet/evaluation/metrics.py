@@ -12,6 +12,8 @@ from surface_distance import (
     compute_surface_distances,
 )
 
+from sam3d_nnunet.geometry.boxes import Box
+
 RULE = (
     "Cases whose truth is empty are left out of the means of Dice, NSD, HD95, volume error and lesion detection; what "
     "is predicted in them is reported as false-positive volume. An empty prediction of a truth that is not empty "
@@ -73,13 +75,8 @@ def case_metrics(
 
 def _crop(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both masks in the box that holds them."""
-    for axis in range(truth.ndim):  # the first crop leaves little for the others
-        others = tuple(other for other in range(truth.ndim) if other != axis)
-        inside = np.flatnonzero((truth | prediction).any(others))
-        side = slice(inside[0], inside[-1] + 1) if len(inside) else slice(0, 0)
-        box = (slice(None),) * axis + (side,)
-        truth, prediction = truth[box], prediction[box]
-    return truth, prediction
+    box = Box.from_mask(truth | prediction) or Box.of_shape([0] * truth.ndim)
+    return truth[box.slices], prediction[box.slices]
 
 
 def _surface(

@@ -9,20 +9,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import SimpleITK as sitk
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from sam3d_nnunet.errors import SAM3DError, refusal
-from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.geometry.world import ImageGeometry, read_header
 from sam3d_nnunet.io import read_json
 from sam3d_nnunet.prediction.cases import ClickSource, find_cases
 from sam3d_nnunet.prediction.image import ImageCase, read_case
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.predictor import CasePrediction, SAM3DPredictor
 from sam3d_nnunet.prediction.writer import CaseWriter
+from sam3d_nnunet.prompts.files import to_json
 from sam3d_nnunet.prompts.prompt import Prompt
-from sam3d_nnunet.prompts.sam3d_json import to_json
 
 
 @dataclass(frozen=True)
@@ -225,13 +224,11 @@ def _header(file: Path, model: TrainedModel) -> tuple[ImageGeometry, tuple[int, 
     """Geometry of an image and its (D, H, W), axes as in the file; None where only reading the image tells."""
     if issubclass(model.plans.image_reader_writer_class, (Tiff3DIO, NaturalImage2DIO)):
         return None
-    header = sitk.ImageFileReader()
-    header.SetFileName(str(file))
     try:
-        header.ReadImageInformation()
-    except RuntimeError:
+        header = read_header(file)
+    except SAM3DError:
         return None
-    return ImageGeometry.from_file(file), (*header.GetSize(), 1)[2::-1]
+    return ImageGeometry.from_header(header), header.shape
 
 
 def _read_ahead(

@@ -1,6 +1,9 @@
-"""Logits of a part of an image, and what they mean on the original image."""
+"""Logits in a box of the preprocessed grid: from there to the original image, and united from several lesions.
 
-from collections.abc import Iterator
+Several predictions of one image, each from one foreground click, become one segmentation and an instance map.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,10 +11,15 @@ import torch
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import Tensor
 
-from sam3d_nnunet.geometry.grid import PreprocessedGrid
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.geometry.grid import LinearWeights, PreprocessedGrid
 from sam3d_nnunet.prediction.windows import Window
+from sam3d_nnunet.prompts.prompt import VoxelPrompts
 
-SURE = 20.0  # logit of what was not looked at: probability 2e-9
+BACKGROUND_LOGIT = -20.0  # of foreground where no window has been: probability 2e-9
+NO_LESION = 0
+MAX_LESIONS = 255  # one of nnU-Net's writers stores instance maps as bytes
 SLAB = 16  # slices of the original image that are resampled at a time
 
 
@@ -36,15 +44,15 @@ class BoxLogits:
     hit_cap: str | None = None
 
     @property
-    def box(self) -> tuple[slice, ...]:
-        """Where the box lies in the grid."""
-        return tuple(slice(s, s + n) for s, n in zip(self.start, self.logits.shape[1:]))
+    def box(self) -> Box:
+        """Where the logits lie in the grid."""
+        return Box.of_shape(self.logits.shape[1:], self.start)
 
     def on_grid(self) -> Tensor:
         """(K, *shape): logits of the whole grid."""
         logits = self.logits.new_zeros((len(self.logits), *self.shape))
-        logits[0 if self.regions else 1 :] = -SURE
-        logits[(slice(None), *self.box)] = self.logits
+        logits[0 if self.regions else 1 :] = BACKGROUND_LOGIT
+        logits[(slice(None), *self.box.slices)] = self.logits
         return logits
 
     def segmentation(self, grid: PreprocessedGrid, image_shape: tuple[int, ...], labels: LabelManager) -> np.ndarray:
@@ -59,7 +67,7 @@ class BoxLogits:
         segmentation = np.zeros([image_shape[axis] for axis in grid.transpose], dtype)
         for place, logits in self._slabs(grid):
             segmentation[place] = labels.convert_logits_to_segmentation(logits)
-        return segmentation.transpose(np.argsort(grid.transpose))
+        return segmentation.transpose(grid.transpose_back)
 
     def write_probabilities(self, grid: PreprocessedGrid, labels: LabelManager, probabilities: np.ndarray) -> None:
         """Fill (K, D, H, W) of the original image: 1 for the background (0 for all regions) outside the box.
@@ -82,40 +90,70 @@ class BoxLogits:
         Voxels of the original are found in the grid by the one mapping of voxel centres, not by the box's own
         proportions, which would be off by up to a voxel.
         """
-        along = [_Axis(*numbers) for numbers in zip(grid.crop_shape, grid.shape, self.start, self.logits.shape[1:])]
-        d, h, w = (axis.place(start) for axis, start in zip(along, grid.crop_start))
+        axes = list(zip(grid.axes, self.box.as_lists()))
+        along_d, along_h, along_w = (axis.linear_weights(*ends) for axis, ends in axes)
+        d, h, w = (slice(*axis.voxels_in(*ends)) for axis, ends in axes)
         for first in range(0, d.stop - d.start, SLAB):
-            slab = along[0].resample(self.logits, 1, slice(first, first + SLAB))
-            slab = along[2].resample(along[1].resample(slab, 2), 3)
+            slab = _interpolate(self.logits, 1, along_d, slice(first, first + SLAB))
+            slab = _interpolate(_interpolate(slab, 2, along_h), 3, along_w)
             yield (slice(d.start + first, d.start + first + slab.shape[1]), h, w), slab
 
 
-class _Axis:
-    """Linear interpolation along one axis, from a box of the grid to the voxels of the crop whose centres lie in it."""
+def _interpolate(x: Tensor, axis: int, weights: LinearWeights, part: slice = slice(None)) -> Tensor:
+    """`x` with one axis resampled to the positions of the weights, or to a part of them."""
+    below, above = (x.index_select(axis, torch.from_numpy(index[part])) for index in (weights.below, weights.above))
+    shape = [-1 if a == axis else 1 for a in range(x.ndim)]
+    return torch.lerp(below, above, torch.from_numpy(weights.fraction[part]).view(shape))
 
-    def __init__(self, crop: int, grid: int, start: int, size: int) -> None:
-        """
-        Args:
-            crop: voxels of the crop.
-            grid: voxels of the grid.
-            start: first voxel of the box in the grid.
-            size: voxels of the box.
-        """
-        position = (np.arange(crop) + 0.5) * grid / crop - 0.5
-        inside = np.flatnonzero((position >= start - 0.5) & (position < start + size - 0.5))
-        self.first, self.count = (inside[0], len(inside)) if len(inside) else (0, 0)
-        position = np.clip(position[inside] - start, 0, size - 1)
-        self.below = torch.from_numpy(np.floor(position).astype(np.int64))
-        self.above = (self.below + 1).clamp(max=size - 1)
-        self.part = torch.from_numpy(position).float() - self.below
 
-    def place(self, crop_start: int) -> slice:
-        """Where the resampled voxels belong, counted from `crop_start` before the crop."""
-        first = int(crop_start + self.first)
-        return slice(first, first + self.count)
+def predict_per_lesion(
+    predict: Callable[[VoxelPrompts], BoxLogits], prompts: VoxelPrompts
+) -> tuple[BoxLogits, np.ndarray]:
+    """Predict each foreground click on its own, together with all background clicks.
 
-    def resample(self, x: Tensor, axis: int, which: slice = slice(None)) -> Tensor:
-        """`x` with its axis resampled, or only some of the new voxels."""
-        shape = [-1 if a == axis else 1 for a in range(x.ndim)]
-        below, above = (x.index_select(axis, index[which]) for index in (self.below, self.above))
-        return torch.lerp(below, above, self.part[which].view(shape))
+    Args:
+        predict: logits from prompts on the grid.
+        prompts: on the grid, with at least one click on foreground.
+
+    Returns:
+        The union: each class (or region) has the highest of its odds against background, so that what is foreground in
+        any is foreground in the union, and nothing else is. And for each voxel of the union's box (d, h, w), as int32,
+        the foreground click with the highest odds of any class, counted from 1 in their order; NO_LESION where no
+        prediction has looked.
+
+    Raises:
+        SAM3DError: there are too many clicks for an instance map.
+    """
+    background = prompts.labels == 0
+    if (~background).sum() > MAX_LESIONS:
+        raise SAM3DError(
+            f"There are {(~background).sum()} foreground clicks; at most {MAX_LESIONS} can be predicted on their own."
+        )
+    lesions = []
+    for click in np.flatnonzero(~background):
+        chosen = background.copy()
+        chosen[click] = True
+        lesions.append(predict(prompts.with_clicks(chosen)))
+    return merge(lesions)
+
+
+def merge(lesions: list[BoxLogits]) -> tuple[BoxLogits, np.ndarray]:
+    """The union of predictions on one grid, and the click that each voxel belongs to; see `predict_per_lesion`."""
+    first = lesions[0]
+    box = first.box.union(*(lesion.box for lesion in lesions))
+    union = torch.zeros((len(first.logits), *box.shape))
+    foreground = slice(0 if first.regions else 1, None)
+    union[foreground] = BACKGROUND_LOGIT
+    best = torch.full(box.shape, -torch.inf)
+    owner = torch.full(box.shape, NO_LESION, dtype=torch.int32)
+    for number, lesion in enumerate(lesions, 1):
+        place = lesion.box.within(box).slices
+        odds = lesion.logits if lesion.regions else lesion.logits[1:] - lesion.logits[0]
+        union[(foreground, *place)] = torch.maximum(union[(foreground, *place)], odds)
+        highest = odds.amax(0)
+        better = highest > best[place]
+        best[place] = torch.where(better, highest, best[place])
+        owner[place] = torch.where(better, number, owner[place])
+    windows = [window for lesion in lesions for window in lesion.windows]
+    hit_cap = next((lesion.hit_cap for lesion in lesions if lesion.hit_cap), None)
+    return BoxLogits(union, box.start, first.shape, first.regions, windows, hit_cap), owner.numpy()

@@ -1,4 +1,4 @@
-"""Whole objects of a preprocessed image from clicks: windows around them, and on where an object goes on."""
+"""Growth: predict windows around the prompts, then further windows as long as an object continues beyond a window."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,8 +14,8 @@ from sam3d_nnunet.prompts.prompt import VoxelPrompts
 from sam3d_nnunet.simulation.draw import interior_points
 
 MAX_WINDOWS = 32
-CELLS = 16  # along a side of a window, in each of which one voxel stands for all
-SEEDS = 3  # points of each class that a new window gets from what has been found
+CELLS = 16  # along a side of a window; one voxel represents all in its cell
+SEEDS = 3  # clicks on each class that a further window gets from the mask so far
 
 
 def predict_prompted(
@@ -26,18 +26,18 @@ def predict_prompted(
     max_windows: int = MAX_WINDOWS,
     max_voxels: int | None = None,
 ) -> BoxLogits:
-    """Logits in windows around the clicks, and in further ones wherever the mask touches a window's face.
+    """Logits in windows around the clicks, and in further windows wherever the mask touches the face of a window.
 
-    Windows added so are prompted with interior points of what has been found there, beside the clicks. All are blended
-    with nnU-Net's Gaussian weights.
+    A further window gets the prompts and, as clicks, interior points of the mask that has been found in it so far. All
+    windows are blended with nnU-Net's Gaussian weights.
 
     Args:
         predictor: networks and image.
         prompts: of the preprocessed image.
-        windows: to look at in any case; only clicks that lie in none of them get windows of their own.
-        familiar: to be preferred in the growth, since they may have been encoded before.
-        max_windows: the growth stops there; windows of clicks are always looked at.
-        max_voxels: the growth stops when the mask has so many.
+        windows: always predicted; only clicks outside all of them get windows of their own.
+        familiar: windows that growth prefers, because they may have been encoded before.
+        max_windows: growth stops at this number; windows of clicks are always predicted.
+        max_voxels: growth stops when the mask has so many voxels.
     """
     windows = list(windows or [])
     windows += windows_around(prompts.points[~in_any(windows, prompts.points)], predictor.shape, predictor.patch_size)
@@ -59,18 +59,18 @@ def predict_prompted(
 
 
 def _further(windows: list[Window], canvas: "_Canvas", familiar: Sequence[Window]) -> Iterator[Window]:
-    """Windows to look at next, one after another, until each place where the mask touches a face has been seen.
+    """Windows to predict next, one after another, until every place where the mask touches a face has been seen.
 
-    Each is put across one face: around the voxels of opposite faces it would lie where the window is that has them.
+    Each is placed across one face. A window around voxels of opposite faces would be the window that they belong to.
 
     Args:
-        windows: those that have been looked at. The caller appends each further one before asking for the next.
-        canvas: what has been found in them.
-        familiar: to be preferred.
+        windows: predicted so far. The caller appends each further window before it asks for the next one.
+        canvas: their logits.
+        familiar: windows to prefer.
     """
     shape, patch_size = canvas.predictor.shape, canvas.predictor.patch_size
     gone_through = 0
-    while gone_through < len(windows):  # again, since the mask may touch more of a face by now
+    while gone_through < len(windows):  # again, because the mask may touch more of a face by now
         gone_through = len(windows)
         for window in windows:
             for touched in sorted(canvas.touched(window), key=len, reverse=True):
@@ -80,14 +80,14 @@ def _further(windows: list[Window], canvas: "_Canvas", familiar: Sequence[Window
 
 
 def _thinned(voxels: np.ndarray, patch_size: tuple[int, ...]) -> np.ndarray:
-    """Some of (N, 3) voxels: a face may have thousands, of which neighbours need the same window."""
+    """One of (N, 3) voxels in each cell: a face may have thousands, and neighbours need the same window."""
     cells = voxels // np.maximum(1, np.array(patch_size) // CELLS)
     _, first = np.unique(cells, axis=0, return_index=True)
     return voxels[np.sort(first)]
 
 
 class _Canvas:
-    """Weighted sum of the logits of all windows so far, in a box that holds them all."""
+    """Weighted sum of the logits of all windows so far, in a box that contains them."""
 
     def __init__(self, predictor: WindowPredictor) -> None:
         self.predictor = predictor
@@ -97,7 +97,7 @@ class _Canvas:
         self.weights = torch.zeros((0, 0, 0))
 
     def add(self, window: Window, logits: Tensor) -> None:
-        """(K, *window.size) logits of a window."""
+        """Add the logits (K, *window.size) of a window."""
         here = window.in_image(self.predictor.shape)
         self._extend(here)
         place, there = here.within(self.box).slices, here.within(window.box).slices
@@ -105,7 +105,7 @@ class _Canvas:
         self.weights[place] += self.gaussian[there]
 
     def logits(self, part: Box | None = None) -> Tensor:
-        """(K, d, h, w) of the whole box, or of a part of it; background where no window has been."""
+        """(K, d, h, w) of the whole box, or of a part of it; background outside the windows."""
         place = (part or self.box).within(self.box).slices
         weights = self.weights[place]
         logits = self.total[(slice(None), *place)] / weights.clamp(min=1e-12)
@@ -113,7 +113,7 @@ class _Canvas:
         return logits
 
     def touched(self, window: Window) -> Iterator[np.ndarray]:
-        """(N, 3) voxels of the mask in each of those outermost planes of a window behind which the image goes on."""
+        """(N, 3) voxels of the mask in each outermost plane of a window behind which the image continues."""
         for face in window.open_faces(self.predictor.shape):
             mask = self.predictor.as_labels(self.logits(face)) > 0
             yield np.argwhere(mask) + face.start
@@ -132,7 +132,7 @@ class _Canvas:
         return int((self.predictor.as_labels(self.logits()) > 0).sum())
 
     def _extend(self, here: Box) -> None:
-        """Make the box hold a part of the image."""
+        """Enlarge the box, so that it contains a part of the image."""
         old, total, weights = self.box, self.total, self.weights
         box = here if old.is_empty else old.union(here)
         if box == old:

@@ -1,24 +1,95 @@
-"""The mask of one object in the making: prompts so far, predictions from them, and the way back."""
+"""One object of a session: its prompts, the mask that is predicted from them, and undoing both.
 
+The mask lies in the user's own array or tensor (`TargetBuffer`), where each interaction changes a part of it. Parts are
+kept as they were before (`SavedPart`), so that interactions can be undone.
+"""
+
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from sam3d_nnunet.geometry.boxes import Box, as_slices, bounding_box
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.geometry.grid import to_grid
 from sam3d_nnunet.prediction.box_logits import BoxLogits
 from sam3d_nnunet.prediction.growth import MAX_WINDOWS, SEEDS, predict_prompted
+from sam3d_nnunet.prediction.image import clicks_in_components
 from sam3d_nnunet.prediction.model_folder import TrainedModel
-from sam3d_nnunet.prediction.refine import clicks_in_components
-from sam3d_nnunet.prediction.regions import Region
-from sam3d_nnunet.prediction.session_image import SessionImage
-from sam3d_nnunet.prediction.target_buffer import SavedPart, TargetBuffer
+from sam3d_nnunet.prediction.session_image import Region, SessionImage
 from sam3d_nnunet.prediction.windows import Window, in_any, windows_around
-from sam3d_nnunet.prompts.prompt import KINDS, MASK, NOTHING
+from sam3d_nnunet.prompts.prompt import KINDS, MASK, NOTHING, VoxelPrompts
 from sam3d_nnunet.simulation.draw import interior_points
 
-Place = tuple[slice, ...]
+
+class TargetBuffer:
+    """Reads and writes parts of a mask in place, wherever it lies."""
+
+    def __init__(self, buffer: np.ndarray | Tensor, shape: tuple[int, ...] | None) -> None:
+        """
+        Args:
+            buffer: (D, H, W).
+            shape: of the image, if there is one.
+
+        Raises:
+            SAM3DError: it is neither array nor tensor, has another shape or can't be written to.
+        """
+        if not isinstance(buffer, (np.ndarray, Tensor)):
+            raise SAM3DError(
+                f"The target buffer must be a NumPy array or a torch tensor, but it is a {type(buffer).__name__}."
+            )
+        if buffer.ndim != 3 or (shape is not None and tuple(buffer.shape) != tuple(shape)):
+            expected = f"the image's shape {tuple(shape)}" if shape is not None else "three axes"
+            raise SAM3DError(f"The target buffer has the shape {tuple(buffer.shape)}; give it {expected}.")
+        if isinstance(buffer, np.ndarray) and not buffer.flags.writeable:
+            raise SAM3DError("The target buffer is read-only; give a copy of it.")
+        self.buffer = buffer
+
+    def __getitem__(self, place: tuple) -> np.ndarray:
+        part: Any = self.buffer[place]
+        return part.detach().cpu().numpy() if isinstance(part, Tensor) else part
+
+    def __setitem__(self, place: tuple, values: np.ndarray) -> None:
+        if isinstance(self.buffer, Tensor):
+            with torch.no_grad():
+                self.buffer[place] = torch.from_numpy(np.array(values)).to(self.buffer)
+        else:
+            self.buffer[place] = values
+
+    def clear(self) -> None:
+        """All background."""
+        if isinstance(self.buffer, Tensor):
+            with torch.no_grad():
+                self.buffer.zero_()
+        else:
+            self.buffer.fill(0)
+
+
+class SavedPart:
+    """A compressed copy of a part of an array."""
+
+    def __init__(self, array: np.ndarray | TargetBuffer, place: tuple) -> None:
+        """
+        Args:
+            array: to be changed soon.
+            place: index of the part.
+        """
+        values = np.ascontiguousarray(array[place])
+        self.array, self.place, self.shape, self.dtype = array, place, values.shape, values.dtype
+        self.constant = values.flat[0] if values.size and (values == values.flat[0]).all() else None
+        self.data = None if self.constant is not None else zlib.compress(values.tobytes(), 1)
+
+    def put_back(self) -> None:
+        """Make the part what it was, bit for bit."""
+        if self.constant is not None:
+            self.array[self.place] = np.full(self.shape, self.constant, self.dtype)
+        else:
+            self.array[self.place] = np.frombuffer(zlib.decompress(self.data), self.dtype).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -26,23 +97,21 @@ class _State:
     """All that interactions change, but for the maps of dense prompts and the target buffer.
 
     Attributes:
-        points: (N, 3) clicks in voxels of the grid.
-        labels: (N,) their labels.
+        clicks: on the grid.
         windows: those that interactions lie in; they stay where they are, so that they need no new encoding.
         looked_at: those of the last prediction.
         initial: label map of the image, which holds where nothing has been looked at; None: background.
         written: box of the grid where the mask may differ from that.
     """
 
-    points: np.ndarray
-    labels: np.ndarray
+    clicks: VoxelPrompts
     windows: tuple[Window, ...] = ()
     looked_at: tuple[Window, ...] = ()
     initial: np.ndarray | None = None
-    written: Place | None = None
+    written: Box | None = None
 
 
-NOTHING_SAID = _State(np.zeros((0, 3)), np.zeros(0, np.int64))
+NOTHING_SAID = _State(VoxelPrompts.none())
 
 
 class InteractiveMask:
@@ -114,26 +183,26 @@ class InteractiveMask:
         Returns:
             The box of all voxels of the target buffer that have changed; None if there are none, or without prediction.
         """
-        everything = tuple(slice(0, n) for n in self.image.shape)
+        everything = Box.of_shape(self.image.shape)
         with self._undoable() as saved:
-            before = self.target[everything].copy() if predict else None
+            before = self.target[everything.slices].copy() if predict else None
             self._write(everything, mask, saved)
             self._state = replace(NOTHING_SAID, initial=mask)
             if self.model.takes_maps:
                 maps = self._said()
                 saved.append(SavedPart(maps, (slice(None),)))
                 maps.fill(NOTHING)
-                maps[MASK] = self.image.labels_on_grid(mask, tuple(slice(0, n) for n in maps.shape[1:]))
-            content = as_slices(self.image.content)
-            points, labels, _ = clicks_in_components(mask[content])
-            points = self.image.grid.from_image(points + [s.start for s in content])
+                maps[MASK] = to_grid(mask, self.image.grid)
+            content = self.image.grid.crop
+            points, labels, _ = clicks_in_components(mask[content.slices])
+            points = self.image.grid.from_image(points + content.start)
             if predict:
                 self._look_at(points, 1)
             self._add_points(points, labels)
             if not predict:
                 return None
             self._predict(grow, saved)
-            return bounding_box(self.target[everything] != before)
+            return Box.from_mask(self.target[everything.slices] != before)
 
     def undo(self) -> bool:
         """Take the last interaction back; whether there was one."""
@@ -178,18 +247,16 @@ class InteractiveMask:
         drawn = self.image.region_on_grid(region)
         if drawn is None:
             return
-        place, voxels = drawn
-        saved.append(SavedPart(self._said(), (kind, *place)))
-        self._said()[(kind, *place)][voxels] = label
+        box, voxels = drawn
+        saved.append(SavedPart(self._said(), (kind, *box.slices)))
+        self._said()[(kind, *box.slices)][voxels] = label
 
     def _add_points(self, points: np.ndarray, labels: np.ndarray) -> None:
         """Points in voxels of the grid."""
         if not self.model.clicks_carry_labels:
             labels = np.ones_like(labels)
-        old = self._state
-        self._state = replace(
-            old, points=np.concatenate([old.points, points]), labels=np.concatenate([old.labels, labels])
-        )
+        clicks = VoxelPrompts.concatenate([self._state.clicks, VoxelPrompts(points, labels)])
+        self._state = replace(self._state, clicks=clicks)
 
     # --- where to look ---
 
@@ -211,12 +278,11 @@ class InteractiveMask:
 
     def _keep(self, window: Window) -> None:
         """A window of the growth, with points of the mask in it, as growth would have given it."""
-        here, _ = window.overlap(self.image.predictor.shape)
-        place = self.image.to_image(here)
-        found = self.target[place]
+        box = self.image.grid.box_in_image(window.in_image(self.image.predictor.shape))
+        found = self.target[box.slices]
         self._state = replace(self._state, windows=(*self._state.windows, window))
         for label in np.unique(found[found > 0]):
-            points = interior_points(found == label, SEEDS) + [s.start for s in place]
+            points = interior_points(found == label, SEEDS) + box.start
             self._add_points(self.image.grid.from_image(points), np.full(len(points), int(label)))
 
     def _initially(self, points: np.ndarray) -> np.ndarray:
@@ -233,70 +299,60 @@ class InteractiveMask:
         state, predictor = self._state, self.image.predictor
         if not state.windows:
             return None
-        seen = in_any(state.windows, state.points)
-        maps = self._said() if self.model.takes_maps else None
+        prompts = state.clicks.with_clicks(in_any(state.windows, state.clicks.points))
+        if self.model.takes_maps:
+            prompts = prompts._replace(maps=self._said())
         self.last = result = predict_prompted(
             predictor,
-            state.points[seen],
-            state.labels[seen],
-            maps,
+            prompts,
             list(state.windows),
             state.looked_at,
             max(MAX_WINDOWS, len(state.windows)) if grow else len(state.windows),
         )
-        written = result.box if state.written is None else _around(result.box, state.written)
+        written = result.box if state.written is None else result.box.union(state.written)
         self._state = replace(state, looked_at=tuple(result.windows), written=written)
         if self.model.takes_maps:
             self._remember(result, written, saved)
-        place = self.image.to_image(written)
-        labels = result.segmentation(self.image.grid, self.image.shape, self.model.labels)[place]
+        grid = self.image.grid
+        box = grid.box_in_image(written)
+        labels = result.segmentation(grid, self.image.shape, self.model.labels)[box.slices]
         if state.initial is not None:
-            parts = [self.image.to_image(window.overlap(predictor.shape)[0]) for window in result.windows]
-            labels = _compose(state.initial[place], labels, place, parts)
-        return self._write(place, labels, saved)
+            parts = [grid.box_in_image(window.in_image(predictor.shape)) for window in result.windows]
+            labels = _compose(state.initial[box.slices], labels, box, parts)
+        return self._write(box, labels, saved)
 
-    def _remember(self, result: BoxLogits, written: Place, saved: list[SavedPart]) -> None:
+    def _remember(self, result: BoxLogits, written: Box, saved: list[SavedPart]) -> None:
         """The mask on the grid is a dense prompt of the next prediction."""
         maps = self._said()
         first = maps[(MASK, 0, 0, 0)] == NOTHING
-        saved.append(SavedPart(maps, (MASK,) if first else (MASK, *written)))
+        saved.append(SavedPart(maps, (MASK,) if first else (MASK, *written.slices)))
         if first:
             maps[MASK] = 0
-        shape = self.image.predictor.shape
-        found = np.zeros([s.stop - s.start for s in written], np.int16)
-        found[_within(result.box, written)] = self.image.predictor.as_labels(result.logits)
+        found = np.zeros(written.shape, np.int16)
+        found[result.box.within(written).slices] = self.image.predictor.as_labels(result.logits)
         initial = self._state.initial
         if initial is not None:
-            parts = [window.overlap(shape)[0] for window in result.windows]
-            found = _compose(self.image.labels_on_grid(initial, written), found, written, parts)
-        maps[(MASK, *written)] = found
+            parts = [window.in_image(self.image.predictor.shape) for window in result.windows]
+            found = _compose(to_grid(initial, self.image.grid, written), found, written, parts)
+        maps[(MASK, *written.slices)] = found
 
-    def _write(self, place: Place, labels: np.ndarray, saved: list[SavedPart]) -> Box | None:
+    def _write(self, box: Box, labels: np.ndarray, saved: list[SavedPart]) -> Box | None:
         """Write a part of the target buffer, and return the box of what has changed."""
-        before = self.target[place]
+        before = self.target[box.slices]
         labels = labels.astype(before.dtype)
-        box = bounding_box(before != labels)
-        if box is None:
+        inner = Box.from_mask(before != labels)
+        if inner is None:
             return None
-        inner = as_slices(box)
-        changed = tuple(slice(p.start + i.start, p.start + i.stop) for p, i in zip(place, inner))
-        saved.append(SavedPart(self.target, changed))
-        self.target[changed] = labels[inner]
-        return [[s.start, s.stop] for s in changed]
+        changed = inner.shifted(box.start)
+        saved.append(SavedPart(self.target, changed.slices))
+        self.target[changed.slices] = labels[inner.slices]
+        return changed
 
 
-def _around(a: Place, b: Place) -> Place:
-    return tuple(slice(min(x.start, y.start), max(x.stop, y.stop)) for x, y in zip(a, b))
-
-
-def _within(inner: Place, outer: Place) -> Place:
-    """A box, counted from the start of another."""
-    return tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer))
-
-
-def _compose(initial: np.ndarray, found: np.ndarray, place: Place, parts: list[Place]) -> np.ndarray:
+def _compose(initial: np.ndarray, found: np.ndarray, box: Box, parts: list[Box]) -> np.ndarray:
     """`found` in the parts that have been looked at, `initial` elsewhere, both in a box."""
     labels = initial.astype(found.dtype)
     for part in parts:
-        labels[_within(part, place)] = found[_within(part, place)]
+        place = part.within(box).slices
+        labels[place] = found[place]
     return labels

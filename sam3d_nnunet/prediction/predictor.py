@@ -12,15 +12,13 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.grid import to_image
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.network.device import usable_device
-from sam3d_nnunet.prediction.box_logits import BoxLogits
+from sam3d_nnunet.prediction.box_logits import BoxLogits, predict_per_lesion
 from sam3d_nnunet.prediction.growth import MAX_WINDOWS, predict_prompted
-from sam3d_nnunet.prediction.image import ImageCase, read_case
-from sam3d_nnunet.prediction.lesions import predict_per_lesion
+from sam3d_nnunet.prediction.image import ImageCase, PreviousMask, mask_maps, read_case, read_previous_mask
 from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load_model_folder
-from sam3d_nnunet.prediction.refine import PreviousMask, mask_maps, read_previous_mask
-from sam3d_nnunet.prediction.window_predictor import WindowPredictor
+from sam3d_nnunet.prediction.windows import WindowPredictor
 from sam3d_nnunet.prompts.check import check_crop, check_prompt
-from sam3d_nnunet.prompts.prompt import Prompt
+from sam3d_nnunet.prompts.prompt import Prompt, VoxelPrompts
 
 
 @dataclass
@@ -73,7 +71,7 @@ class CasePrediction:
         if self.owners is None:
             raise SAM3DError("An instance map needs each lesion predicted on its own: ask for per_lesion.")
         owners = np.zeros(self.logits.shape, np.int32)
-        owners[self.logits.box] = self.owners
+        owners[self.logits.box.slices] = self.owners
         return np.where(segmentation > 0, to_image(owners, self.case.grid, self.case.shape), 0)
 
 
@@ -258,11 +256,10 @@ class SAM3DPredictor:
             clicks_carry_labels=self.model.clicks_carry_labels,
         )
         caps = {"max_windows": self.max_windows, "max_voxels": self._max_voxels(case)}
-        predict = partial(predict_prompted, predictor, maps=maps, **caps)
+        predict = partial(predict_prompted, predictor, **caps)
         points = case.grid.from_image(case.geometry.to_voxels(prompt.points))
-        if per_lesion:
-            return predict_per_lesion(predict, points, prompt.labels)
-        return predict(points, prompt.labels), None
+        prompts = VoxelPrompts(points, prompt.labels, maps)
+        return predict_per_lesion(predict, prompts) if per_lesion else (predict(prompts), None)
 
     def _max_voxels(self, case: ImageCase) -> int | None:
         """The cap on volume in voxels of the preprocessed grid."""

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.geometry.boxes import Box, as_slices, bounding_box, cut
+from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.network.device import usable_device
-from sam3d_nnunet.prediction.interaction import InteractiveMask
+from sam3d_nnunet.prediction.interaction import InteractiveMask, TargetBuffer
 from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load_model_folder
-from sam3d_nnunet.prediction.regions import Region, box_points, fill_contour
-from sam3d_nnunet.prediction.session_image import SessionImage
-from sam3d_nnunet.prediction.target_buffer import TargetBuffer
+from sam3d_nnunet.prediction.session_image import Region, SessionImage, box_points, fill_contour
 from sam3d_nnunet.prompts.prompt import BOX, SCRIBBLE
 
 logger = logging.getLogger(__name__)
+
+Ends = list[list[int]]
+"""[[x1, x2], [y1, y2], [z1, z2]]: a box as nnInteractive has it, upper ends not included."""
 
 
 class SAM3DSession:
@@ -139,7 +140,7 @@ class SAM3DSession:
         override_capability_checks: bool = False,
         *,
         class_label: int = 1,
-    ) -> Box | None:
+    ) -> Ends | None:
         """Click on the object, or on what isn't part of it.
 
         Args:
@@ -171,10 +172,10 @@ class SAM3DSession:
         include_interaction: bool,
         run_prediction: bool = True,
         override_capability_checks: bool = False,
-        interaction_bbox: Box | None = None,
+        interaction_bbox: Ends | None = None,
         *,
         class_label: int = 1,
-    ) -> Box | None:
+    ) -> Ends | None:
         """Draw on the object, or on what isn't part of it.
 
         Args:
@@ -197,10 +198,10 @@ class SAM3DSession:
         include_interaction: bool,
         run_prediction: bool = True,
         override_capability_checks: bool = False,
-        interaction_bbox: Box | None = None,
+        interaction_bbox: Ends | None = None,
         *,
         class_label: int = 1,
-    ) -> Box | None:
+    ) -> Ends | None:
         """Encircle the object roughly, or what isn't part of it: a closed contour or the region within.
 
         Arguments, result and errors are those of `add_scribble_interaction`.
@@ -213,13 +214,13 @@ class SAM3DSession:
 
     def add_bbox_interaction(
         self,
-        bbox_coords: Box,
+        bbox_coords: Ends,
         include_interaction: bool,
         run_prediction: bool = True,
         override_capability_checks: bool = False,
         *,
         class_label: int = 1,
-    ) -> Box | None:
+    ) -> Ends | None:
         """Put a box around the object, or around what isn't part of it, in one slice or in space.
 
         Args:
@@ -233,15 +234,15 @@ class SAM3DSession:
         seen = self._seen(self._inside_image(_checked_box(bbox_coords)), label)
         if seen is None:
             return None
-        low, high = np.array(seen).T
-        return self._interact(box_points(seen), label, run_prediction, BOX, Region(np.ones(high - low, bool), low))
+        region = Region(np.ones(seen.shape, bool), seen.start)
+        return self._interact(box_points(seen), label, run_prediction, BOX, region)
 
     def add_initial_seg_interaction(
         self,
         initial_seg: np.ndarray | Tensor,
         run_prediction: bool = False,
         override_capability_checks: bool = False,
-    ) -> Box | None:
+    ) -> Ends | None:
         """Start from an existing mask. This resets all other interactions.
 
         Args:
@@ -265,7 +266,7 @@ class SAM3DSession:
             known = ", ".join(map(str, labels))
             raise SAM3DError(f"The mask holds the value {unknown[0]}; the model knows {known}, and 0 for background.")
         mask = mask.astype(np.min_scalar_type(max(labels)))
-        return self._with_target().start_from(mask, run_prediction, self.do_autozoom)
+        return _as_ends(self._with_target().start_from(mask, run_prediction, self.do_autozoom))
 
     def undo(self) -> bool:
         """Take the last interaction back: the mask becomes what it was, bit for bit.
@@ -312,69 +313,70 @@ class SAM3DSession:
 
     def _refuse_empty_border(self, point: np.ndarray, label: int) -> None:
         """Of foreground where the model sees nothing; background is right there."""
-        low, high = np.array(self._mask.image.content).T
-        if label > 0 and not ((point >= low - 0.5) & (point <= high - 0.5)).all():
+        content = self._mask.image.grid.crop
+        low, high = np.array(content.start) - 0.5, np.array(content.stop) - 0.5
+        if label > 0 and not ((point >= low) & (point <= high)).all():
             raise SAM3DError(
                 f"The prompt at {point.tolist()} lies on the empty border of the image (all voxels 0), which is cut "
                 "off before prediction. Move it onto what the image shows."
             )
 
     def _inside_image(self, box: Box) -> Box:
-        inside = cut(box, [[0, n] for n in self._mask.image.shape])
-        if any(low >= high for low, high in inside):
-            raise SAM3DError(f"The box {box} lies outside the image, which has {self._size()} voxels.")
+        inside = box.intersection(Box.of_shape(self._mask.image.shape))
+        if inside.is_empty:
+            raise SAM3DError(f"The box {box.as_lists()} lies outside the image, which has {self._size()} voxels.")
         return inside
 
     def _seen(self, box: Box, label: int) -> Box | None:
         """The part of a box that the model sees; None where there is none and none is needed."""
-        seen = cut(box, self._mask.image.content)
-        if all(low < high for low, high in seen):
+        seen = box.intersection(self._mask.image.grid.crop)
+        if not seen.is_empty:
             return seen
-        self._refuse_empty_border(np.mean(box, axis=1) - 0.5, label)
+        self._refuse_empty_border(np.mean([box.start, box.stop], axis=0) - 0.5, label)
         return None
 
     def _drawn(
         self,
         kind: str,
         image: np.ndarray | Tensor,
-        box: Box | None,
+        ends: Ends | None,
         label: int,
         complete: Callable[[np.ndarray], np.ndarray] = lambda mask: mask,
     ) -> Region | None:
         """What the model sees of a mask that the user has drawn; None if nothing is drawn."""
-        shape = self._mask.image.shape
+        whole = Box.of_shape(self._mask.image.shape)
         mask = _as_array(image) != 0
-        box = [[0, n] for n in shape] if box is None else _checked_box(box)
-        if any(low < 0 or high > n for (low, high), n in zip(box, shape)):
-            raise SAM3DError(f"The box {box} of the {kind} reaches beyond the image, which has {self._size()} voxels.")
-        expected = tuple(high - low for low, high in box)
-        if mask.shape != expected:
-            raise SAM3DError(f"The {kind} has the shape {mask.shape}; it has to be {expected}.")
-        drawn = bounding_box(mask)
+        box = whole if ends is None else _checked_box(ends)
+        if box.intersection(whole) != box:
+            raise SAM3DError(
+                f"The box {box.as_lists()} of the {kind} reaches beyond the image, which has {self._size()} voxels."
+            )
+        if mask.shape != box.shape:
+            raise SAM3DError(f"The {kind} has the shape {mask.shape}; it has to be {box.shape}.")
+        drawn = Box.from_mask(mask)
         if drawn is None:
             logger.warning("The %s is empty and changes nothing.", kind)
             return None
-        mask = complete(mask[as_slices(drawn)])
-        start = np.array([low + d for (low, _), (d, _) in zip(box, drawn)])
-        seen = self._seen([[int(s), int(s) + n] for s, n in zip(start, mask.shape)], label)
+        mask, drawn = complete(mask[drawn.slices]), drawn.shifted(box.start)
+        seen = self._seen(drawn, label)
         if seen is None:
             return None
-        mask = mask[tuple(slice(low - s, high - s) for (low, high), s in zip(seen, start))]
+        mask = mask[seen.within(drawn).slices]
         if not mask.any():
-            self._refuse_empty_border(start.astype(float), label)
+            self._refuse_empty_border(np.array(drawn.start, float), label)
             return None
-        return Region(mask, np.array([low for low, _ in seen]))
+        return Region(mask, seen.start)
 
     def _interact(
         self, points: np.ndarray, label: int, predict: bool, kind: int | None = None, region: Region | None = None
-    ) -> Box | None:
+    ) -> Ends | None:
         mask = self._with_target() if predict else self._mask
         # training knows no boxes on background: there, points say more
         if self.model.takes_maps and kind is not None and (kind, label) != (BOX, 0):
             points = points[:1]
         else:
             kind, region = None, None
-        changed = mask.interact(points, label, predict, self.do_autozoom, kind, region)
+        changed = _as_ends(mask.interact(points, label, predict, self.do_autozoom, kind, region))
         if self.verbose and predict and mask.last is not None:
             cap = f"; stopped at {mask.last.hit_cap}" if mask.last.hit_cap and self.do_autozoom else ""
             print(f"Looked at {len(mask.last.windows)} window(s), changed {changed}{cap}")
@@ -387,12 +389,16 @@ def _as_array(values: np.ndarray | Tensor) -> np.ndarray:
     return np.asarray(values)
 
 
-def _checked_box(box: Box) -> Box:
-    """A box of whole numbers."""
-    values = np.asarray(box, dtype=float)
+def _as_ends(box: Box | None) -> Ends | None:
+    return None if box is None else box.as_lists()
+
+
+def _checked_box(ends: Ends) -> Box:
+    """A box of whole numbers that is not empty."""
+    values = np.asarray(ends, dtype=float)
     if values.shape != (3, 2) or not np.isfinite(values).all():
-        raise SAM3DError(f"A box needs [[x1, x2], [y1, y2], [z1, z2]], but got {box}.")
+        raise SAM3DError(f"A box needs [[x1, x2], [y1, y2], [z1, z2]], but got {ends}.")
     values = np.rint(values).astype(int)
     if (values[:, 0] >= values[:, 1]).any():
         raise SAM3DError(f"The box {values.tolist()} is empty: its upper ends, not included, must be above its lower.")
-    return values.tolist()
+    return Box.from_lists(values.tolist())

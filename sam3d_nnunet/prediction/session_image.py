@@ -1,18 +1,25 @@
-"""An image array, preprocessed as the model expects it, and the way between its voxels and the model's grid."""
+"""The image of a session, preprocessed as the model expects it, and what users draw on it.
+
+Scribbles, lassos and boxes are regions of the image: voxels of the model's grid for models that take dense prompts, and
+a few points for all others.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_fill_holes, distance_transform_edt
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.geometry.boxes import as_slices, bounding_box
-from sam3d_nnunet.geometry.grid import PreprocessedGrid, nearest_voxels, to_grid
+from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.geometry.grid import PreprocessedGrid
 from sam3d_nnunet.prediction.model_folder import TrainedModel
-from sam3d_nnunet.prediction.regions import Region
-from sam3d_nnunet.prediction.window_predictor import WindowPredictor
+from sam3d_nnunet.prediction.windows import WindowPredictor
 
 CACHED_WINDOWS = 16  # ViT-B on 128^3: about 0.2 GB each
+MAX_POINTS = 5  # that stand for one region where a model takes clicks only
+FLAT = 1 / 4  # share of the longest side below which a side doesn't count for the depth in a region
 
 
 class SessionImage:
@@ -20,8 +27,7 @@ class SessionImage:
 
     Attributes:
         shape: voxels of the array, without channels.
-        content: the box of the array that is not empty border: the model sees this.
-        grid: what the model sees.
+        grid: what the model sees: the part of the array that is not empty border, resampled.
         predictor: networks on the grid; keeps the embeddings of the last windows.
     """
 
@@ -43,9 +49,6 @@ class SessionImage:
             image, None, {"spacing": list(map(float, spacing))}, model.plans, model.configuration, model.dataset_json
         )
         self.grid = PreprocessedGrid.from_properties(properties, model.plans.transpose_forward, data.shape[1:])
-        back = np.argsort(self.grid.transpose)
-        low = self.grid.crop_start[back]
-        self.content = np.stack([low, low + self.grid.crop_shape[back]], axis=1).tolist()
         self.predictor = WindowPredictor(
             model.networks,
             torch.from_numpy(data),
@@ -55,43 +58,31 @@ class SessionImage:
             clicks_carry_labels=model.clicks_carry_labels,
         )
 
-    def to_image(self, place: tuple[slice, ...]) -> tuple[slice, ...]:
-        """A box of the grid -> the voxels of the array whose centres lie in it."""
-        slices = []
-        for box, crop_start, crop, size in zip(place, self.grid.crop_start, self.grid.crop_shape, self.grid.shape):
-            position = (np.arange(crop) + 0.5) * size / crop - 0.5
-            first, end = np.searchsorted(position, [box.start - 0.5, box.stop - 0.5])
-            slices.append(slice(int(crop_start + first), int(crop_start + end)))
-        return tuple(slices[axis] for axis in np.argsort(self.grid.transpose))
-
-    def labels_on_grid(self, labels: np.ndarray, place: tuple[slice, ...]) -> np.ndarray:
-        """The nearest voxels of a label map of the array, for a box of the grid."""
-        return to_grid(labels, self.grid, place)
-
-    def region_on_grid(self, region: Region) -> tuple[tuple[slice, ...], np.ndarray] | None:
+    def region_on_grid(self, region: "Region") -> tuple[Box, np.ndarray] | None:
         """A box of the grid, and the voxels (bool) in it that belong to a region; None if the grid has none.
 
         Each voxel of the region counts, however coarse the grid, and there are no gaps, however fine.
         """
         hit, hits = self._hit_by(region)
-        filled = bounding_box(hits)
+        filled = Box.from_mask(hits)
         if filled is None:
             return None
-        hit, hits = [index[low:high] for index, (low, high) in zip(hit, filled)], hits[as_slices(filled)]
+        hit, hits = [index[part] for index, part in zip(hit, filled.slices)], hits[filled.slices]
         reach = np.ceil(self.grid.shape / self.grid.crop_shape).astype(int)
-        low = np.maximum([index[0] for index in hit] - reach, 0)
-        high = np.minimum([index[-1] for index in hit] + reach + 1, self.grid.shape)
-        place = tuple(map(slice, low.tolist(), high.tolist()))
+        box = Box(
+            [index[0] - more for index, more in zip(hit, reach)],
+            [index[-1] + more + 1 for index, more in zip(hit, reach)],
+        ).intersection(self.grid.box)
         transpose = list(self.grid.transpose)
-        mask, start = region.mask.transpose(transpose), region.start[transpose]
-        nearest = [voxels - s for voxels, s in zip(nearest_voxels(self.grid, place), start)]
+        mask, start = region.mask.transpose(transpose), np.array(region.start)[transpose]
+        nearest = [voxels - s for voxels, s in zip(self.grid.nearest_in_image(box), start)]
         inside = [(index >= 0) & (index < n) for index, n in zip(nearest, mask.shape)]
-        voxels = np.zeros(high - low, bool)
+        voxels = np.zeros(box.shape, bool)
         voxels[np.ix_(*inside)] = mask[np.ix_(*(index[i] for index, i in zip(nearest, inside)))]
-        voxels[np.ix_(*(index - s for index, s in zip(hit, low)))] |= hits
-        return place, voxels
+        voxels[np.ix_(*(index - s for index, s in zip(hit, box.start)))] |= hits
+        return box, voxels
 
-    def _hit_by(self, region: Region) -> tuple[list[np.ndarray], np.ndarray]:
+    def _hit_by(self, region: "Region") -> tuple[list[np.ndarray], np.ndarray]:
         """The voxels of the grid in which voxels of a region have their centres.
 
         Each axis of the grid depends on one of the image, so a region of millions of voxels needs no list of them.
@@ -100,14 +91,14 @@ class SessionImage:
             For each axis of the grid, the indices that the region's box hits; and (bool) which of their combinations
             the region itself hits.
         """
-        steps = np.arange(max(region.mask.shape))[:, None] + region.start
         indices, hits = [], region.mask.transpose(self.grid.transpose)
-        for axis, along in enumerate(np.rint(self.grid.from_image(steps)).astype(int).T):
-            index, first = np.unique(along[: hits.shape[axis]], return_index=True)
-            hits = np.logical_or.reduceat(hits, first, axis=axis)
-            inside = (index >= 0) & (index < self.grid.shape[axis])
+        for number, (axis, turned) in enumerate(zip(self.grid.axes, self.grid.transpose)):
+            along = np.arange(region.mask.shape[turned]) + region.start[turned]
+            index, first = np.unique(np.rint(axis.to_grid(along)).astype(int), return_index=True)
+            hits = np.logical_or.reduceat(hits, first, axis=number)
+            inside = (index >= 0) & (index < axis.grid)
             indices.append(index[inside])
-            hits = hits.compress(inside, axis=axis)
+            hits = hits.compress(inside, axis=number)
         return indices, hits
 
 
@@ -127,3 +118,75 @@ def _check_spacing(spacing: Sequence[float]) -> None:
     values = np.asarray(spacing, dtype=float)
     if values.shape != (3,) or not (np.isfinite(values).all() and (values > 0).all()):
         raise SAM3DError(f"The spacing is {spacing}; give three numbers above 0, in the order of the image's axes.")
+
+
+@dataclass(frozen=True)
+class Region:
+    """Voxels of an image.
+
+    Attributes:
+        mask: (d, h, w) bool, not empty.
+        start: first voxel of the image that the mask covers.
+    """
+
+    mask: np.ndarray
+    start: tuple[int, ...]
+
+    @property
+    def points(self) -> np.ndarray:
+        """(n, 3) points that stand for the region, see `spread_points`, in voxels of the image."""
+        return spread_points(self.mask) + self.start
+
+
+def spread_points(mask: np.ndarray) -> np.ndarray:
+    """Up to `MAX_POINTS` points well inside a mask and far from each other, always the same.
+
+    The first is the deepest voxel; each further one is that furthest from all before it among those at least half as
+    deep. In a mask that was drawn on one or a few slices, depth is that in the slices.
+
+    Args:
+        mask: (D, H, W) bool, not empty.
+
+    Returns:
+        (n, 3) int voxels.
+    """
+    box = Box.from_mask(mask)
+    inside = mask[box.slices]
+    thick = np.array(inside.shape) > FLAT * max(inside.shape)
+    depth = distance_transform_edt(np.pad(inside, [(int(t), int(t)) for t in thick]))
+    depth = depth[tuple(slice(1, -1) if t else slice(None) for t in thick)]
+    voxels = np.argwhere(depth >= depth.max() / 2)
+    chosen = [np.array(np.unravel_index(depth.argmax(), depth.shape))]
+    distance = np.full(len(voxels), np.inf)
+    while len(chosen) < MAX_POINTS:
+        distance = np.minimum(distance, np.linalg.norm(voxels - chosen[-1], axis=1))
+        if distance.max() < 2:  # side by side
+            break
+        chosen.append(voxels[distance.argmax()])
+    return np.array(chosen) + box.start
+
+
+def box_points(box: Box) -> np.ndarray:
+    """The centre of a box, and points halfway to its faces along its two longest axes: (n, 3) float voxels.
+
+    They lie in an ellipsoid that fills the box. Axes shorter than 4 voxels have none but the centre.
+    """
+    low, high = np.array(box.start), np.array(box.stop)
+    centre, sides = (low + high - 1) / 2, high - low
+    points = [centre]
+    for axis in np.argsort(-sides, kind="stable")[:2]:
+        if sides[axis] >= 4:
+            step = np.eye(3)[axis] * sides[axis] / 4
+            points += [centre - step, centre + step]
+    return np.array(points)
+
+
+def fill_contour(mask: np.ndarray) -> np.ndarray:
+    """A closed contour with what it encloses, slice by slice across its thinnest side; a filled mask as it is."""
+    box = Box.from_mask(mask)
+    across = int(np.argmin(box.shape))
+    filled = mask.copy()
+    slices = np.moveaxis(filled, across, 0)
+    for number in range(box.start[across], box.stop[across]):
+        slices[number] = binary_fill_holes(slices[number])
+    return filled

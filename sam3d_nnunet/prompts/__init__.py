@@ -1,4 +1,4 @@
-"""Clicks: the Prompt type, drawing them from label maps, files and coordinates; knows nothing of nnU-Net."""
+"""What a prompt is, and its files. Nothing here imports nnU-Net."""
 
 from sam3d_nnunet.prompts.prompt import Prompt
 

@@ -1,4 +1,4 @@
-"""Whether clicks fit an image and a model: each mistake is a `SAM3DError` that names the click."""
+"""Check that clicks fit an image and a model. Errors name the click and say where it is."""
 
 from collections.abc import Collection
 
@@ -12,17 +12,17 @@ from sam3d_nnunet.prompts.prompt import Prompt
 
 
 def check_prompt(prompt: Prompt, geometry: ImageGeometry, shape: tuple[int, ...], labels: Collection[int]) -> None:
-    """Refuse clicks that a model can't use on an image.
+    """Refuse clicks that the model can't use on this image.
 
     Args:
         prompt: the clicks.
         geometry: of the image.
         shape: (D, H, W) of the image's array.
-        labels: those the model knows as labels of clicks; 0 (background) is among them where it takes such clicks.
+        labels: labels of clicks that the model knows, with 0 if it takes background clicks.
 
     Raises:
-        SAM3DError: there is no click, a label that is not among `labels`, or a click outside the image. Half a voxel
-            beyond the centre of the outermost voxels is still inside.
+        SAM3DError: there is no click, a click has a label that is not in `labels`, or a click is outside the image. The
+            image ends half a voxel beyond the centres of its outermost voxels.
     """
     if not len(prompt.points):
         raise SAM3DError(f"There are no clicks on {prompt.image}. Give at least one, or predict without prompts.")
@@ -44,10 +44,10 @@ def check_prompt(prompt: Prompt, geometry: ImageGeometry, shape: tuple[int, ...]
 
 
 def check_crop(prompt: Prompt, geometry: ImageGeometry, grid: PreprocessedGrid) -> None:
-    """Refuse clicks on the empty border that nnU-Net cuts off: the model sees nothing there.
+    """Refuse clicks on the empty border that nnU-Net crops away: the model sees nothing there.
 
     Args:
-        prompt: clicks that `check_prompt` found inside the image.
+        prompt: clicks inside the image (see `check_prompt`).
         geometry: of the image.
         grid: of the preprocessed image.
 
@@ -59,7 +59,7 @@ def check_crop(prompt: Prompt, geometry: ImageGeometry, grid: PreprocessedGrid) 
         first = int(np.argmax(outside))
         raise SAM3DError(
             f"{_place(prompt, first, geometry)} lies inside the image, but on its empty border (all voxels 0), which "
-            "is cut off before prediction. Move the click onto what the image shows."
+            "is cropped away before prediction. Move the click onto what the image shows."
         )
 
 
@@ -74,7 +74,7 @@ def _name(prompt: Prompt, click: int) -> str:
 
 
 def _place(prompt: Prompt, click: int, geometry: ImageGeometry) -> str:
-    """Names a click with its place in the world and in the image, in the order of axes that viewers show."""
+    """A click with its place in the world and in the image, for errors. Axes are in the order that viewers show."""
     world = prompt.points[click]
     if geometry.file_affine is not None:
         axes, voxel = "i, j, k", geometry.to_file_index(world[None])[0]
@@ -88,7 +88,7 @@ def _numbers(values: np.ndarray) -> str:
 
 
 def _size(geometry: ImageGeometry, shape: tuple[int, ...]) -> str:
-    """Voxels along the axes that `_place` names."""
+    """Voxels of the image along the axes that `_place` uses."""
     size = np.array(shape)[::-1]
     if geometry.file_affine is not None:
         exchange = np.linalg.solve(geometry.file_affine[:3, :3], geometry.affine[:3, :3])

@@ -8,8 +8,7 @@ from pathlib import Path
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.io import brief, read_text
-from sam3d_nnunet.prompts.prompt import Prompt
-from sam3d_nnunet.prompts.values import label_forms, to_label
+from sam3d_nnunet.prompts.prompt import Prompt, label_forms, to_label
 
 WORLD, VOXEL = ("x", "y", "z"), ("i", "j", "k")
 LABEL, IMAGE = "label", "image"
@@ -37,19 +36,19 @@ def read_csv(
 
     Args:
         path: the file.
-        file_name: name of the image where neither a column nor `image_name` has it.
+        file_name: the image's name if neither a column nor `image_name` gives one.
         image_geometry: of the image, for voxel indices.
-        image_name: which rows to keep where there is a column `image`; None: that column names one image only.
+        image_name: the image whose rows to keep in a table with a column `image`. None: the only image in the table.
         class_names: labels of the model by name.
 
     Raises:
-        SAM3DError: the file can't be read, or lacks a column; or a row holds no numbers or no label.
+        SAM3DError: the file can't be read or lacks a column, or a row has no numbers or no valid label.
     """
     header, rows = _read_table(path)
     columns = _coordinate_columns(header, path)
     if columns == VOXEL and image_geometry is None:
         raise SAM3DError(
-            f"{path} holds voxel indices (columns i, j, k), which mean nothing without their image. "
+            f"{path} holds voxel indices (columns i, j, k), which need the image they are on. "
             "Give the image as well, or write world positions (columns x, y, z)."
         )
     if IMAGE in header:
@@ -67,14 +66,14 @@ def images_in_csv(path: Path) -> list[str] | None:
     """Names in the column `image`, each once and in the order of the file; None without that column.
 
     Raises:
-        SAM3DError: the file is no such table.
+        SAM3DError: the file is not a table of clicks.
     """
     header, rows = _read_table(path)
     return list(dict.fromkeys(cells[IMAGE] for _, cells in rows)) if IMAGE in header else None
 
 
 def _read_table(path: Path) -> tuple[list[str], list[Row]]:
-    """Header, in lower case, and the rows that are not blank."""
+    """The header in lower case, and all rows that are not blank."""
     text = read_text(path)
     first = text.lstrip().partition("\n")[0]
     semicolons = ";" in first
@@ -82,7 +81,7 @@ def _read_table(path: Path) -> tuple[list[str], list[Row]]:
     try:
         lines = [(reader.line_num, [c.strip() for c in cells]) for cells in reader]
     except csv.Error as e:
-        raise SAM3DError(f"{path}, line {reader.line_num}: {e}; this is no CSV.") from e
+        raise SAM3DError(f"{path}, line {reader.line_num}: {e}; this is not CSV.") from e
     lines = [(line, cells) for line, cells in lines if any(cells)]
     if not lines:
         raise SAM3DError(f"{path} is empty; its first line must name the columns: x,y,z,label or i,j,k,label.")
@@ -91,11 +90,11 @@ def _read_table(path: Path) -> tuple[list[str], list[Row]]:
     for line, cells in lines[1:]:
         if len(cells) != len(header):
             raise SAM3DError(f"{path}, line {line} has {len(cells)} cells, but the header has {len(header)}.")
-        if semicolons:  # tables with semicolons are those of languages that write 1,5
+        if semicolons:  # spreadsheets use semicolons in languages that write 1,5
             cells = [c.replace(",", ".") if name in WORLD + VOXEL else c for name, c in zip(header, cells)]
         row = dict(zip(header, cells))
         if row.get(IMAGE) == "":
-            raise SAM3DError(f"{path}, line {line} names no image; fill in the column image, or leave it out.")
+            raise SAM3DError(f"{path}, line {line} has no image name. Fill in the column image, or remove the column.")
         rows.append((line, row))
     return header, rows
 
@@ -104,24 +103,24 @@ def _coordinate_columns(header: list[str], path: Path) -> tuple[str, str, str]:
     found = [columns for columns in (WORLD, VOXEL) if set(columns) & set(header)]
     if len(found) != 1 or not set(found[0]) <= set(header):
         raise SAM3DError(
-            f"{path} has the columns {brief(header)}; it needs either x, y, z (world, LPS millimetres) or i, j, k "
-            "(voxels of the image file) in its first line, and may have label and image."
+            f"{path} has the columns {brief(header)}; its first line needs either x, y, z (world, LPS millimetres) "
+            "or i, j, k (voxels of the image file), and may have label and image."
         )
     for name in (*found[0], LABEL, IMAGE):
         if header.count(name) > 1:
-            raise SAM3DError(f"{path} has the column {name} {header.count(name)} times; keep one.")
+            raise SAM3DError(f"{path} has the column {name} {header.count(name)} times. Keep one.")
     return found[0]
 
 
 def _choose_image(rows: list[Row], wanted: str | None, path: Path) -> str | None:
-    """The image whose rows to keep; None in a table without rows, which fits every image."""
+    """The image whose rows to keep; None for a table without rows, which fits any image."""
     images = list(dict.fromkeys(cells[IMAGE] for _, cells in rows))
     if not images or wanted in images:
         return wanted
     if wanted is not None:
         raise SAM3DError(f"{path} holds no click on {wanted}; its column image names {brief(images)}.")
     if len(images) > 1:
-        raise SAM3DError(f"{path} holds clicks on {len(images)} images ({brief(images)}); say which one is meant.")
+        raise SAM3DError(f"{path} holds clicks on {len(images)} images ({brief(images)}). Say which one to use.")
     return images[0]
 
 
@@ -138,5 +137,5 @@ def _number(text: str, column: str, where: str) -> float:
 def _label(text: str, class_names: dict[str, int] | None, where: str) -> int:
     label = to_label(text, class_names) if text else 1
     if label is None:
-        raise SAM3DError(f"{where}: label is {brief(text)}, which names no label. {label_forms(class_names)}")
+        raise SAM3DError(f"{where}: label is {brief(text)}, which is not a label. {label_forms(class_names)}")
     return label

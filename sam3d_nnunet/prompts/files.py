@@ -1,23 +1,28 @@
 """Prompt files, one format for each ending; docs/reference/formats.md describes them.
 
-CASE.json      our JSON                          sam3d_json.py
-CASE.mrk.json  lists of points of 3D Slicer      slicer_markups.py
+CASE.json      our JSON, read and written here
+CASE.mrk.json  point lists of 3D Slicer          slicer_markups.py
 CASE.csv       a table                           csv_points.py
+
+Our JSON: {"format": "sam3d_prompts", "version": 1, "image": "case_001", "coordinates": "LPS, mm",
+           "points": [{"position": [x, y, z], "label": 1}, ...]}
 """
 
+import json
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.world import ImageGeometry
-from sam3d_nnunet.io import write_text
+from sam3d_nnunet.io import brief, read_json, write_text
 from sam3d_nnunet.prompts.csv_points import images_in_csv, read_csv, to_csv
-from sam3d_nnunet.prompts.prompt import Prompt
-from sam3d_nnunet.prompts.sam3d_json import read_sam3d_json, to_json
+from sam3d_nnunet.prompts.prompt import MAX_LABEL, Prompt, to_position
 from sam3d_nnunet.prompts.slicer_markups import read_markups, to_markups
 
 JSON, MARKUPS, CSV = ".json", ".mrk.json", ".csv"
 ENDINGS = (MARKUPS, JSON, CSV)  # the longer one first: both end in .json
+FORMAT, VERSION, COORDINATES = "sam3d_prompts", 1, "LPS, mm"
 
 
 def read_prompt(
@@ -26,7 +31,7 @@ def read_prompt(
     image_name: str | None = None,
     class_names: dict[str, int] | None = None,
 ) -> Prompt:
-    """Read the clicks on one image; there may be none.
+    """Read the clicks on one image. A file without clicks is fine.
 
     Args:
         path: file in one of the three formats.
@@ -36,7 +41,7 @@ def read_prompt(
         class_names: labels of the model by name (`labels` of dataset.json), for files that use names.
 
     Raises:
-        SAM3DError: the file can't be read, isn't laid out as its format asks, or belongs to another image.
+        SAM3DError: the file can't be read, doesn't follow its format, or belongs to another image.
     """
     path = Path(path)
     ending = _ending(path)
@@ -45,7 +50,7 @@ def read_prompt(
         return read_markups(path, file_name if image_name is None else image_name, class_names)
     if ending == CSV:
         return read_csv(path, file_name, image_geometry, image_name, class_names)
-    prompt = read_sam3d_json(path)
+    prompt = _read_json_prompt(path)
     if image_name not in (None, prompt.image):
         raise SAM3DError(
             f'{path} holds clicks on the image "{prompt.image}", not on "{image_name}". '
@@ -58,22 +63,37 @@ def write_prompt(prompt: Prompt, path: str | Path) -> None:
     """Write clicks to a file in the format of its ending, which appears complete or not at all.
 
     Raises:
-        SAM3DError: the ending is none of the three, or the image's name is no text that a file can hold.
+        SAM3DError: the ending is none of the three, or the image's name can't be encoded as UTF-8.
     """
     path = Path(path)
     text = {JSON: to_json, MARKUPS: to_markups, CSV: to_csv}[_ending(path)](prompt)
     try:
         write_text(path, text)
     except UnicodeEncodeError as e:
-        raise SAM3DError(f"The name of the image {prompt.image!a} can't be written to {path}: it is no text.") from e
+        raise SAM3DError(
+            f"The name of the image {prompt.image!a} can't be written to {path}: it is not valid Unicode."
+        ) from e
+
+
+def to_json(prompt: Prompt) -> str:
+    """Text of a file that holds these clicks."""
+    points = [{"position": p.tolist(), "label": int(k)} for p, k in zip(prompt.points, prompt.labels)]
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "image": prompt.image,
+        "coordinates": COORDINATES,
+        "points": points,
+    }
+    return json.dumps(content, indent=1) + "\n"
 
 
 def find_prompts(path: str | Path, cases: Collection[str]) -> dict[str, Path]:
     """The prompt file of each case.
 
     Args:
-        path: a folder with one file for each case, named like the case; other files in it don't matter. Or one file,
-            for one case or with a table of clicks on all of them (column `image`).
+        path: a folder with one file for each case, named like the case; other files in it are ignored. Or one file,
+            for a single case or, as a table with a column `image`, for all of them.
         cases: names of the cases.
 
     Raises:
@@ -86,11 +106,11 @@ def find_prompts(path: str | Path, cases: Collection[str]) -> dict[str, Path]:
         raise SAM3DError(f"There is no prompt file or folder {path}.")
     images = images_in_csv(path) if _ending(path) == CSV else None
     if images:
-        _refuse_missing([case for case in cases if case not in images], f"the column image of {path}")
+        _refuse_missing([case for case in cases if case not in images], f"The column image of {path}")
     elif len(cases) != 1:
         raise SAM3DError(
-            f"{path} is one prompt file for {len(cases)} images. Give a folder with one file for each of them, or a "
-            "table (.csv) with a column image."
+            f"{path} is a single prompt file, but there are {len(cases)} images. Give a folder with one file for each, "
+            "or a table (.csv) with a column image."
         )
     return {case: path for case in cases}
 
@@ -108,11 +128,52 @@ def _find_in_folder(folder: Path, cases: Collection[str]) -> dict[str, Path]:
 
 def _refuse_missing(cases: list[str], where: str) -> None:
     if cases:
-        raise SAM3DError(f"There are no clicks for {len(cases)} case(s) in {where}: {', '.join(cases)}. Add them.")
+        raise SAM3DError(f"{where} has no clicks for {len(cases)} case(s): {', '.join(cases)}. Add them.")
 
 
 def _ending(path: Path) -> str:
     for ending in ENDINGS:
         if path.name.lower().endswith(ending):
             return ending
-    raise SAM3DError(f"{path} is no prompt file: its name must end in one of {', '.join(ENDINGS)}.")
+    raise SAM3DError(f"{path} is not a prompt file: its name must end in one of {', '.join(ENDINGS)}.")
+
+
+def _read_json_prompt(path: Path) -> Prompt:
+    """Clicks in our JSON."""
+    content = read_json(path)
+    _check_head(content, path)
+    positions, labels = [], []
+    for i, point in enumerate(content["points"]):
+        position, label = _position_and_label(point)
+        if position is None or label is None:
+            raise SAM3DError(
+                f'{path}: points[{i}] is {brief(point)}, not like {{"position": [x, y, z], "label": 1}} '
+                "with finite millimetres and a whole label from 0 (background) on."
+            )
+        positions.append(position)
+        labels.append(label)
+    return Prompt(positions, labels, content["image"])
+
+
+def _check_head(content: Any, path: Path) -> None:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise SAM3DError(
+            f'{path} is not a prompt file: its "format" is not "{FORMAT}". (Markups of 3D Slicer end in .mrk.json.)'
+        )
+    if content.get("version") != VERSION or content.get("coordinates") != COORDINATES:
+        raise SAM3DError(
+            f"{path} has version {brief(content.get('version'))} and coordinates {brief(content.get('coordinates'))}; "
+            f"this program reads version {VERSION} with {COORDINATES!r}."
+        )
+    if not isinstance(content.get("image"), str):
+        raise SAM3DError(f'{path} has no text "image"; name there the image that the clicks are on.')
+    if not isinstance(content.get("points"), list):
+        raise SAM3DError(f'{path} has no list "points".')
+
+
+def _position_and_label(point: Any) -> tuple[list[float] | None, int | None]:
+    if not isinstance(point, dict):
+        return None, None
+    label = point.get("label")
+    known = type(label) is int and 0 <= label <= MAX_LABEL  # True is an int, too
+    return to_position(point.get("position")), label if known else None

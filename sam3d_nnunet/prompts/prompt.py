@@ -1,8 +1,14 @@
-"""What a prompt is: clicks in the world, and dense prompts as label maps."""
+"""What a prompt is: clicks in the world, prompts on a voxel grid, and what users may write for a click.
 
+`Prompt` holds the clicks of a user or a file. `VoxelPrompts` holds the same clicks on the grid of an image, together
+with dense prompts; the network takes these.
+"""
+
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +19,11 @@ MASK, SCRIBBLE, BOX = range(3)
 KINDS = 3
 NOTHING = -1
 """Value of a voxel about which a dense prompt says nothing; k >= 0 stands for label k, and 0 for background."""
+
+MAX_LABEL = 2**63 - 1  # of int64
+# fewer digits than int64 holds, so that the number always fits
+NUMBER = re.compile(r"(?:(?:label|class)\s*=\s*)?([0-9]{1,18})", re.IGNORECASE)
+WORDS = {"background": 0, "negative": 0, "neg": 0, "-": 0, "foreground": 1, "positive": 1, "pos": 1, "+": 1}
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Prompt:
         broken = np.flatnonzero(~np.isfinite(points).all(axis=1))
         if len(broken):
             raise SAM3DError(
-                f"Click {broken[0] + 1} of {len(points)} on {self.image} has a coordinate that is no finite number."
+                f"Click {broken[0] + 1} of {len(points)} on {self.image} has a coordinate that is not a finite number."
             )
         if (labels < 0).any():
             raise SAM3DError(f"A click on {self.image} has the label {labels.min()}; labels start at 0 (background).")
@@ -79,3 +90,37 @@ class VoxelPrompts(NamedTuple):
     def with_clicks(self, which: np.ndarray) -> "VoxelPrompts":
         """Only some of the clicks, chosen by a mask (N,) or by indices, with the same maps."""
         return self._replace(points=self.points[which], labels=self.labels[which])
+
+
+def to_position(value: Any) -> list[float] | None:
+    """Three finite numbers from JSON as floats; None for anything else."""
+    if not isinstance(value, list) or len(value) != 3 or any(type(x) not in (int, float) for x in value):
+        return None
+    try:
+        position = [float(x) for x in value]
+    except OverflowError:  # hundreds of digits
+        return None
+    return position if all(map(math.isfinite, position)) else None
+
+
+def to_label(text: str, class_names: dict[str, int] | None) -> int | None:
+    """Label that a text stands for: a number, `label=K`, `class=K` or a name (`named_label`); None for other texts."""
+    number = NUMBER.fullmatch(text.strip())
+    return int(number[1]) if number else named_label(text, class_names)
+
+
+def named_label(text: str, class_names: dict[str, int] | None) -> int | None:
+    """Label that a name stands for, in upper or lower case: a class of the model, or one of `WORDS`.
+
+    Args:
+        text: what the user wrote.
+        class_names: `labels` of dataset.json; regions (lists of labels) are left out, since a click has one label.
+    """
+    classes = {name.casefold(): label for name, label in (class_names or {}).items() if isinstance(label, int)}
+    return (WORDS | classes).get(text.strip().casefold())
+
+
+def label_forms(class_names: dict[str, int] | None) -> str:
+    """A sentence for errors: what users may write for a label."""
+    names = ", ".join(class_names) if class_names else "the names of the classes are unknown here"
+    return f"Write a number, label=K, background, foreground or the name of a class ({names})."

@@ -1,4 +1,4 @@
-"""Markups of 3D Slicer (.mrk.json): lists of points, each point a click."""
+"""Markups of 3D Slicer (.mrk.json): point lists, in which each point is a click."""
 
 import json
 import re
@@ -9,16 +9,15 @@ import numpy as np
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import brief, read_json
-from sam3d_nnunet.prompts.prompt import Prompt
-from sam3d_nnunet.prompts.values import label_forms, named_label, to_label, to_position
+from sam3d_nnunet.prompts.prompt import Prompt, label_forms, named_label, to_label, to_position
 
 # Slicer refuses files without a schema of this form.
 SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
     "markups-schema-v1.0.3.json#"
 )
-# LPS where nothing is said: "default" of coordinateSystem in Slicer's markups-schema-v1.0.3.json, and the same in its
-# reader, vtkMRMLMarkupsJsonStorageNode.cxx. Numbers: the enumeration of vtkMRMLMarkupsStorageNode (RAS 0, LPS 1).
+# LPS if the file names no system: "default" of coordinateSystem in Slicer's markups-schema-v1.0.3.json, and the same in
+# its reader, vtkMRMLMarkupsJsonStorageNode.cxx. Numbers: the enumeration of vtkMRMLMarkupsStorageNode (RAS 0, LPS 1).
 DEFAULT_SYSTEM = "LPS"
 TO_LPS = {"LPS": (1, 1, 1), "1": (1, 1, 1), "RAS": (-1, -1, 1), "0": (-1, -1, 1)}
 # "%N-%d" of Slicer: name of the list (copies of a list get "_1"), a sign, a running number
@@ -27,7 +26,7 @@ RUNNING_NUMBER = re.compile(r"[-_][0-9]+$")
 
 
 def to_markups(prompt: Prompt, coordinate_system: str = "LPS") -> str:
-    """Text of a file that holds these clicks as one list of points.
+    """Text of a file that holds these clicks as one point list.
 
     Args:
         prompt: the clicks.
@@ -57,11 +56,11 @@ def read_markups(path: Path, image: str, class_names: dict[str, int] | None = No
 
     Args:
         path: the file.
-        image: name of the image; such files hold none.
+        image: name of the image, which such files don't hold.
         class_names: labels of the model by name.
 
     Raises:
-        SAM3DError: the file can't be read, holds something other than point lists, or a label that means nothing.
+        SAM3DError: the file can't be read, holds other markups than point lists, or has a label that is unknown.
     """
     content = read_json(path)
     lists = content.get("markups") if isinstance(content, dict) else None
@@ -72,7 +71,7 @@ def read_markups(path: Path, image: str, class_names: dict[str, int] | None = No
         where = f"{path}: markups[{i}]"
         signs = _signs(markup, where)
         for j, point in enumerate(markup.get("controlPoints", [])):
-            # missing means defined; points that are not placed yet have no position
+            # without a status, a point is defined; points that are not placed yet have no position
             if isinstance(point, dict) and point.get("positionStatus", "defined") != "defined":
                 continue
             positions.append(signs * _position(point, f"{where}.controlPoints[{j}]"))
@@ -81,17 +80,17 @@ def read_markups(path: Path, image: str, class_names: dict[str, int] | None = No
 
 
 def _signs(markup: Any, where: str) -> tuple[int, int, int]:
-    """Factors from a list's positions to LPS; errors where it is no list of points in millimetres."""
+    """Factors from the positions of a list to LPS. Anything but a point list in millimetres is refused."""
     if not isinstance(markup, dict) or markup.get("type") != "Fiducial":
         kind = brief(markup.get("type")) if isinstance(markup, dict) else brief(markup)
         raise SAM3DError(
-            f"{where} has the type {kind}; only lists of points ('Fiducial') are clicks. Save the points on their own."
+            f"{where} has the type {kind}; only point lists ('Fiducial') are clicks. Save the points alone."
         )
     units = markup.get("coordinateUnits", "mm")
     if units != "mm" and not (isinstance(units, list) and units[:2] == ["mm", "UCUM"]):
-        raise SAM3DError(f"{where} has the coordinateUnits {brief(units)}; save it in millimetres ('mm').")
+        raise SAM3DError(f"{where} has the coordinateUnits {brief(units)}. Save it in millimetres ('mm').")
     if not isinstance(markup.get("controlPoints", []), list):
-        raise SAM3DError(f'{where} has "controlPoints" that are no list.')
+        raise SAM3DError(f'{where} has "controlPoints" that are not a list.')
     system = markup.get("coordinateSystem", DEFAULT_SYSTEM)
     name = str(system).strip().upper() if type(system) in (int, str) else ""
     if name not in TO_LPS:
@@ -108,7 +107,7 @@ def _position(point: Any, where: str) -> np.ndarray:
 
 
 def _label(point: dict, class_names: dict[str, int] | None, where: str) -> int:
-    """The description counts first, then the label; where both are empty or automatic, it is class 1."""
+    """The label in the description, or else in the name; class 1 if both are empty or automatic."""
     for key in ("description", "label"):
         text = _text(point.get(key))
         label = to_label(text, class_names)
@@ -118,7 +117,7 @@ def _label(point: dict, class_names: dict[str, int] | None, where: str) -> int:
         if label is not None:
             return label
         if text and not AUTOMATIC.fullmatch(text):
-            raise SAM3DError(f"{where} has the {key} {brief(text)}, which names no label. {label_forms(class_names)}")
+            raise SAM3DError(f"{where} has the {key} {brief(text)}, which is not a label. {label_forms(class_names)}")
     return 1
 
 

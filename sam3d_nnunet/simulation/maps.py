@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
+from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.prompts.prompt import BOX, KINDS, MASK, NOTHING, SCRIBBLE, VoxelPrompts
 from sam3d_nnunet.simulation.components import Components
 
@@ -81,13 +82,13 @@ def distorted(target: np.ndarray, classes: list[int], rng: np.random.Generator) 
         (D, H, W) int16 label map.
     """
     mask = np.where(np.isin(target, classes), target, 0).astype(np.int16)
-    found = ndimage.find_objects((mask > 0).view(np.uint8))
-    if found:
+    inside = Box.from_mask(mask > 0)
+    if inside is not None:
         if rng.random() < 0.2:
             components = Components(mask, classes)
             missed = components.choose(1, rng)
             mask[components.numbers == missed] = 0
-        around = _grown(found[0], mask.shape)
+        around = _grown(inside, mask.shape).slices
         if rng.random() < 0.5:
             mask[around] = ndimage.shift(mask[around], rng.integers(-2, 3, size=3), order=0)
         if rng.random() < 0.7:
@@ -112,10 +113,10 @@ def _scribble(scribbles: np.ndarray, components: Components, number: int, label:
     voxels = components.voxels_of(number)
     _draw(scribbles, draw_curve(voxels, rng), components.numbers == number, label)
     if rng.random() < 0.3:
-        beside = _grown(tuple(slice(a, b + 1) for a, b in zip(voxels.min(0), voxels.max(0))), scribbles.shape)
-        free = np.argwhere(components.segmentation[beside] == 0)
+        beside = _grown(Box(voxels.min(0), voxels.max(0) + 1), scribbles.shape)
+        free = np.argwhere(components.segmentation[beside.slices] == 0)
         if len(free):
-            curve = draw_curve(free, rng) + [s.start for s in beside]
+            curve = draw_curve(free, rng) + beside.start
             _draw(scribbles, curve, components.segmentation == 0, 0)
 
 
@@ -150,5 +151,6 @@ def _random_labels(labels: list[int], rng: np.random.Generator) -> list[int]:
     return chosen if chosen or not labels else [labels[rng.integers(len(labels))]]
 
 
-def _grown(box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
-    return tuple(slice(max(0, s.start - MARGIN), min(n, s.stop + MARGIN)) for s, n in zip(box, shape))
+def _grown(box: Box, shape: tuple[int, ...]) -> Box:
+    """A box with a margin, as far as the image has one."""
+    return box.grown(MARGIN).intersection(Box.of_shape(shape))

@@ -176,11 +176,11 @@ def test_files_appear_complete_or_not_at_all(model, predictor, prompts, tmp_path
 
     clicks, writer = ClickSource(predictor.model.class_names, prompts), CaseWriter(out, predictor.model)
     cases = plan_cases(predictor, model.images / "case_1_0000.nii.gz", clicks, writer)
-    monkeypatch.setattr("sam3d_nnunet.prediction.writer.os.replace", watch)
+    monkeypatch.setattr("sam3d_nnunet.io.os.replace", watch)
     with pytest.raises(KeyboardInterrupt):
         list(predict_cases(predictor, cases, writer))
     assert names(out) == {"plans.json", "dataset.json"}
-    monkeypatch.setattr("sam3d_nnunet.prediction.writer.os.replace", replace)
+    monkeypatch.setattr("sam3d_nnunet.io.os.replace", replace)
     list(predict_cases(predictor, cases, writer))
     assert writer.is_finished("case_1")
 

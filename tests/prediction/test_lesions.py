@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.prediction.box_logits import BoxLogits
-from sam3d_nnunet.prediction.lesions import merge, predict_per_lesion
+from sam3d_nnunet.prediction.box_logits import BoxLogits, merge, predict_per_lesion
+from sam3d_nnunet.prompts.prompt import VoxelPrompts
 
 GRID = (8, 9, 10)
 
@@ -40,7 +40,7 @@ def test_union(classes):
     assert (found.argmax(0) == torch.where(odds.amax((0, 1)) > 1, label, 0)).all()
 
     whose = np.zeros(GRID, int)
-    whose[union.box] = owners
+    whose[union.box.slices] = owners
     looked_at = (whole[:, 0] < 1).any(0).numpy()
     assert (whose == np.where(looked_at, odds.amax(1).argmax(0).numpy() + 1, 0)).all()
 
@@ -55,15 +55,15 @@ def test_regions():
 def test_each_click_is_predicted_with_all_background_clicks():
     calls = []
 
-    def predict(points, labels):
-        calls.append((points[:, 0].tolist(), labels.tolist()))
+    def predict(prompts):
+        calls.append((prompts.points[:, 0].tolist(), prompts.labels.tolist()))
         return lesion((0, 0, 0), random_probabilities(3, (2, 2, 2), len(calls)))
 
     points = np.arange(12.0).reshape(4, 3)
-    predict_per_lesion(predict, points, np.array([2, 0, 1, 0]))
+    predict_per_lesion(predict, VoxelPrompts(points, np.array([2, 0, 1, 0])))
     assert calls == [([0, 3, 9], [2, 0, 0]), ([3, 6, 9], [0, 1, 0])]
 
 
 def test_too_many_clicks_for_an_instance_map():
     with pytest.raises(SAM3DError, match="256 foreground clicks; at most 255"):
-        predict_per_lesion(None, np.zeros((257, 3)), np.array([1] * 256 + [0]))
+        predict_per_lesion(None, VoxelPrompts(np.zeros((257, 3)), np.array([1] * 256 + [0])))

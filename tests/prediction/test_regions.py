@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from sam3d_nnunet.geometry.boxes import bounding_box
-from sam3d_nnunet.prediction.regions import MAX_POINTS, box_points, fill_contour, spread_points
+from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.prediction.session_image import MAX_POINTS, box_points, fill_contour, spread_points
 
 
 def disc(radius: float, across: int = 0) -> np.ndarray:
@@ -43,13 +43,12 @@ def test_points_are_always_the_same():
 
 
 def test_points_of_a_box_lie_in_the_ellipsoid_that_fills_it():
-    box = [[2, 12], [5, 35], [10, 30]]
-    points = box_points(box)
-    low, high = np.array(box).T
+    low, high = np.array([2, 5, 10]), np.array([12, 35, 30])
+    points = box_points(Box(low, high))
     assert len(points) == 5 and points[0].tolist() == [6.5, 19.5, 19.5]
     assert (np.linalg.norm((points - (low + high - 1) / 2) / ((high - low) / 2), axis=1) < 1).all()
     assert np.ptp(points, axis=0).tolist() == [0, 15, 10]
-    assert box_points([[2, 3], [5, 6], [7, 8]]).tolist() == [[2, 5, 7]]
+    assert box_points(Box((2, 5, 7), (3, 6, 8))).tolist() == [[2, 5, 7]]
 
 
 @pytest.mark.parametrize("across", [0, 1, 2])
@@ -58,10 +57,3 @@ def test_contours_are_filled(across):
     contour = full & ~disc(11, across)
     assert (fill_contour(contour) == full).all() and contour.sum() < full.sum()
     assert (fill_contour(full) == full).all()
-
-
-def test_bounding_box():
-    mask = np.zeros((5, 6, 7), bool)
-    assert bounding_box(mask) is None
-    mask[1, 2, 3] = mask[3, 2, 6] = True
-    assert bounding_box(mask) == [[1, 4], [2, 3], [3, 7]]

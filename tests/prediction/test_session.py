@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.network.prompts import Prompts
 from sam3d_nnunet.prediction.session import SAM3DSession
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
@@ -31,15 +32,16 @@ class BallNetwork(nn.Module):
         self.anchor = nn.Parameter(torch.zeros(()))
         self.encoded = 0
         self.decoded: list[Tensor] = []
-        self.prompts: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self.prompts: list[Prompts] = []  # of the first and only patch
 
     def encode(self, image: Tensor) -> Tensor:
         self.encoded += 1
         return image
 
-    def decode(self, embedding: Tensor, points: Tensor, labels: Tensor, maps: Tensor | None = None) -> Tensor:
+    def decode(self, embedding: Tensor, prompts: Prompts) -> Tensor:
         self.decoded.append(embedding)
-        self.prompts.append((points[0], labels[0], maps if maps is None else maps.clone()))
+        points, labels, maps = prompts
+        self.prompts.append(Prompts(points[0], labels[0], maps if maps is None else maps.clone()))
         size = embedding.shape[2:]
         voxels = torch.stack(torch.meshgrid(*map(torch.arange, size), indexing="ij"), -1)
         logits = torch.zeros((1, self.num_classes, *size))

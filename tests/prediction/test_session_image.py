@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sam3d_nnunet.geometry.grid import PreprocessedGrid
-from sam3d_nnunet.prediction.regions import Region
-from sam3d_nnunet.prediction.session_image import SessionImage
+from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.geometry.grid import PreprocessedGrid, to_grid
+from sam3d_nnunet.prediction.session_image import Region, SessionImage
 
 
 def random_grid(seed: int) -> tuple[SessionImage, tuple[int, ...], np.random.Generator]:
@@ -35,7 +35,7 @@ def test_boxes_hold_the_voxels_whose_centres_they_hold(seed):
     cropped = voxels[:, image.grid.transpose] - image.grid.crop_start
     inside &= ((cropped >= 0) & (cropped < image.grid.crop_shape)).all(axis=1)
     mask = np.zeros(shape, bool)
-    mask[image.to_image(tuple(map(slice, low, high)))] = True
+    mask[image.grid.box_in_image(Box(low, high)).slices] = True
     assert (mask == inside.reshape(shape)).all()
 
 
@@ -43,9 +43,9 @@ def test_boxes_hold_the_voxels_whose_centres_they_hold(seed):
 def test_labels_are_those_of_the_nearest_voxel(seed):
     image, shape, rng = random_grid(seed)
     labels = rng.integers(0, 200, shape)
-    place = tuple(slice(n // 4, n) for n in image.grid.shape)
-    found = image.labels_on_grid(labels, place)
-    voxels = np.argwhere(np.ones(found.shape, bool)) + [s.start for s in place]
+    box = Box([n // 4 for n in image.grid.shape], image.grid.shape)
+    found = to_grid(labels, image.grid, box)
+    voxels = np.argwhere(np.ones(found.shape, bool)) + box.start
     exact = image.grid.to_image(voxels)
     nearest = np.rint(exact).astype(int)
     clear = (np.abs(np.abs(exact - np.floor(exact)) - 0.5) > 1e-6).all(axis=1)  # no two are equally near
@@ -60,20 +60,20 @@ def test_every_voxel_of_a_region_counts(seed, share):
     start = np.array([rng.integers(0, n - 3) for n in shape])
     mask = rng.random([rng.integers(1, n - s + 1) for n, s in zip(shape, start)]) < share
     mask.flat[0] = True
-    drawn = image.region_on_grid(Region(mask, start))
+    drawn = image.region_on_grid(Region(mask, tuple(start)))
     expected = np.rint(image.grid.from_image(np.argwhere(mask) + start)).astype(int)
     expected = expected[((expected >= 0) & (expected < image.grid.shape)).all(axis=1)]
     if drawn is None:
         assert len(expected) == 0
         return
-    place, voxels = drawn
+    box, voxels = drawn
     whole = np.zeros(image.grid.shape, bool)
-    whole[place] = voxels
+    whole[box.slices] = voxels
     assert whole[tuple(expected.T)].all()
     # and all that is drawn belongs to the voxel that is nearest, or was hit
     nearest = np.zeros(shape, bool)
     nearest[tuple(slice(s, s + n) for s, n in zip(start, mask.shape))] = mask
-    allowed = image.labels_on_grid(nearest, tuple(slice(0, n) for n in image.grid.shape))
+    allowed = to_grid(nearest, image.grid)
     allowed[tuple(expected.T)] = True
     assert (whole == allowed).all()
 
@@ -81,7 +81,7 @@ def test_every_voxel_of_a_region_counts(seed, share):
 def test_a_large_region_is_not_listed_voxel_by_voxel():
     image, _, _ = random_grid(0)
     image.grid = PreprocessedGrid((2, 0, 1), np.zeros(3, int), np.array([100, 120, 110]), np.array([90, 130, 110]))
-    box = Region(np.ones((100, 90, 80), bool), np.array([10, 15, 20]))
+    box = Region(np.ones((100, 90, 80), bool), (10, 15, 20))
     tracemalloc.start()
     image.region_on_grid(box)
     _, peak = tracemalloc.get_traced_memory()
