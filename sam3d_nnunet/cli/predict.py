@@ -48,7 +48,9 @@ def predict(
     ],
     output: OutputFolder,
     model: ModelFolder = None,
-    dataset: Annotated[str | None, typer.Option("-d", help="Id or name of the data set of the training.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("-d", help="Id or name of the data set that the model was trained on.")
+    ] = None,
     configuration: Configuration = CONFIGURATION,
     trainer: TrainerName = TRAINER,
     plans: PlansName = PLANS,
@@ -119,7 +121,7 @@ def predict_sam2d(
     images: Annotated[Path, typer.Option("-i", help="Folder of images CASE_0000. SAM sees only this channel.")],
     output: OutputFolder,
     prompts: Annotated[Path, typer.Option(help=PROMPTS_HELP)],
-    dataset: Annotated[str | None, typer.Option("-d", help="Id or name of the data set that defines labels.")] = None,
+    dataset: Annotated[str | None, typer.Option("-d", help="Id or name of the data set, for its labels.")] = None,
     dataset_json: Annotated[Path | None, typer.Option(help="dataset.json with the labels, instead of -d.")] = None,
     model: Annotated[SAMModel, typer.Option(help="Size of SAM.")] = SAMModel.vit_b,
     checkpoint: Annotated[

@@ -29,7 +29,7 @@ def table(
         typer.Option(help="Method to test all others against. Default: nnU-Net's trainer, if it is shown."),
     ] = None,
     with_paper: Annotated[
-        PaperDataset | None, typer.Option(help="Add the figures that the paper reports on this data set.")
+        PaperDataset | None, typer.Option(help="Add the scores that the paper reports on this data set.")
     ] = None,
     lesions: Annotated[bool, typer.Option("--lesions", help="Add the detection of lesions.")] = False,
     without_figures: Annotated[
@@ -38,7 +38,7 @@ def table(
 ) -> None:
     """Write tables of the results.
 
-    As Markdown, CSV, LaTeX, and HTML with figures.
+    The formats are Markdown, CSV, LaTeX, and HTML with figures.
     """
     from sam3d_nnunet.evaluation.results import Results
     from sam3d_nnunet.report.tables import write_tables
