@@ -16,7 +16,11 @@ from sam3d_nnunet.datasets.splits import read_splits, splits_file
 from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.io import listing
 from sam3d_nnunet.nnunet.folders import preprocessed_root
+
+TestFolders = tuple[str | Path, str | Path]
+"""Images and true label maps of a separate test set."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,10 @@ class EvaluationData:
 
     Attributes:
         name: of the data set, such as Dataset004_Hippocampus.
-        images: folder of CASE_0000 and so on, where dataset.json doesn't list them.
+        images: folder of CASE_0000 and so on, unless dataset.json lists them.
         truth: folder of the label maps CASE.
-        dataset_json: nnU-Net's description of both; the files that it lists are named by absolute paths.
-        raw: knows the images of training cases; None for others.
+        dataset_json: nnU-Net's description of both; the files that it lists have absolute paths.
+        raw: tells the images of training cases; None for a test set.
     """
 
     name: str
@@ -41,8 +45,8 @@ class EvaluationData:
     def from_nnunet(cls, dataset: str) -> "EvaluationData":
         """The training cases of a data set in nnUNet_raw.
 
-        Where dataset.json lists their files, the truth is what nnU-Net's own validation takes: the copies that its
-        preprocessing has made.
+        Where dataset.json lists their files, the truth are the copies that nnU-Net's preprocessing makes and its own
+        validation uses.
 
         Args:
             dataset: id or name.
@@ -57,16 +61,24 @@ class EvaluationData:
             content = content | {"dataset": raw.listed}
         return cls(raw.name, images, truth, content, raw)
 
-    def with_folders(self, images: str | Path, truth: str | Path) -> "EvaluationData":
-        """Other images of the same kind, such as a test set.
+    def test_set(self, images: str | Path, truth: str | Path) -> "EvaluationData":
+        """Images of the same kind that nobody trains on. Their cases need names that no training case has.
 
         Raises:
-            SAM3DError: a folder is not there.
+            SAM3DError: a folder is not there, there are no label maps, or a case has the name of a training case.
         """
         for folder in (images, truth):
             if not Path(folder).is_dir():
-                raise SAM3DError(f"There is no folder {folder} for the test set. Give those of images and label maps.")
-        return replace(self, images=Path(images).absolute(), truth=Path(truth).absolute(), raw=None)
+                raise SAM3DError(f"There is no folder {folder}. Give the images and the label maps of the test set.")
+        test = replace(self, images=Path(images).absolute(), truth=Path(truth).absolute(), raw=None)
+        if test.truth.resolve() == self.truth.resolve():
+            raise SAM3DError(f"{test.truth} holds the training cases. Evaluate them by folds, without a test set.")
+        same = [case for case in test.cases_with_truth() if self.truth_file(case).is_file()]
+        if same:
+            raise SAM3DError(
+                f"{test.truth} and {self.truth} both hold {listing(same)}. Rename the cases of the test set."
+            )
+        return test
 
     @property
     def file_ending(self) -> str:
@@ -91,7 +103,7 @@ class EvaluationData:
         """
         if not fold.isdecimal():
             raise SAM3DError(
-                f"The fold {fold} has no validation cases of its own. Give a numbered fold, or a test set by --test."
+                f"The fold {fold} has no validation cases of its own. Give a numbered fold, or a test set with --test."
             )
         file = splits_file(self.name)
         splits = read_splits(file)
@@ -140,7 +152,7 @@ class EvaluationData:
         in_file_order = label_map.in_file_order()
         if in_file_order is not None:
             return in_file_order
-        # the image's header counts, if there is an image: what says the spacing of TIFF may lie beside it alone
+        # use the image's header if there is an image: TIFF may have its spacing in a file beside the image only
         file = next((image for image in self.image_files(case) if image.is_file()), file)
         try:
             _, properties = self.reader.read_images([str(file)])

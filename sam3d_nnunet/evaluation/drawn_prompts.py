@@ -1,4 +1,4 @@
-"""The clicks of a protocol as prompt files: drawn once, given to every method alike."""
+"""The clicks of a protocol as prompt files. They are drawn once, so that all methods get the same clicks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,10 +6,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.data import EvaluationData, spacing_of
+from sam3d_nnunet.evaluation.data import EvaluationData, TestFolders, spacing_of
 from sam3d_nnunet.evaluation.measure import print_failed
 from sam3d_nnunet.evaluation.results import ResultsFolder
-from sam3d_nnunet.io import listing
 from sam3d_nnunet.prompts.files import read_prompt, write_prompt
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.simulation.protocol_clicks import draw_protocol, trial_generator
@@ -22,32 +21,31 @@ def draw_prompts(
     protocols: Sequence[str],
     trials: int = 1,
     folds: Sequence[str] = (),
-    test: tuple[str | Path, str | Path] | None = None,
+    test: TestFolders | None = None,
 ) -> list[str]:
-    """The clicks that `evaluate` would draw, for methods that predict elsewhere. Those that are there stay.
+    """Draw the clicks of `evaluate`, for methods that predict elsewhere. Clicks that are there already stay.
 
     Args:
         dataset: id or name.
         results: folder of results of the data set.
-        protocols: names, see `Protocol`; of iterated ones the first clicks.
+        protocols: names, see `Protocol`; of iterated protocols only the first clicks are drawn.
         trials: how many times clicks are drawn.
-        folds: whose validation cases are clicked on; default: all training cases.
-        test: images and label maps of a separate test set, instead of the training cases.
+        folds: click on their validation cases; default: on all training cases.
+        test: a separate test set, instead of the training cases.
 
     Returns:
-        place and name of each case that failed; what is wrong with it has been printed.
+        place and name of each case that failed; the reasons have been printed.
 
     Raises:
         SAM3DError: the data set or a protocol can't be used, or the results are about something else.
     """
     wanted = [Protocol.parse(protocol) for protocol in dict.fromkeys(protocols)]
     if any(protocol.is_automatic for protocol in wanted):
-        raise SAM3DError(f"The protocol {AUTOMATIC} has no clicks to be drawn. Leave it out.")
+        raise SAM3DError(f"The protocol {AUTOMATIC} has no clicks. Leave it out.")
     data, root = EvaluationData.from_nnunet(dataset), ResultsFolder(results)
-    test_data = test and data.with_folders(*test)
+    test_data = test and data.test_set(*test)
     if test_data:
         cases = test_data.cases_with_truth()
-        refuse_same_names(data, test_data, cases)
     elif folds:
         cases = sorted({case for fold in folds for case in data.cases_of_fold(fold)})
     else:
@@ -62,38 +60,20 @@ def draw_prompts(
     return failures
 
 
-def refuse_same_names(data: EvaluationData, test: EvaluationData, cases: Sequence[str]) -> None:
-    """Clicks are kept by the names of cases, so that a test set needs names of its own.
-
-    Args:
-        data: the training cases.
-        test: the test set.
-        cases: names of those of the test set.
-
-    Raises:
-        SAM3DError: a training case has the name of one of them, or they are the training cases themselves.
-    """
-    if test.truth.resolve() == data.truth.resolve():
-        raise SAM3DError(f"{test.truth} holds the training cases. They are evaluated by folds, without a test set.")
-    same = [case for case in cases if data.truth_file(case).is_file()]
-    if same:
-        raise SAM3DError(f"{test.truth} and {data.truth} both hold {listing(same)}. Rename the cases of the test set.")
-
-
 def drawn_prompts(
     data: EvaluationData, protocol: Protocol, trial: int, cases: Sequence[str], folder: Path
 ) -> tuple[dict[str, Prompt], dict[str, str]]:
-    """The clicks on each case; those that have no file yet are drawn from the truth.
+    """The clicks on each case, read from their files. Where there is no file, the clicks are drawn from the truth.
 
     Args:
         data: holds the truth.
         protocol: which clicks.
         trial: seeds the clicks, together with the name of the case.
         cases: names.
-        folder: for the files CASE.json.
+        folder: of the files CASE.json.
 
     Returns:
-        the clicks by case, and what is wrong with the others, in sentences.
+        the clicks by case, and sentences about the cases that failed.
     """
     prompts, failed = {}, {}
     folder.mkdir(parents=True, exist_ok=True)

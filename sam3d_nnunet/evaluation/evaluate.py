@@ -8,24 +8,17 @@ from tqdm import tqdm
 
 from sam3d_nnunet.datasets.splits import splits_file
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.data import EvaluationData
-from sam3d_nnunet.evaluation.drawn_prompts import drawn_prompts, refuse_same_names
+from sam3d_nnunet.evaluation.data import EvaluationData, TestFolders
+from sam3d_nnunet.evaluation.drawn_prompts import drawn_prompts
 from sam3d_nnunet.evaluation.measure import measure, print_failed
 from sam3d_nnunet.evaluation.model import EvaluatedModel, PredictionOptions
-from sam3d_nnunet.evaluation.protocol_prediction import (
-    IteratedPrediction,
-    predict_automatic,
-    predict_prompted_cases,
-)
-from sam3d_nnunet.evaluation.results import TEST, WEIGHTS, ResultsFolder, add_cost, check_settings, step_folder
+from sam3d_nnunet.evaluation.protocol_prediction import IteratedPrediction, predict_automatic, predict_prompted_cases
+from sam3d_nnunet.evaluation.results import TEST, WEIGHTS, ResultsFolder, add_cost, check_settings, step_folders
 from sam3d_nnunet.io import listing, read_json_object
 from sam3d_nnunet.prediction.batch import CaseReport
 from sam3d_nnunet.prediction.model_folder import choose_folds, read_plans
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, PAPER, Protocol
-
-TestFolders = tuple[str | Path, str | Path]
-"""Images and true label maps of a separate test set."""
 
 
 def evaluate(
@@ -42,38 +35,37 @@ def evaluate(
 ) -> list[str]:
     """Predict the validation cases of folds, or a test set, under protocols, and measure the predictions.
 
-    What is finished is not done again; that a model has been trained anew since is refused. Clicks are drawn once for
-    each data set, protocol and trial.
+    Finished cases are not predicted again, and predictions of an earlier training of the model are refused. Clicks are
+    drawn once for each data set, protocol and trial.
 
     Args:
         model_folder: TRAINER__PLANS__CONFIGURATION.
         results: folder of results of the data set, as `evaluation.results.Results` reads it.
-        folds: numbers; default: all that are trained. A test set is predicted by their ensemble.
+        folds: numbers; default: all trained folds. Their ensemble predicts a test set.
         protocols: names, see `Protocol`.
         trials: how many times clicks are drawn.
         options: of the predictions.
         name: of the method in the results; default: that of the model folder.
-        dataset: id or name; default: that which the model was trained on.
+        dataset: id or name; default: the data set that the model was trained on.
         test: a test set, instead of the validation cases.
         tolerances: of the surface Dice, in mm.
 
     Returns:
-        place and name of each case that failed; what is wrong with it has been printed.
+        place and name of each case that failed; the reasons have been printed.
 
     Raises:
-        SAM3DError: the model, the data set or a protocol can't be used, the results are about something else, or of
-            another training of the model, or a fold was trained on other splits.
+        SAM3DError: the model, the data set or a protocol can't be used, the results belong to other data or to another
+            training of the model, or a fold was trained on other splits.
     """
     folder, options = Path(model_folder), options or PredictionOptions()
     wanted = [Protocol.parse(protocol) for protocol in dict.fromkeys(protocols)]
     data = EvaluationData.from_nnunet(dataset or read_plans(folder)["dataset_name"])
-    test_data = test and data.with_folders(*test)
+    test_data = test and data.test_set(*test)
     if options.per_lesion and any(protocol.is_iterated for protocol in wanted):
-        raise SAM3DError("Iterated protocols correct one prediction: they can't be had per lesion.")
+        raise SAM3DError("Iterated protocols correct one prediction of all lesions. Leave them or per_lesion out.")
     folds = choose_folds(folder, folds, options.checkpoint)
     if test_data:
         runs = [(TEST, folds, test_data.cases_with_truth())]
-        refuse_same_names(data, test_data, runs[0][2])
     else:
         runs = [(fold, [fold], data.cases_of_fold(fold)) for fold in folds]
         for fold, _, cases in runs:
@@ -103,7 +95,7 @@ def evaluate_as_in_paper(
 ) -> list[str]:
     """`evaluate` with fold 0, the protocols `PAPER`, and sliding windows as in the paper.
 
-    Models that know no clicks are evaluated automatically alone. Arguments and errors are those of `evaluate`.
+    A model that takes no clicks is evaluated without clicks only. Arguments and errors are those of `evaluate`.
     """
     options = (options or PredictionOptions()).as_in_paper()
     folds = list(folds) or ["0"]
@@ -113,9 +105,9 @@ def evaluate_as_in_paper(
 
 
 def _refuse_other_splits(model: Path, fold: str, data: EvaluationData, cases: Sequence[str]) -> None:
-    """Cases that weren't validated after the training may have been trained on."""
+    """Refuse cases that nnU-Net did not validate after the training: the fold may have been trained on them."""
     file = model / f"fold_{fold}" / "validation" / "summary.json"
-    if not file.is_file():  # without final validation nothing but splits_final.json tells
+    if not file.is_file():  # without a final validation only splits_final.json tells
         return
     hint = (
         f"It says which cases fold {fold} was not trained on. Have nnU-Net write it again with the splits of the "
@@ -131,8 +123,8 @@ def _refuse_other_splits(model: Path, fold: str, data: EvaluationData, cases: Se
         only = " and ".join(f"{listing(which)} only in {where}" for which, where in sides if which)
         raise SAM3DError(
             f"Fold {fold} of {model} was validated on other cases than it would be evaluated on now: {only}. It may "
-            "have been trained on cases of this fold. Put the splits_final.json of the training back (and name no "
-            "other data set), or train the fold again into an empty folder; other images are evaluated with --test."
+            "have been trained on these cases. Put the splits_final.json of the training back (and name no other data "
+            "set), or train the fold again into an empty folder. Use --test for other images."
         )
 
 
@@ -140,7 +132,7 @@ def _refuse_clicks(model: EvaluatedModel, protocols: Sequence[Protocol]) -> None
     prompted = [protocol.name for protocol in protocols if not protocol.is_automatic]
     if prompted and not model.takes_clicks:
         raise SAM3DError(
-            f"{model.folder} was trained with {model.trainer}, which knows no clicks: it can't be evaluated under "
+            f"{model.folder} was trained with {model.trainer}, which takes no clicks. It can't be evaluated under "
             f"{', '.join(prompted)}. Choose the protocol {AUTOMATIC}."
         )
 
@@ -150,10 +142,10 @@ class _Method:
     """A model and its place in the results.
 
     Attributes:
-        results: those of all methods.
+        results: of all methods.
         name: of its folder there.
-        model: that is evaluated.
-        predicted: whether any case was to be predicted: all of them may be there.
+        model: to evaluate.
+        predicted: whether this run predicted any case; all of them may be finished.
     """
 
     results: ResultsFolder
@@ -168,7 +160,7 @@ class _Method:
 
     def write_facts(self) -> None:
         facts = self.model.facts(self.name)
-        if not self.predicted:  # what is there may be from another device
+        if not self.predicted:  # the predictions may be from another device
             facts |= {"device": None, "peak_memory_gib": None}
         self.results.write_method(self.name, facts)
 
@@ -181,10 +173,10 @@ class _Method:
         cases: Sequence[str],
         tolerances: Sequence[float],
     ) -> list[str]:
-        """Predict and measure what isn't finished in one folder; returns place and name of the cases that failed."""
+        """Predict and measure unfinished cases in one folder. Returns place and name of the cases that failed."""
         folder = self.results.predictions(self.name, protocol.name, fold, trial)
         check_settings(folder, self._settings(protocol))
-        folders = [step_folder(folder, step) for step in protocol.steps] or [folder]
+        folders = step_folders(folder, protocol)
         prompts, failed = {}, {}
         if not protocol.is_automatic:
             prompts, failed = drawn_prompts(data, protocol, trial, cases, self.results.prompts(protocol.name, trial))
@@ -192,8 +184,8 @@ class _Method:
         left = [c for c in cases if c not in failed and not all((f / f"{c}{ending}").is_file() for f in folders)]
         if left and not self.predicted:
             self.predicted = True
-            self.write_facts()  # now, since this may be cut off
-        reports = self._predict(data, protocol, trial, left, prompts, folder) if left else ()
+            self.write_facts()  # now, since this may be interrupted
+        reports = self._predict(data, protocol, trial, left, prompts, folders) if left else ()
         place = str(folder.relative_to(self.results.root))
         with tqdm(total=len(left) * len(folders), desc=place, unit="case", disable=not left) as bar:
             for where, report in reports:
@@ -202,7 +194,8 @@ class _Method:
                     add_cost(where, report.name, report.clicks, report.windows or None, report.seconds)
                 else:
                     failed[report.name] = report.error
-        for where in folders if len(failed) < len(cases) else ():  # why all failed is more than "no prediction"
+        # if all failed, measuring would replace the reasons by "no prediction"
+        for where in folders if len(failed) < len(cases) else ():
             failed = measure(where, data, cases, tolerances) | failed
         return print_failed(place, failed)
 
@@ -213,11 +206,12 @@ class _Method:
         trial: int,
         cases: Sequence[str],
         prompts: dict[str, Prompt],
-        folder: Path,
+        folders: list[Path],
     ) -> Iterator[tuple[Path, CaseReport]]:
         prompts = {case: prompts[case] for case in cases if case in prompts}
         if protocol.is_iterated:
-            return IteratedPrediction(self.model.prompted, data, folder, protocol.clicks, trial).predict(prompts)
+            return IteratedPrediction(self.model.prompted, data, folders, trial).predict(prompts)
+        folder = folders[0]
         if protocol.is_automatic:
             reports = predict_automatic(self.model.automatic, data, cases, folder)
         else:

@@ -1,4 +1,4 @@
-"""Predictions from elsewhere, beside those of our own evaluations."""
+"""Measure predictions that another program made, beside those of our own evaluations."""
 
 import shutil
 from collections.abc import Collection, Sequence
@@ -7,8 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.data import EvaluationData
-from sam3d_nnunet.evaluation.drawn_prompts import refuse_same_names
+from sam3d_nnunet.evaluation.data import EvaluationData, TestFolders
 from sam3d_nnunet.evaluation.measure import measure, print_failed
 from sam3d_nnunet.evaluation.results import METRICS, METRICS_JSON, PREDICTION, TEST, ResultsFolder
 from sam3d_nnunet.io import whole_file, write_text
@@ -23,39 +22,38 @@ def evaluate_predictions(
     results: str | Path,
     dataset: str,
     name: str,
-    fold_or_test: str | tuple[str | Path, str | Path],
+    fold_or_test: str | TestFolders,
     protocol: str = AUTOMATIC,
     trial: int = 0,
     tolerances: Sequence[float] = (5.0,),
 ) -> list[str]:
-    """Copy predictions into the results, with what they cost where prediction.csv says so, and measure them.
+    """Copy predictions into the results and measure them. A prediction.csv beside them says what they cost.
 
     Args:
         predictions: folder of label maps CASE on the original grid, with the data set's file ending.
         results: folder of results of the data set.
         dataset: id or name.
         name: of the method.
-        fold_or_test: number of the fold whose validation cases these are; or images and label maps of a test set.
+        fold_or_test: number of the fold whose validation cases these are, or a test set.
         protocol: under which they were made.
-        trial: whose clicks, or which of several random seeds, they were made with.
+        trial: of the clicks, or of several random seeds, that they were made with.
         tolerances: of the surface Dice, in mm.
 
     Returns:
-        place and name of each case that failed; what is wrong with it has been printed.
+        place and name of each case that failed; the reasons have been printed.
 
     Raises:
         SAM3DError: the folder, the data set or the protocol can't be used, or the results are about something else.
     """
     source, wanted, root = Path(predictions), Protocol.parse(protocol), ResultsFolder(results)
     if wanted.is_iterated:
-        raise SAM3DError("Predictions from elsewhere can't be those of an iterated protocol: they hold one step only.")
+        raise SAM3DError(f"The predictions hold one step of {wanted} only. Give a protocol that is not iterated.")
     data = EvaluationData.from_nnunet(dataset)
     if isinstance(fold_or_test, str):
         fold, test_data, cases = fold_or_test, None, data.cases_of_fold(fold_or_test)
     else:
-        fold, test_data = TEST, data.with_folders(*fold_or_test)
+        fold, test_data = TEST, data.test_set(*fold_or_test)
         cases = test_data.cases_with_truth()
-        refuse_same_names(data, test_data, cases)
     there = [case for case in cases if (source / f"{case}{data.file_ending}").is_file()]
     if not there:
         raise SAM3DError(f"{source} holds no prediction CASE{data.file_ending} of fold {fold}.")
@@ -67,7 +65,7 @@ def evaluate_predictions(
     folder = root.predictions(name, wanted.name, fold, trial)
     folder.mkdir(parents=True, exist_ok=True)
     gone = [f"{case}{data.file_ending}" for case in cases if case not in there]
-    for old in (*gone, METRICS, METRICS_JSON):  # of an earlier run, should none of these be measurable
+    for old in (*gone, METRICS, METRICS_JSON):  # of an earlier run, in case none of the new ones can be measured
         (folder / old).unlink(missing_ok=True)
     for case in there:
         _copy(source / f"{case}{data.file_ending}", folder)
@@ -80,18 +78,20 @@ def evaluate_predictions(
 
 
 def _copy(file: Path, folder: Path) -> None:
-    """A copy with the time of now, so that it is measured."""
+    """Copy a file. The copy gets the current time, so that it is measured."""
     with whole_file(folder / file.name) as part:
         shutil.copyfile(file, part)
 
 
 def _read_costs(file: Path, cases: Collection[str]) -> pd.DataFrame | None:
-    """What the cases cost, as `sam3d predict-sam2d` notes it beside them; None if nothing is noted."""
+    """The cost of each case from prediction.csv, which `sam3d predict-sam2d` writes; None without any."""
     if not file.is_file():
         return None
     try:
         table = pd.read_csv(file, dtype={"case": str, "seconds": float})
         costs = table.loc[table["case"].isin(cases), COSTS]
     except (OSError, ValueError, KeyError) as e:
-        raise SAM3DError(f"{file} is no table with the columns {', '.join(COSTS)}: {e}. Mend or remove it.") from e
+        raise SAM3DError(
+            f"{file} is not a table with the columns {', '.join(COSTS)}: {e}. Correct or delete it."
+        ) from e
     return costs if len(costs) else None

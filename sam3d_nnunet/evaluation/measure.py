@@ -24,16 +24,17 @@ from sam3d_nnunet.evaluation.results import METRICS, METRICS_JSON
 from sam3d_nnunet.geometry.label_maps import LabelMap, read_label_map
 from sam3d_nnunet.io import read_json, write_json, write_text
 
-SAME = 1e-3  # mm, or parts of a direction
+SAME = 1e-3
+"""By how much spacing and origin (mm) and directions of prediction and truth may differ."""
 
 
 @dataclass(frozen=True)
 class MeasureReport:
-    """What was measured.
+    """Metrics of a folder of predictions.
 
     Attributes:
         rows: one for each case and target, as in metrics.csv.
-        failed: what is wrong with the other cases, in sentences.
+        failed: sentences by the names of the cases that failed.
     """
 
     rows: pd.DataFrame
@@ -50,8 +51,7 @@ def measure_folder(
 ) -> MeasureReport:
     """Measure predictions against the truth, and write metrics.csv and metrics.json beside them.
 
-    Targets are the labels of the data set, or its regions if it has any; voxels that are to be ignored count for
-    nothing.
+    Targets are the labels of the data set, or its regions if it has any. Voxels with the ignore label do not count.
 
     Args:
         predictions: folder of label maps CASE on the original grid, with the data set's file ending.
@@ -59,7 +59,7 @@ def measure_folder(
         dataset_json: nnU-Net's.
         tolerances: of the surface Dice, in mm.
         cases: names. None: all predictions that are there.
-        processes: of which each measures a case at a time; 1: only this one. Default: nnUNet_def_n_proc, or 2.
+        processes: how many cases are measured at the same time. Default: nnUNet_def_n_proc, or 2.
 
     Raises:
         SAM3DError: there is no prediction, or none could be measured.
@@ -96,12 +96,64 @@ def measure_folder(
     return MeasureReport(rows, failed)
 
 
+def measure(folder: Path, data: EvaluationData, cases: Sequence[str], tolerances: Sequence[float]) -> dict[str, str]:
+    """Write metrics.csv and metrics.json of some cases into their folder, unless they are up to date.
+
+    Args:
+        folder: of the predictions.
+        data: holds the truth.
+        cases: names; cases without a prediction fail.
+        tolerances: of the surface Dice, in mm.
+
+    Returns:
+        sentences by the names of the cases that failed.
+    """
+    if up_to_date(folder, data, cases, tolerances):
+        return {}
+    return measure_folder(folder, data.truth, data.dataset_json, tolerances, cases).failed
+
+
+def print_failed(place: str, failed: Mapping[str, str]) -> list[str]:
+    """Print what is wrong with the cases that failed.
+
+    Returns:
+        place and name of each.
+    """
+    for case, sentence in failed.items():
+        print(f"{place}: {case} failed. {sentence}", file=sys.stderr)
+    return [f"{place}: {case}" for case in failed]
+
+
+def up_to_date(folder: Path, data: EvaluationData, cases: Sequence[str], tolerances: Sequence[float]) -> bool:
+    """Whether predictions, truth, labels, cases and tolerances are those of the last measurement.
+
+    Failed cases are measured again, since their files may have been corrected.
+    """
+    file = folder / METRICS_JSON
+    if not file.is_file() or not (folder / METRICS).is_file():
+        return False
+    since = file.stat().st_mtime_ns
+    predictions = [folder / f"{case}{data.file_ending}" for case in cases]
+    truths = [truth for truth in map(data.truth_file, cases) if truth.is_file()]
+    try:
+        known = read_json(file)
+        return (
+            set(known["cases"]) == set(cases)
+            and list(known["tolerances_mm"]) == list(tolerances)
+            and known["labels"] == data.dataset_json["labels"]
+            and all(prediction.is_file() for prediction in predictions)
+            and all(read.stat().st_mtime_ns < since for read in predictions + truths)
+        )
+    except (SAM3DError, KeyError, TypeError):  # damaged, or of another version
+        return False
+
+
 def _in_processes(measure: partial, cases: Sequence[str], processes: int | None) -> Iterator[tuple[str, dict | str]]:
     processes = min(processes or int(os.environ.get("nnUNet_def_n_proc", 2)), len(cases))
     if processes <= 1:
         yield from map(measure, cases)
         return
-    # not forked: this process may hold threads and a GPU
+    # a fork would copy threads and a GPU's state
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         for done in as_completed([pool.submit(measure, case) for case in cases]):
             yield done.result()
@@ -110,12 +162,12 @@ def _in_processes(measure: partial, cases: Sequence[str], processes: int | None)
 def _measure(
     predictions: Path, truth: Path, dataset_json: dict[str, Any], tolerances: Sequence[float], case: str
 ) -> tuple[str, dict[str, dict[str, float]] | str]:
-    """A case's name, and its metrics by target or, in a sentence, what is wrong with it."""
+    """The name of a case, and its metrics by target or a sentence that says what is wrong with it."""
     try:
         return case, _metrics_of(predictions, truth, dataset_json, tolerances, case)
     except SAM3DError as e:
         return case, str(e)
-    except Exception as e:  # one bad case does not cost the others
+    except Exception as e:  # go on with the other cases
         traceback.print_exception(e, file=sys.stderr)
         return case, f"{case} can't be measured: {type(e).__name__}: {e}"
 
@@ -162,7 +214,7 @@ def _refuse_other_grid(prediction: LabelMap, truth: LabelMap) -> None:
 
 
 def _geometry(properties: dict[str, Any]) -> dict[str, Any]:
-    """What the reader tells of where the voxels are."""
+    """What the reader tells about the places of the voxels."""
     told = {"spacing": properties["spacing"], **properties.get("sitk_stuff", {})}
     if "nibabel_stuff" in properties:
         told["affine"] = properties["nibabel_stuff"]["original_affine"]
@@ -176,55 +228,3 @@ def _short(values: Any) -> str:
 def _plain(values: dict[str, float]) -> dict[str, float | None]:
     """For JSON, which has no NaN."""
     return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in values.items()}
-
-
-def measure(folder: Path, data: EvaluationData, cases: Sequence[str], tolerances: Sequence[float]) -> dict[str, str]:
-    """Write metrics.csv and metrics.json of some cases into their folder, unless they are there and up to date.
-
-    Args:
-        folder: of the predictions.
-        data: holds the truth.
-        cases: names; those without prediction fail.
-        tolerances: of the surface Dice, in mm.
-
-    Returns:
-        what is wrong with the cases that could not be measured, in sentences.
-    """
-    if up_to_date(folder, data, cases, tolerances):
-        return {}
-    return measure_folder(folder, data.truth, data.dataset_json, tolerances, cases).failed
-
-
-def print_failed(place: str, failed: Mapping[str, str]) -> list[str]:
-    """Say what is wrong with cases.
-
-    Returns:
-        place and name of each.
-    """
-    for case, sentence in failed.items():
-        print(f"{place}: {case} failed. {sentence}", file=sys.stderr)
-    return [f"{place}: {case}" for case in failed]
-
-
-def up_to_date(folder: Path, data: EvaluationData, cases: Sequence[str], tolerances: Sequence[float]) -> bool:
-    """Whether there is nothing new to measure: predictions, truth, its labels, cases and tolerances are as they were.
-
-    Failed cases are measured again: what was wrong may be mended.
-    """
-    file = folder / METRICS_JSON
-    if not file.is_file() or not (folder / METRICS).is_file():
-        return False
-    since = file.stat().st_mtime_ns
-    predictions = [folder / f"{case}{data.file_ending}" for case in cases]
-    truths = [truth for truth in map(data.truth_file, cases) if truth.is_file()]
-    try:
-        known = read_json(file)
-        return (
-            set(known["cases"]) == set(cases)
-            and list(known["tolerances_mm"]) == list(tolerances)
-            and known["labels"] == data.dataset_json["labels"]
-            and all(prediction.is_file() for prediction in predictions)
-            and all(read.stat().st_mtime_ns < since for read in predictions + truths)
-        )
-    except (SAM3DError, KeyError, TypeError):  # broken, or of another version
-        return False

@@ -13,7 +13,6 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
-from sam3d_nnunet.evaluation.results import step_folder
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.io import whole_files
 from sam3d_nnunet.prediction.batch import CaseReport, PlannedCase, predict_cases
@@ -31,7 +30,7 @@ NNUNETS_FILES = ("dataset.json", "plans.json", "predict_from_raw_data_args.json"
 def predict_automatic(
     predictor: nnUNetPredictor, data: EvaluationData, cases: Sequence[str], folder: Path
 ) -> Iterator[CaseReport]:
-    """Predict cases one after the other; files appear complete or not at all.
+    """Predict cases one after the other. Each file appears complete or not at all.
 
     Args:
         predictor: with a model.
@@ -45,7 +44,7 @@ def predict_automatic(
             _predict(predictor, data, case, folder)
         except SAM3DError as e:
             yield CaseReport(case, str(e))
-        except Exception as e:  # one bad case doesn't cost the others
+        except Exception as e:  # go on with the other cases
             traceback.print_exception(e, file=sys.stderr)
             yield CaseReport(case, f"{type(e).__name__}: {e}")
         else:
@@ -72,13 +71,13 @@ def predict_prompted_cases(
     folder: Path,
     per_lesion: bool,
 ) -> Iterator[CaseReport]:
-    """Predict cases one after the other. Where nothing is clicked, since no class is there, all is background.
+    """Predict cases one after the other. A case without clicks, since it has no class, becomes background.
 
     Args:
         predictor: with a loaded model.
         data: holds the images.
-        prompts: the clicks on the cases that are to be predicted.
-        prompt_folder: with the files that hold these clicks.
+        prompts: the clicks on the cases to predict.
+        prompt_folder: with the files of these clicks.
         folder: for the predictions.
         per_lesion: as in `SAM3DPredictor.predict_case`.
     """
@@ -92,7 +91,7 @@ def predict_prompted_cases(
 
 
 def _plan(data: EvaluationData, case: str, clicks: ClickSource) -> PlannedCase:
-    """Not `plan_cases`, which looks for images in a folder: dataset.json may list them."""
+    """Unlike `plan_cases`, which finds images in a folder, this takes images that dataset.json lists, too."""
     try:
         files = data.image_files(case)
     except SAM3DError as e:
@@ -112,34 +111,33 @@ def _nothing(predictor: SAM3DPredictor, data: EvaluationData, prompt: Prompt, wr
 
 
 NO_ERROR = -1
-"""What the truth says where no click may correct."""
+"""Value of the truth where no click may correct."""
 
 
 class IteratedPrediction:
-    """Predicts cases again after each click, and sets the next click from the truth.
+    """Predicts each case click by click, and draws the next click from the truth.
 
-    The first step has the drawn clicks: one on each class that is there. The later ones add a click each, on the
-    original grid, in the largest component of the errors of all classes, and the prediction before is given as
-    previous mask to models that take one, as in `SAM3DSession`. Where nothing is wrong any more, the prediction stays.
-    Models that know no background clicks get corrections on missed foreground only.
+    The first step uses the drawn clicks: one on each class that is there. Each later step adds a click on the original
+    grid, in the largest component of the errors of all classes. Models that take a previous mask get the prediction
+    before, as in `SAM3DSession`. A prediction without errors stays as it is. Models without background clicks get
+    corrections of missed foreground only.
     """
 
-    def __init__(self, predictor: SAM3DPredictor, data: EvaluationData, folder: Path, most: int, trial: int) -> None:
+    def __init__(self, predictor: SAM3DPredictor, data: EvaluationData, folders: Sequence[Path], trial: int) -> None:
         """
         Args:
             predictor: with a loaded model.
             data: holds images and truth.
-            folder: for the folders of the steps.
-            most: how many steps.
+            folders: for the predictions, one for each step.
             trial: seeds the corrections, together with the name of the case and the step.
         """
         self.predictor = predictor
         self.data = data
         self.trial = trial
-        self.writers = [CaseWriter(step_folder(folder, step), predictor.model) for step in range(1, most + 1)]
+        self.writers = [CaseWriter(folder, predictor.model) for folder in folders]
 
     def predict(self, prompts: Mapping[str, Prompt]) -> Iterator[tuple[Path, CaseReport]]:
-        """Predict cases, given the first clicks on them; a report for each folder comes when it is written."""
+        """Predict cases from the first clicks on them. Each report comes when its folder has the case."""
         for writer in self.writers:
             writer.prepare()
         for case, prompt in prompts.items():
@@ -147,7 +145,7 @@ class IteratedPrediction:
                 yield from self._steps(prompt)
             except SAM3DError as e:
                 yield self.writers[-1].folder, CaseReport(case, str(e))
-            except Exception as e:  # one bad case doesn't cost the others
+            except Exception as e:  # go on with the other cases
                 traceback.print_exception(e, file=sys.stderr)
                 yield self.writers[-1].folder, CaseReport(case, f"{type(e).__name__}: {e}")
 
@@ -167,7 +165,7 @@ class IteratedPrediction:
             start = time.perf_counter()
 
     def _truth(self, image: ImageCase, case: str) -> np.ndarray:
-        """(D, H, W) label map, its axes as the reader of the model has them; NO_ERROR where no click may correct."""
+        """(D, H, W) label map with the axes of the model's reader; NO_ERROR where no click may correct."""
         model, file = self.predictor.model, self.data.truth_file(case)
         label_map = read_label_map(file, model.plans.image_reader_writer_class())
         label_map.check_shape(image.shape)
@@ -186,7 +184,7 @@ class IteratedPrediction:
     def _corrected(
         self, prompt: Prompt, so_far: np.ndarray, truth: np.ndarray, image: ImageCase, step: int
     ) -> Prompt | None:
-        """The clicks so far and one more; None where nothing is wrong."""
+        """The clicks so far and one more; None if there is no error."""
         correction = correction_click(so_far, truth, case_generator(prompt.image, self.trial, step))
         if correction is None:
             return None

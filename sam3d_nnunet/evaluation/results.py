@@ -26,6 +26,7 @@ import pandas as pd
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import read_json, read_json_object, read_text, write_json, write_text
+from sam3d_nnunet.simulation.protocols import Protocol
 
 if TYPE_CHECKING:  # it imports torch, which tables need not wait for
     from sam3d_nnunet.evaluation.data import EvaluationData
@@ -53,9 +54,9 @@ WRITTEN = "sam3d evaluate writes this file."
 _PLACE = re.compile(r"fold_(?P<fold>[0-9]+|test)/trial_(?P<trial>[0-9]+)(?:/after_(?P<clicks>[0-9]+))?")
 
 
-def step_folder(folder: Path, step: int) -> Path:
-    """Where the predictions after `step` clicks are."""
-    return folder / f"after_{step}"
+def step_folders(folder: Path, protocol: Protocol) -> list[Path]:
+    """Folders of the predictions under a protocol: one for each step if it is iterated, else the folder itself."""
+    return [folder / f"after_{step}" for step in protocol.steps] or [folder]
 
 
 @dataclass(frozen=True)

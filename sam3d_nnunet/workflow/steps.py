@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.evaluation.measure import up_to_date
-from sam3d_nnunet.evaluation.results import ResultsFolder, step_folder
+from sam3d_nnunet.evaluation.results import ResultsFolder, step_folders
 from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.nnunet.folders import dataset_number, preprocessed_root
 from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
@@ -197,7 +197,7 @@ class Steps:
             up_to_date(folder, self.data, self.cases[fold], tolerances)
             for protocol in map(Protocol.parse, protocols)
             for trial in ([0] if protocol.is_automatic else trials)
-            for folder in _folders(self.results.predictions(method.name, protocol.name, str(fold), trial), protocol)
+            for folder in step_folders(self.results.predictions(method.name, protocol.name, str(fold), trial), protocol)
         )
 
     @property
@@ -291,10 +291,6 @@ def _read_configuration(file: Path, name: str) -> ConfigurationManager:
     if configuration.previous_stage_name is not None:
         raise SAM3DError(f"The configuration {name} of {file} is the second stage of a cascade. Leave it out.")
     return configuration
-
-
-def _folders(folder: Path, protocol: Protocol) -> list[Path]:
-    return [step_folder(folder, step) for step in protocol.steps] or [folder]
 
 
 def _planned(plans: str) -> str:

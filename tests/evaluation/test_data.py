@@ -51,7 +51,7 @@ def test_files_that_dataset_json_lists(data, nnunet_folders, tmp_path):
     assert listed.dataset_json["dataset"]["case_1"]["images"] == [str(nnunet_folders.raw / "any.nii.gz")]
     with pytest.raises(SAM3DError, match="lists no files of the case case_2"):
         listed.image_files("case_2")
-    test = listed.with_folders(data.images, data.truth)
+    test = listed.test_set(data.images, data.truth)
     assert test.image_files("case_2") == data.image_files("case_2")
 
 

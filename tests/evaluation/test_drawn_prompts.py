@@ -76,7 +76,7 @@ def test_a_test_set_and_a_bad_case(dataset, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["-d", 711, "--protocol", "automatic"], "automatic has no clicks"),
+        (["-d", 711, "--protocol", "automatic"], "automatic"),
         (["-d", 711, "--protocol", "slice"], "There is no protocol 'slice'"),
         (["-d", 711, "--protocol", "slice_1", "-f", 9], "no fold 9"),
         (["-d", 711, "--protocol", "slice_1", "-f", 0, "--test", "a", "b"], "not both"),

@@ -138,7 +138,7 @@ def test_costs_beside_the_predictions(dataset, predictions, tmp_path):
 @pytest.mark.parametrize("text", ["case,time\ncase_2,3\n", "case,clicks,windows,seconds\ncase_2,3,,long\n", ""])
 def test_unusable_costs(dataset, predictions, tmp_path, text):
     (predictions / "prediction.csv").write_text(text)
-    with pytest.raises(SAM3DError, match="is no table with the columns case, clicks, windows, seconds"):
+    with pytest.raises(SAM3DError, match="prediction.csv .* case, clicks, windows, seconds"):
         evaluate_predictions(predictions, tmp_path / "evaluated", "711", "Others", "0")
     assert not (tmp_path / "evaluated").exists()
 
@@ -165,7 +165,7 @@ def test_bad_predictions_do_not_cost_the_others(dataset, predictions, tmp_path, 
 
 def test_training_cases_are_no_test_set(dataset, predictions, tmp_path):
     training = dataset.labels.with_name("imagesTr"), dataset.labels
-    with pytest.raises(SAM3DError, match="labelsTr holds the training cases. They are evaluated by folds"):
+    with pytest.raises(SAM3DError, match="labelsTr holds the training cases"):
         evaluate_predictions(predictions, tmp_path / "evaluated", "711", "Others", training)
 
 
@@ -175,7 +175,7 @@ def test_mistakes(dataset, predictions, tmp_path):
         ((predictions, "711", "Others", "9"), "no fold 9"),
         ((predictions, "711", "Others", "test"), "no validation cases of its own"),
         ((predictions, "711", "a/b", "0"), "can't be the name"),
-        ((predictions, "711", "Others", "0", "iterated_5"), "one step only"),
+        ((predictions, "711", "Others", "0", "iterated_5"), "iterated_5"),
         ((predictions, "711", "Others", "0", "clicks"), "There is no protocol"),
     ):
         folder, *more = arguments

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+from sam3d_nnunet.evaluation.data import EvaluationData
+from sam3d_nnunet.evaluation.protocol_prediction import predict_automatic
+
+
+class PredictorOfTIFF:
+    """Writes what nnU-Net's predictor does, with the spacing in a file of its own."""
+
+    def predict_from_files_sequential(self, images: list[list[str]], outputs: list[str]) -> None:
+        output = Path(outputs[0])
+        for name in ("dataset.json", "plans.json", "predict_from_raw_data_args.json"):
+            (output.parent / name).write_text("{}")
+        for ending in (".tif", ".json"):
+            Path(f"{output}{ending}").write_text(images[0][0])
+
+
+def test_automatic_predictions_keep_their_spacing_and_nothing_else_of_nnunets(tmp_path):
+    description = {"file_ending": ".tif", "channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}}
+    data = EvaluationData("Dataset001_A", tmp_path / "images", tmp_path / "truth", description)
+    data.images.mkdir()
+    (data.images / "case_1_0000.tif").touch()
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    reports = list(predict_automatic(PredictorOfTIFF(), data, ["case_1", "case_2"], folder))
+    assert [file.name for file in sorted(folder.iterdir())] == ["case_1.json", "case_1.tif"]
+    assert reports[0].error is None and "case_2_0000.tif" in reports[1].error
