@@ -1,4 +1,4 @@
-"""The paper's protocol on the validation cases of a fold: clicks on each present class of a volume."""
+"""Validation with the paper's protocol: clicks on each class that is present in a validation case."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.world import ImageGeometry
-from sam3d_nnunet.prediction.image import ImageCase
+from sam3d_nnunet.prediction.cases import ImageCase
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.predictor import SAM3DPredictor
 from sam3d_nnunet.prediction.writer import CaseWriter
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def validate_prompted(trainer: "PromptedTrainer", count: int, save_probabilities: bool = False) -> None:
     """Predict a fold's validation cases from clicks into `validation_{n}click/`, as `sam3d predict` would.
 
-    Each case gets the same clicks whatever the model: they are drawn from its original label map and depend on its name
-    alone. They lie as CASE.json beside the prediction; `summary.json` is nnU-Net's.
+    The clicks of a case are the same for all models: they are drawn from its original label map with a seed from its
+    name, and saved as CASE.json beside the prediction. `summary.json` is nnU-Net's.
 
     Args:
         trainer: an initialised trainer.
@@ -57,7 +57,7 @@ def validate_prompted(trainer: "PromptedTrainer", count: int, save_probabilities
 
 
 def trained_model(trainer: "PromptedTrainer") -> TrainedModel:
-    """What a trainer has trained so far, without the wrappers of DDP and torch.compile."""
+    """The model of a trainer in its current state, without the wrappers of DDP and torch.compile."""
     return TrainedModel(
         networks=[trainer.plain_network().eval()],
         plans=trainer.plans_manager,

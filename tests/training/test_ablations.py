@@ -123,7 +123,7 @@ def test_published_trainings_take_steps(make_trainer, trainer_class, kind):
     trainer.network.train()
     for _ in range(3):
         batch = next(trainer.dataloader_train)
-        assert batch["data"].shape == (1, 1, 16, 16, 16) and set(batch["point_labels"].unique().tolist()) <= {-1, 1}
+        assert batch["data"].shape == (1, 1, 16, 16, 16) and set(batch["prompts"].labels.unique().tolist()) <= {-1, 1}
         assert np.isfinite(trainer.train_step(batch)["loss"])
 
 
