@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sam3d_nnunet.demo.phantom import ENDING, PhantomCase, image_geometry, read_manifest, world_grid
 from sam3d_nnunet.demo.results import OURS, DemoFolder
-from sam3d_nnunet.prediction.image import ImageCase
+from sam3d_nnunet.prediction.cases import ImageCase
 from sam3d_nnunet.prediction.predictor import SAM3DPredictor
 from sam3d_nnunet.prompts.files import read_prompt
 from sam3d_nnunet.prompts.prompt import Prompt

@@ -25,8 +25,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from sam3d_nnunet.geometry.world import ImageGeometry
-from sam3d_nnunet.prompts.check import check_prompt
-from sam3d_nnunet.prompts.files import ENDINGS, JSON, find_prompts, read_prompt
+from sam3d_nnunet.prompts.files import ENDINGS, JSON, check_prompt, find_prompts, read_prompt
 
 PERCENTILES = (0.5, 99.5)  # of an image's intensities, between which it is shown where no window is given
 

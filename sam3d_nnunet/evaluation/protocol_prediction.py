@@ -16,8 +16,7 @@ from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.io import whole_files
 from sam3d_nnunet.prediction.batch import CaseReport, PlannedCase, predict_cases
-from sam3d_nnunet.prediction.cases import ClickSource
-from sam3d_nnunet.prediction.image import ImageCase, read_case
+from sam3d_nnunet.prediction.cases import ClickSource, ImageCase, read_case
 from sam3d_nnunet.prediction.predictor import CasePrediction, SAM3DPredictor
 from sam3d_nnunet.prediction.writer import CaseWriter
 from sam3d_nnunet.prompts.prompt import Prompt

@@ -15,8 +15,7 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from sam3d_nnunet.errors import SAM3DError, refusal
 from sam3d_nnunet.geometry.world import ImageGeometry, read_header
 from sam3d_nnunet.io import read_json
-from sam3d_nnunet.prediction.cases import ClickSource, find_cases
-from sam3d_nnunet.prediction.image import ImageCase, read_case
+from sam3d_nnunet.prediction.cases import ClickSource, ImageCase, find_cases, read_case
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.predictor import CasePrediction, SAM3DPredictor
 from sam3d_nnunet.prediction.writer import CaseWriter

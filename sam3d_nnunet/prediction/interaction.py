@@ -17,9 +17,8 @@ from torch import Tensor
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.grid import to_grid
-from sam3d_nnunet.prediction.box_logits import BoxLogits
-from sam3d_nnunet.prediction.growth import MAX_WINDOWS, SEEDS, predict_prompted
-from sam3d_nnunet.prediction.image import clicks_in_components
+from sam3d_nnunet.prediction.cases import clicks_in_components
+from sam3d_nnunet.prediction.growth import MAX_WINDOWS, SEEDS, BoxLogits, predict_prompted
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.session_image import Region, SessionImage
 from sam3d_nnunet.prediction.windows import Window, in_any, windows_around

@@ -12,12 +12,11 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.grid import to_image
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.network.device import usable_device
-from sam3d_nnunet.prediction.box_logits import BoxLogits, predict_per_lesion
-from sam3d_nnunet.prediction.growth import MAX_WINDOWS, predict_prompted
-from sam3d_nnunet.prediction.image import ImageCase, PreviousMask, mask_maps, read_case, read_previous_mask
+from sam3d_nnunet.prediction.cases import ImageCase, PreviousMask, mask_maps, read_case, read_previous_mask
+from sam3d_nnunet.prediction.growth import MAX_WINDOWS, BoxLogits, predict_per_lesion, predict_prompted
 from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load_model_folder
 from sam3d_nnunet.prediction.windows import WindowPredictor
-from sam3d_nnunet.prompts.check import check_crop, check_prompt
+from sam3d_nnunet.prompts.files import check_crop, check_prompt
 from sam3d_nnunet.prompts.prompt import Prompt, VoxelPrompts
 
 

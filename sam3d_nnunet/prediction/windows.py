@@ -67,7 +67,7 @@ class Window:
                     yield Box.from_lists(ends)
 
     def sees(self, points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Like `contains`, but only points with context on every side: not near a face behind which the image goes on."""
+        """Like `contains`, but without points near a face behind which the image goes on: those lack context."""
         low = np.array([s + n * MARGIN if s > 0 else -np.inf for s, n in zip(self.start, self.size)])
         ends = [s + n for s, n in zip(self.start, self.size)]
         high = np.array([e - n * MARGIN if e < m else np.inf for e, n, m in zip(ends, self.size, shape)])

@@ -12,7 +12,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.evaluate import evaluate, evaluate_as_in_paper
 from sam3d_nnunet.evaluation.model import PredictionOptions
 from sam3d_nnunet.evaluation.results import Results
-from sam3d_nnunet.prediction.image import read_case
+from sam3d_nnunet.prediction.cases import read_case
 from sam3d_nnunet.prediction.predictor import SAM3DPredictor
 from sam3d_nnunet.prompts.files import read_prompt, write_prompt
 from sam3d_nnunet.prompts.prompt import Prompt

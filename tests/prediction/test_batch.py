@@ -3,9 +3,9 @@ import json
 import os
 import shutil
 
-import numpy as np
 import pytest
 import SimpleITK as sitk
+from helpers import read_array
 from nnunetv2.ensembling.ensemble import merge_files
 
 from sam3d_nnunet.errors import SAM3DError
@@ -41,10 +41,6 @@ def prompts(tmp_path):
     return folder
 
 
-def read(file) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
-
-
 def names(folder) -> set[str]:
     return {str(file.relative_to(folder)) for file in folder.rglob("*")}
 
@@ -61,11 +57,11 @@ def test_folder(model, predictor, prompts, tmp_path):
         image = model.images / f"{report.name}_0000.nii.gz"
         clicks = read_prompt(prompts / f"{report.name}.json")
         prediction = predictor.predict_case([image], clicks)
-        segmentation = read(out / f"{report.name}.nii.gz")
+        segmentation = read_array(out / f"{report.name}.nii.gz")
         predictor.model.plans.image_reader_writer_class().write_seg(
             prediction.segmentation(), str(tmp_path / "alone.nii.gz"), prediction.case.properties
         )
-        assert (segmentation == read(tmp_path / "alone.nii.gz")).all()
+        assert (segmentation == read_array(tmp_path / "alone.nii.gz")).all()
         assert report.error is None
         assert report.clicks == 2
         assert report.windows == len(prediction.logits.windows)
@@ -88,7 +84,7 @@ def test_ensembling_takes_the_probabilities(model, predictor, prompts, tmp_path)
         plans.image_reader_writer_class(),
         plans.get_label_manager(json.loads((tmp_path / "out" / "dataset.json").read_text())),
     )
-    merged, own = sitk.ReadImage(str(tmp_path / "merged.nii.gz")), read(tmp_path / "out" / "case_1.nii.gz")
+    merged, own = sitk.ReadImage(str(tmp_path / "merged.nii.gz")), read_array(tmp_path / "out" / "case_1.nii.gz")
     assert (sitk.GetArrayFromImage(merged) == own).mean() > 0.999
     assert own.any()
 
@@ -101,8 +97,8 @@ def test_instances_lie_apart(model, predictor, prompts, tmp_path):
         "plans.json",
         "dataset.json",
     }
-    instances = read(out / "instances" / "case_1.nii.gz")
-    assert ((instances > 0) == (read(out / "case_1.nii.gz") > 0)).all()
+    instances = read_array(out / "instances" / "case_1.nii.gz")
+    assert ((instances > 0) == (read_array(out / "case_1.nii.gz") > 0)).all()
     with pytest.raises(SAM3DError, match="ask for per_lesion"):
         predict_from_files(predictor, image, out, prompts, instances=True)
 
@@ -272,7 +268,7 @@ def test_tiff(make_model, tmp_path):
     dataset = json.loads((model.folder / "dataset.json").read_text()) | {"file_ending": ".tif"}
     (model.folder / "dataset.json").write_text(json.dumps(dataset))
     (tmp_path / "images").mkdir()
-    tifffile.imwrite(tmp_path / "images" / "a_0000.tif", read(model.images / "case_1_0000.nii.gz"))
+    tifffile.imwrite(tmp_path / "images" / "a_0000.tif", read_array(model.images / "case_1_0000.nii.gz"))
     (tmp_path / "images" / "a.json").write_text('{"spacing": [1, 1, 2]}')
     (tmp_path / "clicks.csv").write_text("i,j,k,label,image\n9,9,9,core,a\n")
     predictor = SAM3DPredictor("cpu")

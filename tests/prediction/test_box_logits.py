@@ -7,7 +7,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy.ndimage import map_coordinates
 
 from sam3d_nnunet.geometry.grid import PreprocessedGrid
-from sam3d_nnunet.prediction.box_logits import BoxLogits
+from sam3d_nnunet.prediction.growth import BoxLogits
 
 LABELS = LabelManager({"background": 0, "core": 1, "rim": 2}, None)
 REGIONS = LabelManager({"background": 0, "whole": [1, 2], "core": 1}, [2, 1])

@@ -6,8 +6,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from sam3d_nnunet.network import SAM3D, Prompts
-from sam3d_nnunet.prediction.box_logits import BoxLogits
-from sam3d_nnunet.prediction.growth import predict_prompted
+from sam3d_nnunet.prediction.growth import BoxLogits, predict_prompted
 from sam3d_nnunet.prediction.windows import Window, WindowPredictor
 from sam3d_nnunet.prompts.prompt import VoxelPrompts
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.prediction.box_logits import BoxLogits, merge, predict_per_lesion
+from sam3d_nnunet.prediction.growth import BoxLogits, merge, predict_per_lesion
 from sam3d_nnunet.prompts.prompt import VoxelPrompts
 
 GRID = (8, 9, 10)

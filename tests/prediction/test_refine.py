@@ -8,8 +8,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWit
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.grid import PreprocessedGrid
 from sam3d_nnunet.geometry.world import ImageGeometry
-from sam3d_nnunet.prediction.image import ImageCase
-from sam3d_nnunet.prediction.image import clicks_in_components, read_previous_mask
+from sam3d_nnunet.prediction.cases import ImageCase, clicks_in_components, read_previous_mask
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
 
 SHAPE = (12, 14, 16)

@@ -5,7 +5,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.grid import PreprocessedGrid
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.prompts import Prompt
-from sam3d_nnunet.prompts.check import check_crop, check_prompt
+from sam3d_nnunet.prompts.files import check_crop, check_prompt
 
 SHAPE = (10, 20, 30)  # (d, h, w)
 # x runs against w, and 2 mm a voxel along d
