@@ -1,33 +1,33 @@
-"""SAM as it was published (Kirillov et al., ICCV 2023, arXiv 2304.02643), slice by slice and without any training."""
+"""SAM as published (Kirillov et al., ICCV 2023, arXiv 2304.02643), slice by slice and without training.
 
-from typing import TYPE_CHECKING
+`SliceSAM` segments the slices of a volume from clicks. `SliceCases` applies it to the images of a data set.
+"""
 
-import numpy as np
-import torch
-from torch import nn
-from tqdm import tqdm
-
-from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.io import whole_files
-from sam3d_nnunet.network.weights import read_checkpoint
-
-if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from torch import nn
+from tqdm import tqdm
 
+from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.io import whole_files
+from sam3d_nnunet.network.weights import read_checkpoint
 from sam3d_nnunet.prompts.files import ENDINGS, JSON, check_prompt, find_prompts, read_prompt
 
-PERCENTILES = (0.5, 99.5)  # of an image's intensities, between which it is shown where no window is given
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
+PERCENTILES = (0.5, 99.5)  # of an image's intensities: the default window
 
 
 def load_sam(model: str, checkpoint: str) -> "Sam":
@@ -47,7 +47,7 @@ def load_sam(model: str, checkpoint: str) -> "Sam":
             f'SAM needs the package segment-anything ({e}). Install it: pip install "sam3d_nnunet[baselines]"'
         ) from e
     weights = {str(name): tensor for name, tensor in read_checkpoint(checkpoint).items()}
-    sam = sam_model_registry[model]()  # without its own torch.load, which unpickles anything
+    sam = sam_model_registry[model]()  # without its torch.load, which unpickles anything
     try:
         sam.load_state_dict(weights)
     except RuntimeError as e:
@@ -60,11 +60,11 @@ def load_sam(model: str, checkpoint: str) -> "Sam":
 
 
 def to_grey(volume: np.ndarray, window: tuple[float, float] | None = None) -> np.ndarray:
-    """An image as grey values, uint8 of the same shape: 0 from the window's lower end down, 255 from the upper one up.
+    """An image as grey values, uint8 of the same shape: 0 up to the lower end of a window, 255 from the upper end.
 
     Args:
         volume: of any shape.
-        window: intensities of both ends. None: the image's own percentiles 0.5 and 99.5.
+        window: lowest and highest intensity. None: percentiles 0.5 and 99.5 of the image.
     """
     low, high = np.percentile(volume, PERCENTILES) if window is None else window
     if high <= low:
@@ -73,12 +73,12 @@ def to_grey(volume: np.ndarray, window: tuple[float, float] | None = None) -> np
 
 
 class SliceSAM:
-    """Segments each class on each slice that holds clicks of that class; slices without such clicks stay background.
+    """Segments each class on each slice that holds clicks on that class; other slices are background.
 
-    SAM sees a slice as grey RGB, with the class's clicks as foreground points and the slice's background clicks as
-    background points. From a single point it makes three masks, of which the one is taken whose quality it estimates as
-    best; from more points it makes a single one: as its authors advise. Where the masks of several classes overlap, the
-    higher logit decides.
+    SAM gets a slice as grey RGB, the clicks on the class as foreground points, and the background clicks of the slice
+    as background points. As its authors advise, a single point gives three masks, of which the one with the best
+    estimated quality is taken, and several points give one mask. Where masks of classes overlap, the higher logit
+    decides.
     """
 
     def __init__(self, sam: nn.Module, device: torch.device | str = "cpu") -> None:
@@ -96,7 +96,7 @@ class SliceSAM:
 
         Args:
             slices: (S, H, W) uint8 grey values.
-            points: (N, 3) voxel coordinates along these axes; a click is on the slice that is nearest.
+            points: (N, 3) voxel coordinates along these axes; a click belongs to the nearest slice.
             labels: (N,) int: k >= 1 a click on class k, 0 a click on background.
             name: of the image, for the progress bar.
         """
@@ -126,19 +126,19 @@ class SliceSAM:
 
 
 def slice_numbers(points: np.ndarray, count: int) -> np.ndarray:
-    """(N,) the slice, of so many, on which each point (slice, h, w) lies."""
+    """(N,) the number of the slice, among `count`, that is nearest to each point (slice, h, w)."""
     return np.clip(np.rint(points[:, 0]), 0, count - 1).astype(int)
 
 
 @dataclass(frozen=True)
 class SliceReport:
-    """How the prediction of a case went.
+    """Report of the prediction of a case.
 
     Attributes:
         name: of the case.
-        error: why there is no prediction, in a sentence; None if there is one.
-        clicks: how many were used.
-        slices: how many hold clicks on foreground.
+        error: why there is no prediction, as a sentence; None if there is one.
+        clicks: number of clicks.
+        slices: number of slices with clicks on foreground.
         seconds: for reading, predicting and writing.
     """
 
