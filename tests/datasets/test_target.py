@@ -5,16 +5,13 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from helpers import read_array
 from typer.testing import CliRunner
 
 from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.datasets import target as link
 from sam3d_nnunet.datasets.target import derive_target
 from sam3d_nnunet.errors import SAM3DError
-
-
-def read(file) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
 
 
 def describe(folder, **changes) -> None:
@@ -35,7 +32,7 @@ def test_one_label(small_hippocampus, nnunet_folders, verify):
     assert content["channel_names"] == {"0": "MRI"} and content["numTraining"] == 4
     for file in (small_hippocampus / "labelsTr").iterdir():
         new = done.folder / "labelsTr" / file.name
-        assert (read(new) == (read(file) == 2)).all() and read(new).any()
+        assert (read_array(new) == (read_array(file) == 2)).all() and read_array(new).any()
         image = sitk.ReadImage(str(done.folder / "imagesTr" / file.name.replace(".nii", "_0000.nii")))
         label = sitk.ReadImage(str(new))
         for get in ("GetSpacing", "GetOrigin", "GetDirection"):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from helpers import labels_under
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -12,20 +13,12 @@ SHAPES = array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=7)
 LABEL_MAPS = arrays(np.int16, SHAPES, elements=st.sampled_from([-1, 0, 1, 2, 3]))
 
 
-def under(segmentation: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Labels under points, which must be whole voxels of the map (an index below 0 would wrap around unnoticed)."""
-    voxels = points.astype(int)
-    assert (voxels == points).all()
-    assert (voxels >= 0).all() and (voxels < segmentation.shape).all()
-    return segmentation[tuple(voxels.T)]
-
-
 @given(arrays(bool, SHAPES), st.integers(0, 40), SEEDS)
 def test_clicks_are_different_voxels_of_the_mask(mask, count, seed):
     points = draw_clicks(mask, count, np.random.default_rng(seed))
     assert points.dtype == np.float32
     assert points.shape == (min(count, mask.sum()), 3)
-    assert under(mask, points).all()
+    assert labels_under(mask, points).all()
     assert len(np.unique(points, axis=0)) == len(points)
 
 
@@ -44,14 +37,14 @@ def test_every_voxel_of_the_mask_has_the_same_chance():
 def test_labels_are_those_under_the_clicks(segmentation, count, seed):
     points, labels, _ = draw_labelled(segmentation, segmentation >= 0, count, np.random.default_rng(seed))
     assert labels.dtype == np.int64
-    assert (under(segmentation, points) == labels).all()
+    assert (labels_under(segmentation, points) == labels).all()
     assert len(labels) == min(count, (segmentation >= 0).sum())
 
 
 @given(LABEL_MAPS, st.integers(1, 5), SEEDS)
 def test_each_present_class_gets_its_clicks(segmentation, count, seed):
     points, labels, _ = clicks_per_class(segmentation, [1, 2], count, np.random.default_rng(seed))
-    assert (under(segmentation, points) == labels).all()
+    assert (labels_under(segmentation, points) == labels).all()
     for label in (1, 2):
         assert (labels == label).sum() == min(count, (segmentation == label).sum())
     assert set(labels) <= {1, 2}

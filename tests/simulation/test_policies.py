@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from helpers import labels_under
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -21,20 +22,12 @@ def simulator(policy: str, classes: list[int], labelled: bool = True, no_click_s
     return ClickSimulator(policy, classes, labelled, no_click_share)
 
 
-def under(segmentation: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Labels under points, which must be whole voxels of the map (an index below 0 would wrap around unnoticed)."""
-    voxels = points.astype(int)
-    assert (voxels == points).all()
-    assert (voxels >= 0).all() and (voxels < segmentation.shape).all()
-    return segmentation[tuple(voxels.T)]
-
-
 @given(POLICY, LABEL_MAPS, CLASSES, SEEDS)
 def test_clicks_lie_where_they_claim_to(policy, segmentation, classes, seed):
     points, labels, _ = simulator(policy, classes)(segmentation, np.random.default_rng(seed))
     assert points.shape == (POLICIES[policy][1], 3) and labels.shape == (POLICIES[policy][1],)
     real = labels != -1
-    found, claimed = under(segmentation, points[real]), labels[real]
+    found, claimed = labels_under(segmentation, points[real]), labels[real]
     # never outside the image, never where labels are ignored or no class
     assert set(found) <= {0, *classes}
     # a stray click of the default policy may lie anywhere, yet claims a class
@@ -131,7 +124,7 @@ def test_default_is_varied():
     seen, counts, strays = set(), [], 0
     for _ in range(3000):
         points, labels, _ = default_policy(scene(), [1, 2], rng, no_click_share=0)
-        wrong = labels != under(scene(), points)
+        wrong = labels != labels_under(scene(), points)
         strays += wrong.sum()
         seen.add(tuple(sorted(set(labels[~wrong].tolist()))))
         counts += [n for n in ((labels[~wrong] == 1).sum(), (labels[~wrong] == 2).sum()) if n]
