@@ -48,10 +48,10 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def read_plain_pickle(file: str | Path) -> Any:
-    """What a pickle of lists, dictionaries and strings holds.
+    """Read a pickle of lists, dictionaries and strings.
 
     Raises:
-        SAM3DError: the file can't be read, is too large, is no whole pickle, or holds or calls anything else.
+        SAM3DError: the file can't be read, is too large, is no complete pickle, or holds or calls anything else.
     """
     try:
         with open(file, "rb") as opened:
@@ -65,12 +65,12 @@ def read_plain_pickle(file: str | Path) -> Any:
         return PlainUnpickler(io.BytesIO(data)).load()
     except SAM3DError as e:
         raise SAM3DError(f"The pickle {file} is refused: {e}.") from e
-    except Exception as e:  # a broken pickle raises whatever its broken bytes lead to
-        raise SAM3DError(f"The file {file} is no whole pickle ({type(e).__name__}: {e}). Download it again.") from e
+    except Exception as e:  # a damaged pickle raises errors of many kinds
+        raise SAM3DError(f"The file {file} is no complete pickle ({type(e).__name__}: {e}). Download it again.") from e
 
 
 def _refuse_tricks(data: bytes) -> None:
-    """What `find_class` doesn't see: shorthands, which may be cached, and places that make the memo fill the memory."""
+    """Refuse what `find_class` does not see: extension codes, which may be cached, and numbers that fill the memory."""
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name in SHORTHANDS:
             raise SAM3DError(f"it asks for the registered extension {argument}. Nothing was loaded")
@@ -97,25 +97,25 @@ class PaperFold:
 
 
 def read_paper_folds(file: str | Path) -> list[PaperFold]:
-    """Read a pickled list of {'train' | 'val' | 'test': {case: [image, label]}}; the paths are of no use here.
+    """Read a pickled list of {'train' | 'val' | 'test': {case: [image, label]}}. The paths are ignored.
 
     Raises:
-        SAM3DError: the file can't be read, isn't laid out like that, or a case is in two parts of a fold.
+        SAM3DError: the file can't be read or holds something else, or a case is in two parts of a fold.
     """
     content = read_plain_pickle(file)
     if not isinstance(content, list) or not content:
-        raise SAM3DError(f"{file} holds no folds: a list of them is wanted, not {type(content).__name__}.")
+        raise SAM3DError(f"{file} holds no folds: it must be a list, not {type(content).__name__}.")
     return [_fold(fold, f"fold {number} of {file}") for number, fold in enumerate(content)]
 
 
-def to_splits(folds: list[PaperFold], join_validation: bool = True) -> Splits:
-    """Folds as nnU-Net wants them: it validates on the authors' test set.
+def to_splits(folds: list[PaperFold], train_on_validation: bool = True) -> Splits:
+    """Folds for nnU-Net, which validates on the authors' test set.
 
     Args:
         folds: of the authors.
-        join_validation: train on their validation set, too; else it is left out, as in the paper.
+        train_on_validation: train on the authors' validation set, too. Otherwise it is left out, as in the paper.
     """
-    return [{"train": fold.train + fold.val * join_validation, "val": fold.test} for fold in folds]
+    return [{"train": fold.train + fold.val * train_on_validation, "val": fold.test} for fold in folds]
 
 
 def _fold(fold: Any, where: str) -> PaperFold:
@@ -133,7 +133,7 @@ def _fold(fold: Any, where: str) -> PaperFold:
 
 
 def describe_file(file: Path) -> list[str]:
-    """Folds in nnU-Net's JSON, or in a pickle (.pkl) of the authors', in lines of text."""
+    """Describe folds in nnU-Net's JSON or in a pickle (.pkl) of the authors, in lines of text."""
     return describe_splits(to_splits(read_paper_folds(file)) if file.suffix == ".pkl" else read_splits(file))
 
 
@@ -153,10 +153,12 @@ class NameMatch:
 
 
 def match_names(wanted: Collection[str], there: Collection[str]) -> NameMatch:
-    """Match names that are equal, else those that differ in case, separators (- _ . space) or leading zeros only.
+    """Match equal names, then names that differ only in case, separators (- _ . space) or leading zeros.
+
+    So volume-8, volume_008 and Volume8 mean the same case.
 
     Raises:
-        SAM3DError: several names are candidates for the same case.
+        SAM3DError: several names may mean the same case.
     """
     found = {name: name for name in set(wanted) & set(there)}
     left = set(wanted) - found.keys()
@@ -165,7 +167,7 @@ def match_names(wanted: Collection[str], there: Collection[str]) -> NameMatch:
         candidates = ours.get(key, [])
         if candidates and len(names) + len(candidates) > 2:
             raise SAM3DError(
-                f"It can't be told which case is which: {listing(names)} could be {listing(candidates)}. "
+                f"Several names may mean the same case: {listing(names)} could be {listing(candidates)}. "
                 "Rename the cases of the data set like those of the folds."
             )
         found |= dict(zip(names, candidates))
@@ -190,7 +192,7 @@ class ImportedSplits:
     Attributes:
         file: where they are.
         splits: as written, in the data set's names.
-        match: of the authors' names with those of the data set.
+        match: of the authors' names and those of the data set.
         unchanged: whether the data set had these folds already.
     """
 
@@ -203,7 +205,7 @@ class ImportedSplits:
         """Which names differ, and what is missing on either side."""
         renamed = [f"{theirs} = {ours}" for theirs, ours in self.match.found.items() if theirs != ours]
         lists = {
-            "of the folds, called otherwise in the data set": renamed,
+            "of the folds, with another name in the data set": renamed,
             "of the folds, not in the data set and left out": self.match.missing,
             "of the data set, in none of these folds": self.match.surplus,
         }
@@ -213,24 +215,24 @@ class ImportedSplits:
 def import_splits(
     pickle_file: str | Path,
     dataset: str,
-    join_validation: bool = True,
+    train_on_validation: bool = True,
     allow_missing: bool = False,
     overwrite: bool = False,
 ) -> ImportedSplits:
-    """Write a data set's splits_final.json from a pickle of the authors'.
+    """Write splits_final.json of a data set from a pickle of the authors.
 
     Args:
         pickle_file: as `read_paper_folds` takes it.
         dataset: id or name in nnUNet_raw.
-        join_validation: as `to_splits` takes it.
-        allow_missing: leave out cases that the data set doesn't have.
-        overwrite: replace other folds.
+        train_on_validation: as `to_splits` takes it.
+        allow_missing: leave out cases that the data set does not have.
+        overwrite: replace existing folds.
 
     Raises:
-        SAM3DError: a file or the data set can't be used, cases are missing, or there are other folds.
+        SAM3DError: a file or the data set can't be used, cases are missing, or the data set has other folds.
     """
     folds = read_paper_folds(pickle_file)
-    theirs = to_splits(folds, join_validation)
+    theirs = to_splits(folds, train_on_validation)
     named = {name for fold in folds for name in fold.train + fold.val + fold.test}
     raw = RawDataset.find(dataset)
     match = match_names(named, raw.cases)
@@ -251,12 +253,12 @@ def _refuse_missing(match: NameMatch, wanted: int, raw: RawDataset, allowed: boo
     if not match.found:
         raise SAM3DError(
             f"None of the {wanted} cases of these folds is in {raw.folder}: theirs are called "
-            f"{match.missing[0]}, those of the data set {match.surplus[0]}. Is it another data set?"
+            f"{match.missing[0]}, those of the data set {match.surplus[0]}. Give the data set that they belong to."
         )
     if match.missing and not allowed:
         raise SAM3DError(
             f"{len(match.missing)} of the {wanted} cases of these folds are not in {raw.folder}: "
-            f"{listing(match.missing)}. Add them, or leave them out by --allow-missing."
+            f"{listing(match.missing)}. Add them, or leave them out with --allow-missing."
         )
 
 
@@ -264,8 +266,8 @@ def _is_same(splits: Splits, file: Path, name: str) -> bool:
     if same_splits(splits, read_splits(file)):
         return True
     trained = trained_folds(name)
-    lost = f" These were trained with them: {listing(trained)}; train them again afterwards." if trained else ""
+    again = f" Train these again afterwards: {listing(trained)}." if trained else ""
     raise SAM3DError(
-        f"{file} holds other folds. Replacing them changes what the folds of trained models mean: a model may then be "
-        f"validated on cases that it was trained on.{lost} Keep them, or replace them by --overwrite."
+        f"{file} holds other folds. If you replace them, a trained model may be validated on cases that it was trained "
+        f"on.{again} Keep them, or replace them with --overwrite."
     )

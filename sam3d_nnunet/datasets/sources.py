@@ -47,7 +47,7 @@ def find_msd(folder: Path) -> Source:
     """A task of the Medical Segmentation Decathlon: dataset.json, imagesTr, labelsTr, imagesTs.
 
     Raises:
-        SAM3DError: its dataset.json is not there or not laid out so.
+        SAM3DError: its dataset.json is missing or not that of the Decathlon.
     """
     file = folder / "dataset.json"
     content = read_json(file, f"{folder} must be a task of the Decathlon.")
@@ -62,7 +62,7 @@ def find_msd(folder: Path) -> Source:
             'and "training". Data sets of nnU-Net need no conversion.'
         ) from e
     if labels.get("background") != 0 or len(labels) != len(content["labels"]):
-        raise SAM3DError(f'The "labels" of {file} need names of their own, and "background" for 0.')
+        raise SAM3DError(f'The "labels" of {file} need a different name for each value, and "background" for 0.')
     names = {*listed, *_names(folder / "imagesTr"), *_names(folder / "labelsTr")}
     training = {
         name: SourceCase(folder / "imagesTr" / f"{name}{ENDING}", folder / "labelsTr" / f"{name}{ENDING}")
@@ -127,7 +127,8 @@ def _numbered(folder: Path, kind: str) -> dict[int, Path]:
     for file in sorted(folder.rglob(f"{kind}-*.nii*")):
         match = re.fullmatch(rf"{kind}-([0-9]+)\.nii(\.gz)?", file.name)
         if match and int(match[1]) in found:
-            raise SAM3DError(f"{kind}-{match[1]} is there twice: {listing([str(file), str(found[int(match[1])])])}.")
+            files = listing([str(file), str(found[int(match[1])])])
+            raise SAM3DError(f"{kind}-{match[1]} is there twice: {files}. Remove one of them.")
         if match:
             found[int(match[1])] = file
     return found

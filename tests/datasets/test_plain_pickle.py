@@ -112,7 +112,7 @@ def test_large_missing_and_wrong_files(tmp_path):
         with pytest.raises(SAM3DError, match="can't be read"):
             read_plain_pickle(path)
     file.write_text('[{"train": []}]')
-    with pytest.raises(SAM3DError, match="no whole pickle"):
+    with pytest.raises(SAM3DError, match="folds.pkl is no complete pickle"):
         read_plain_pickle(file)
 
 
@@ -132,7 +132,7 @@ def test_plain_content_and_its_beginnings(scratch, content, protocol, data):
     scratch.write_bytes(pickled)
     assert read_plain_pickle(scratch) == content
     scratch.write_bytes(pickled[: data.draw(st.integers(0, len(pickled) - 1))])
-    with pytest.raises(SAM3DError, match="no whole pickle"):
+    with pytest.raises(SAM3DError, match="folds.pkl is no complete pickle"):
         read_plain_pickle(scratch)
 
 
