@@ -27,6 +27,7 @@ from sam3d_nnunet.report.long_csv import to_csv
 from sam3d_nnunet.report.markdown import to_markdown
 from sam3d_nnunet.report.published import SOURCE
 from sam3d_nnunet.report.tables import FORMATS, write_tables
+from sam3d_nnunet.simulation.protocols import FAMILIES, Family
 
 UNET = "nnUNetTrainer__SAM3DPlans__3d_fullres"
 ADAPTER = "SAM3DAdapterTrainer__SAM3DPlans__3d_fullres"
@@ -186,6 +187,14 @@ def test_usual_baseline_is_known_by_its_trainer(results_folder):
     """Whatever its folder is called: `sam3d evaluate --name` chooses that."""
     (results_folder / UNET).rename(results_folder / "nnU-Net")
     assert gather_quickly(results_folder).baseline == "nnU-Net"
+
+
+def test_captions_describe_protocols_of_new_families_and_of_other_programs(results_folder, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "edge", Family("edge", "{clicks} on the edge of each lesion"))
+    for protocol, name in (("volume_1", "edge_2"), ("volume_3", "bbox_3")):
+        (results_folder / ADAPTER / protocol).rename(results_folder / ADAPTER / name)
+    caption = " ".join(lay_out(gather(Results(results_folder), ["bbox_3", "edge_2"])).caption)
+    assert "edge_2: 2 clicks on the edge of each lesion (3 trials); bbox_3: drawn clicks (3 trials)." in caption
 
 
 def test_targets_without_pairs_are_not_few_pairs(results_folder):

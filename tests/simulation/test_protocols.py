@@ -17,7 +17,7 @@ from sam3d_nnunet.simulation.protocol_clicks import (
     thirds_by_depth,
     trial_generator,
 )
-from sam3d_nnunet.simulation.protocols import FAMILIES, PAPER, Protocol, protocol_help
+from sam3d_nnunet.simulation.protocols import FAMILIES, PAPER, Family, Protocol, protocol_help
 
 SPACING = (3.0, 1.0, 0.5)
 DRAWN = [name for name, family in FAMILIES.items() if family.is_drawn]
@@ -110,6 +110,14 @@ def test_each_family_has_a_sentence_an_order_help_and_clicks(name, segmentation)
     assert (protocol.steps == range(1, 4)) == protocol.is_iterated
     points, labels, _ = draw(protocol.name, segmentation)
     assert points.shape == (len(labels), 3) and (len(labels) == 0) == protocol.is_automatic
+
+
+def test_a_new_family_needs_an_entry_and_a_drawing(segmentation, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "edge", Family("edge", "{clicks} on the edge"))
+    monkeypatch.setitem(DRAWING, "edge", DRAWING["margin"])
+    assert np.bincount(draw("edge_4", segmentation)[1]).tolist() == [0, 4, 4]
+    assert Protocol.parse("edge_4_off20_5mm").sentence == "4 clicks on the edge, 20 % of them moved 5 mm off target"
+    assert "edge_N: N clicks on the edge" in protocol_help()
 
 
 def test_nothing_is_drawn_for_an_unknown_family():
