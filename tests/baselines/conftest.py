@@ -9,7 +9,7 @@ import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as upstream
 import numpy as np
 import pytest
 import torch
-from effect import gradient_sizes, without_effect
+from effect import gradient_sizes, stir, without_effect
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
@@ -105,6 +105,7 @@ def check_network(tmp_path) -> Callable[..., None]:
 
     def check(trainer_class: type[AutomaticTrainer], size: tuple[int, int, int], arguments: dict[str, Any]) -> None:
         network = trainer_class.make_network(2, 3, size, **arguments)
+        stir(network)
         image = torch.randn(2, 2, *size)
         outputs = network(image)
         scales = trainer_class.deep_supervision_scales

@@ -8,7 +8,7 @@ from sam3d_nnunet.errors import SAM3DError
 SMALL = {"embed_dim": 8, "depths": [2, 1, 2, 1], "heads": [1, 2, 2, 4], "windows": [4, 2, 2, 2]}
 
 
-@pytest.mark.parametrize("size", [(32, 32, 32), (40, 56, 40), (8, 30, 100)])
+@pytest.mark.parametrize("size", [(32, 32, 32), pytest.param((40, 56, 40), marks=pytest.mark.slow), (8, 30, 68)])
 def test_network(check_network, size):
     check_network(NNFormerTrainer, size, SMALL | {"drop_path": 0.0})
 

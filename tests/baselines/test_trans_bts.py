@@ -7,7 +7,7 @@ from sam3d_nnunet.baselines.trans_bts import Residual, TransBTS, TransBTSTrainer
 SMALL = {"features": [8, 8, 16, 16], "blocks": [1, 1, 2, 1], "width": 16, "layers": 2, "heads": 2, "hidden": 32}
 
 
-@pytest.mark.parametrize("size", [(16, 16, 16), (40, 56, 40), (8, 30, 20)])
+@pytest.mark.parametrize("size", [(16, 16, 16), pytest.param((40, 56, 40), marks=pytest.mark.slow), (8, 30, 20)])
 def test_network(check_network, size):
     check_network(TransBTSTrainer, size, SMALL)
 

@@ -8,7 +8,7 @@ from sam3d_nnunet.errors import SAM3DError
 SMALL = {"depths": [1, 1, 2, 1], "features": [8, 16, 32, 64], "projections": [6, 5, 4, 3]}
 
 
-@pytest.mark.parametrize("size", [(32, 32, 32), (40, 56, 40), (8, 30, 20)])
+@pytest.mark.parametrize("size", [(32, 32, 32), pytest.param((40, 56, 40), marks=pytest.mark.slow), (8, 30, 20)])
 def test_network(check_network, size):
     check_network(UNETRPPTrainer, size, SMALL)
 

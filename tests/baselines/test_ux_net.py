@@ -6,7 +6,7 @@ from sam3d_nnunet.baselines.ux_net import ChannelNorm, UXBlock, UXNet3DTrainer
 SMALL = {"depths": [1, 2, 1, 1], "features": [4, 8, 12, 16]}
 
 
-@pytest.mark.parametrize("size", [(32, 32, 32), (40, 56, 40), (8, 12, 14)])
+@pytest.mark.parametrize("size", [(32, 32, 32), pytest.param((40, 56, 40), marks=pytest.mark.slow), (8, 12, 14)])
 def test_network(check_network, size):
     check_network(UXNet3DTrainer, size, SMALL)
 
