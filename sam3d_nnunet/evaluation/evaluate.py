@@ -61,8 +61,9 @@ def evaluate(
     wanted = [Protocol.parse(protocol) for protocol in dict.fromkeys(protocols)]
     data = EvaluationData.from_nnunet(dataset or read_plans(folder)["dataset_name"])
     test_data = test and data.test_set(*test)
-    if options.per_lesion and any(protocol.is_iterated for protocol in wanted):
-        raise SAM3DError("Iterated protocols correct one prediction of all lesions. Leave them or per_lesion out.")
+    iterated = [protocol.name for protocol in wanted if protocol.is_iterated]
+    if options.per_lesion and iterated:
+        raise SAM3DError(f"{listing(iterated)} corrects one prediction of all lesions. Leave it out, or --per-lesion.")
     folds = choose_folds(folder, folds, options.checkpoint)
     if test_data:
         runs = [(TEST, folds, test_data.cases_with_truth())]

@@ -140,7 +140,7 @@ def test_predictions_of_another_training_are_refused(make_evaluated, tmp_path):
     torch.save(checkpoint, file)
     facts = (root / model.folder.name / "method.json").read_text()
     for protocol in ("automatic", "volume_1"):  # under any, or one method would have rows of two models
-        with pytest.raises(SAM3DError, match="automatic/fold_0/trial_0 was predicted by another training than .*pth.*"):
+        with pytest.raises(SAM3DError, match="automatic/fold_0/trial_0 .* another training than .*pth"):
             evaluate(model.folder, root, ["0"], [protocol], 1, QUICK)
     assert not (root / model.folder.name / "volume_1").exists()
     assert (root / model.folder.name / "method.json").read_text() == facts
@@ -227,7 +227,7 @@ def test_paper_for_a_model_with_clicks(make_evaluated, tmp_path):
 
 def test_clicks_need_a_model_that_knows_them(make_evaluated, tmp_path):
     model = make_evaluated(trainer_class=nnUNetTrainer_smoke)
-    with pytest.raises(SAM3DError, match="nnUNetTrainer_smoke, which knows no clicks: .* under volume_1"):
+    with pytest.raises(SAM3DError, match="nnUNetTrainer_smoke.* under volume_1"):
         evaluate(model.folder, tmp_path / "evaluated", protocols=["automatic", "volume_1"], options=QUICK)
     assert not (tmp_path / "evaluated").exists()
 
@@ -340,12 +340,12 @@ def test_folds_of_other_splits_are_refused(make_evaluated, tmp_path):
         rows = [{"prediction_file": f"/then/{c}.nii.gz", "reference_file": f"/t/{c}.nii.gz"} for c in cases]
         summary.write_text(json.dumps({"metric_per_case": rows}))
 
-    said = "Fold 1 of .*: case_2 only in .*splits_final.json and case_1, case_3 only in .*summary.json.*Put the splits"
+    said = "Fold 1 of .*: case_2 only in .*splits_final.json and case_1, case_3 only in .*summary.json"
     validated(CASES[0], "case_1", "case_3")
     with pytest.raises(SAM3DError, match=said):
         evaluate(model.folder, root, options=QUICK)
     summary.write_text('{"metric_per_case": [1]}')
-    with pytest.raises(SAM3DError, match="summary.json can't be read"):
+    with pytest.raises(SAM3DError, match="fold_1/validation/summary.json"):
         evaluate(model.folder, root, options=QUICK)
     assert not root.exists()
     validated(*CASES[::-1])
@@ -362,7 +362,7 @@ def test_per_lesion_is_another_method(make_evaluated, tmp_path):
     model, root = make_evaluated(), tmp_path / "evaluated"
     evaluate(model.folder, root, ["0"], ["lesion_1"], 1, QUICK)
     alone = PredictionOptions("cpu", mirroring=False, per_lesion=True)
-    with pytest.raises(SAM3DError, match="per_lesion False, not True. Give another --name"):
+    with pytest.raises(SAM3DError, match="per_lesion False, not True"):
         evaluate(model.folder, root, ["0"], ["lesion_1"], 1, alone)
     assert evaluate(model.folder, root, ["0"], ["lesion_1"], 1, alone, name="per lesion") == []
     assert set(Results(root).methods) == {model.folder.name, "per lesion"}
@@ -373,19 +373,19 @@ def test_what_cannot_be_evaluated(make_evaluated, tmp_path):
     other.mkdir()
     shutil.copy(model.labels / "case_1.nii.gz", other)
     for more, message in (
-        ({"folds": ["3"]}, "no checkpoint_final.pth of fold 3; it holds that of 0"),
+        ({"folds": ["3"]}, "checkpoint_final.pth in fold_3.*fold_0/checkpoint_final.pth"),
         ({"protocols": ["volume"]}, "There is no protocol 'volume'"),
         ({"dataset": "799"}, "data set 799 can't be found"),
         ({"dataset": "Dataset799_No"}, "There is no "),
         ({"test": (model.images, tmp_path / "no")}, "There is no folder"),
-        ({"test": (model.images, other)}, "both hold case_1. Rename"),
-        ({"protocols": ["iterated_2"], "options": PredictionOptions("cpu", per_lesion=True)}, "per lesion"),
-        ({"name": "prompts"}, "can't be the name of a method"),
-        ({"name": "../x"}, "can't be the name of a method"),
+        ({"test": (model.images, other)}, "both hold case_1"),
+        ({"protocols": ["iterated_2"], "options": PredictionOptions("cpu", per_lesion=True)}, "iterated_2"),
+        ({"name": "prompts"}, "'prompts'"),
+        ({"name": "../x"}, "'../x'"),
     ):
         with pytest.raises(SAM3DError, match=message):
             evaluate(model.folder, root, **{"options": QUICK} | more)
-    with pytest.raises(SAM3DError, match="is no model folder"):
+    with pytest.raises(SAM3DError, match="plans.json"):
         evaluate(tmp_path, root, options=QUICK)
     assert not (root / "prompts").exists()
     os.rename(model.folder / "fold_0", model.folder / "fold_7")
