@@ -82,8 +82,12 @@ class Steps:
             for method in self.trained
         }
         self._preprocessed = preprocessed_root() / self.data.name
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse now what would stop a step later, or mix results of different models."""
         self.results.check_data(self.data)
-        for method in comparison.methods:
+        for method in self.comparison.methods:
             self.results.check_method(method.name, method.facts)
             if method.sam2d is not None and self.data.raw.listed is not None:
                 raise SAM3DError(
@@ -94,7 +98,7 @@ class Steps:
             self._refuse_other_plans(plans)
         for method in self.trained:
             self._refuse_model_of_other_plans(method)
-            for fold in map(str, comparison.folds):
+            for fold in map(str, self.comparison.folds):
                 self.results.refuse_other_weights(method.name, fold, self._model_folder(method), [fold], FINAL)
 
     def left(self) -> list[Step]:
