@@ -5,7 +5,7 @@ from scipy import ndimage
 
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.prompts.prompt import BOX, KINDS, MASK, NOTHING, SCRIBBLE, VoxelPrompts
-from sam3d_nnunet.simulation.components import Components
+from sam3d_nnunet.simulation.draw import Components
 
 MARGIN = 6  # voxels around an object in which background scribbles lie and masks are distorted
 

@@ -8,8 +8,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, find_objects
 
 from sam3d_nnunet.prompts.prompt import VoxelPrompts
-from sam3d_nnunet.simulation.components import Components
-from sam3d_nnunet.simulation.draw import case_generator, clicks_per_class, draw_clicks
+from sam3d_nnunet.simulation.draw import Components, case_generator, clicks_per_class, draw_clicks
 from sam3d_nnunet.simulation.protocols import Protocol
 
 THIRDS = 3
@@ -49,8 +48,8 @@ def draw_protocol(
     """All clicks of a protocol that can be drawn beforehand; for iterated ones the first on each class.
 
     Absent classes get no clicks. Clicks that are moved off target keep their label and lie exactly as far off as asked,
-    in a random direction, where the nearest voxel is inside the image and outside their class. Where 1000
-    directions lead to no such place, they go to the voxel outside the class whose distance comes closest to it.
+    in a random direction, where the nearest voxel is inside the image and outside their class. If 1000 directions lead
+    to no such place, they go to the voxel outside their class whose distance is closest to the one asked for.
 
     Args:
         protocol: which.

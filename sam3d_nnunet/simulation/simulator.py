@@ -6,8 +6,7 @@ from functools import partial
 import numpy as np
 
 from sam3d_nnunet.prompts.prompt import VoxelPrompts
-from sam3d_nnunet.simulation.components import Components
-from sam3d_nnunet.simulation.draw import clicks_per_class, draw_clicks, draw_labelled, pad_clicks
+from sam3d_nnunet.simulation.draw import Components, clicks_per_class, draw_clicks, draw_labelled, pad_clicks
 from sam3d_nnunet.simulation.maps import MapSimulator
 
 Policy = Callable[[np.ndarray, list[int], np.random.Generator], VoxelPrompts]

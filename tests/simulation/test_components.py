@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
 from sam3d_nnunet.prompts.prompt import VoxelPrompts
-from sam3d_nnunet.simulation.components import Components
+from sam3d_nnunet.simulation.draw import Components
 
 OUTSIDE, IGNORE = -1, 4
 SEEDS = st.integers(0, 2**32)

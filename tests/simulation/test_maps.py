@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
-from sam3d_nnunet.simulation.components import Components
+from sam3d_nnunet.simulation.draw import Components
 from sam3d_nnunet.simulation.maps import MapSimulator, distorted, draw_curve
 
 OUTSIDE, IGNORE = -1, 4

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE, VoxelPrompts
-from sam3d_nnunet.simulation.components import Components
+from sam3d_nnunet.simulation.draw import Components
 from sam3d_nnunet.simulation.maps import MapSimulator
 from sam3d_nnunet.simulation.simulator import ClickSimulator, PromptSimulator
 

@@ -8,7 +8,7 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import pin_memo
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
-from sam3d_nnunet.simulation.components import Components
+from sam3d_nnunet.simulation.draw import Components
 from sam3d_nnunet.simulation.simulator import ClickSimulator, PromptSimulator
 from sam3d_nnunet.training.prompted_batches import DrawPrompts, PromptedDataLoader
 
