@@ -30,11 +30,11 @@ def read_text(path: Path, hint: str = "") -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as e:
-        raise SAM3DError(_sentences(f"There is no file {path}.", hint)) from e
+        raise _error(f"There is no file {path}.", hint) from e
     except UnicodeDecodeError as e:
-        raise SAM3DError(_sentences(f"{path} can't be read: it is not UTF-8 text ({e}).", hint)) from e
+        raise _error(f"{path} can't be read: it is not UTF-8 text ({e}).", hint or "Save it as UTF-8.") from e
     except OSError as e:
-        raise SAM3DError(_sentences(f"{path} can't be read: {e.strerror or e}.", hint)) from e
+        raise _error(f"{path} can't be read: {e.strerror or e}.", hint) from e
 
 
 def read_json(path: Path, hint: str = "") -> Any:
@@ -43,19 +43,19 @@ def read_json(path: Path, hint: str = "") -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as e:
-        raise SAM3DError(_sentences(f"{path}, line {e.lineno}: this is not JSON ({e.msg}).", hint)) from e
+        raise _error(f"{path}, line {e.lineno}: this is not JSON ({e.msg}).", hint or "Correct the file.") from e
     except (RecursionError, ValueError) as e:  # thousands of brackets or digits
-        raise SAM3DError(_sentences(f"{path} holds no JSON that can be read: {e}.", hint)) from e
+        raise _error(f"{path} holds no JSON that can be read: {e}.", hint) from e
 
 
 def read_json_object(path: Path, keys: Collection[str] = (), hint: str = "") -> dict[str, Any]:
     """Content of a JSON file that holds an object with these keys; anything else in it is an error, too."""
     content = read_json(path, hint)
     if not isinstance(content, dict):
-        raise SAM3DError(_sentences(f"{path} holds no JSON object {{...}}.", hint))
+        raise _error(f"{path} holds no JSON object {{...}}.", hint)
     missing = [key for key in keys if key not in content]
     if missing:
-        raise SAM3DError(_sentences(f"{path} lacks {', '.join(missing)}.", hint))
+        raise _error(f"{path} lacks {', '.join(missing)}.", hint)
     return content
 
 
@@ -145,5 +145,5 @@ def _flush(file: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _sentences(*sentences: str) -> str:
-    return " ".join(filter(None, sentences))
+def _error(problem: str, hint: str) -> SAM3DError:
+    return SAM3DError(f"{problem} {hint}" if hint else problem)
