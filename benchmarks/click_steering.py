@@ -1,4 +1,4 @@
-"""Do clicks steer? Moves the click from the lesion to its look-alike, and exchanges clicks between cases.
+"""Do clicks steer the network? Move the click from a lesion to its look-alike, and exchange clicks between cases.
 
 Example: sam3d demo --folder demo && python benchmarks/click_steering.py demo
 """
@@ -21,7 +21,7 @@ from sam3d_nnunet.prompts.prompt import Prompt
 
 
 class ClickedModel:
-    """The demo's trained network, asked with one click at a time."""
+    """The trained network of the demo, prompted with one click at a time."""
 
     def __init__(self, demo: DemoFolder) -> None:
         self.predictor = SAM3DPredictor()
@@ -56,7 +56,7 @@ def main() -> None:
 def _move_clicks(
     demo: DemoFolder, model: ClickedModel, clicks: dict[str, Prompt], contents: dict[str, PhantomCase]
 ) -> None:
-    """Click on the lesion, then on the same place of the look-alike."""
+    """Click on the lesion, then on the same place of its look-alike."""
     rows = []
     for name, click in tqdm(clicks.items(), desc="Moving clicks"):
         world = world_grid(_label_image(demo, name))
@@ -73,7 +73,7 @@ def _move_clicks(
 
 
 def _exchange_clicks(demo: DemoFolder, model: ClickedModel, clicks: dict[str, Prompt]) -> None:
-    """The right click against the click of the next case."""
+    """The right click, compared with the click of the next case."""
     names = list(clicks)
     rows = []
     for name, other in tqdm(list(zip(names, [*names[1:], names[0]])), desc="Exchanging clicks"):
@@ -88,7 +88,7 @@ def _exchange_clicks(demo: DemoFolder, model: ClickedModel, clicks: dict[str, Pr
 
 
 def _transfer(click: Prompt, source: sitk.Image, target: sitk.Image, name: str) -> Prompt:
-    """A click at the same relative place of another image."""
+    """A click at the same relative position in another image."""
     scale = np.array(target.GetSize()[::-1]) / np.array(source.GetSize()[::-1])
     voxels = (image_geometry(source).to_voxels(click.points) + 0.5) * scale - 0.5
     return Prompt(image_geometry(target).to_world(voxels), click.labels, name)
@@ -103,7 +103,7 @@ def dice(mask: np.ndarray, truth: np.ndarray) -> float:
 
 
 def share(mask: np.ndarray, truth: np.ndarray) -> float:
-    """Of `truth` that lies in the mask."""
+    """Share of `truth` that lies in the mask."""
     return np.sum(mask & truth) / np.sum(truth)
 
 

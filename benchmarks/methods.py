@@ -26,11 +26,12 @@ from tqdm import tqdm
 
 from sam3d_nnunet.baselines.prompted_unet import PLAIN, RESIDUAL, residual
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.network import Prompts
 from sam3d_nnunet.nnunet.names import ABLATION, CONTROL, NETWORK, TUNING, class_lookup, trainers_in
 from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings
 
-PUBLISHED_SIZE = (64, 160, 160)  # for which the paper's table counts parameters
-PAPER = {  # millions of parameters, as the paper's tables round them; of tuning methods those tuned in the encoder
+PUBLISHED_SIZE = (64, 160, 160)  # the paper's table counts parameters for this patch
+PAPER = {  # the paper's millions of parameters; for tuning methods those tuned in the encoder
     "nnUNetTrainer": 30.76,
     "TransBTSTrainer": 32.33,
     "NNFormerTrainer": 149.49,
@@ -109,7 +110,7 @@ def main() -> None:
     print("" if arguments.count else f" {'s a step':>9} {'s a patch':>9} {'GiB':>6}")
     costs = {}
     for method in tqdm(arguments.methods, disable=arguments.count, leave=False):
-        # a process for each, whose peak of memory is its own
+        # one process for each method, so that each has its own peak of memory
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             cost = pool.apply(partial(measure, method, arguments))
         costs[method] = cost if isinstance(cost, str) else asdict(cost)
@@ -119,7 +120,7 @@ def main() -> None:
 
 
 def line(method: str, cost: Cost | str, paper: dict[str, float | None]) -> str:
-    """A row of the table, with the paper's count where that is for patches of this size."""
+    """A row of the table, with the paper's count if it is for patches of this size."""
     if isinstance(cost, str):
         return f"{method:<36} {cost}"
     encoder = f"{cost.tuned_in_encoder:,}" if cost.tuned_in_encoder else "-"
@@ -138,7 +139,7 @@ def device_name(arguments: argparse.Namespace) -> str:
 
 
 def measure(method: str, arguments: argparse.Namespace) -> Cost | str:
-    """In a process of its own; a sentence if it can't be done."""
+    """The cost of a method, measured in a separate process; or a sentence that says why this is impossible."""
     try:
         torch.manual_seed(0)
         network = make_network(method, arguments)
@@ -153,7 +154,7 @@ def measure(method: str, arguments: argparse.Namespace) -> Cost | str:
 
 
 def make_network(method: str, arguments: argparse.Namespace) -> nn.Module:
-    """As nnU-Net makes it for a training from the plan."""
+    """The network that nnU-Net builds for a training from the plan."""
     trainer = nnUNetTrainer if method in ("nnUNetTrainer", RESENC) else class_lookup(__name__)(method)
     plans = PlansManager(plan(method, trainer, arguments))
     configuration = plans.get_configuration("3d_fullres")
@@ -164,7 +165,7 @@ def plan(method: str, trainer: type, arguments: argparse.Namespace) -> dict:
     """A plan of isotropic CT, with nnU-Net's U-Net for the patch."""
     _, strides, kernel_sizes, size, _ = get_pool_and_conv_props((1.0, 1.0, 1.0), arguments.size, 4, 999999)
     if tuple(size) != tuple(arguments.size):
-        # no sys.exit: the process that has asked would wait forever
+        # no sys.exit: the parent process would wait forever
         raise SAM3DError(f"nnU-Net would not take patches of {tuple(arguments.size)}, but of {tuple(map(int, size))}.")
     stages = len(strides)
     kwargs = {
@@ -213,14 +214,12 @@ def time_steps(network: nn.Module, cost: Cost, arguments: argparse.Namespace) ->
     target = torch.randint(arguments.classes, (1, 1, *arguments.size), device=device)
     prompts = ()
     if hasattr(network, "decode"):
-        prompts = (
-            torch.tensor([[[n / 3 for n in arguments.size]]], device=device),
-            torch.ones(1, 1, device=device).long(),
-        )
+        points = torch.tensor([[[n / 3 for n in arguments.size]]], device=device)
+        prompts = (Prompts(points, torch.ones(1, 1, device=device).long()),)
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad])
 
     def step() -> None:
-        # nnU-Net's precision; networks that have one of their own don't mind
+        # nnU-Net's precision; networks with a precision of their own ignore it
         with torch.autocast(device.type, enabled=device.type == "cuda"):
             output = network(image, *prompts)
         levels = output if isinstance(output, (list, tuple)) else [output]
@@ -241,7 +240,7 @@ def time_steps(network: nn.Module, cost: Cost, arguments: argparse.Namespace) ->
 
 
 def median_seconds(work, device: torch.device, runs: int) -> float:
-    """After one run to warm up."""
+    """Median seconds of several runs, after one run to warm up."""
     seconds = []
     for _ in range(runs + 1):
         synchronize(device)
@@ -258,7 +257,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> float:
-    """GiB; on a CPU of the whole process, Python and torch (0.5 GiB) included."""
+    """Peak memory in GiB; on a CPU that of the whole process, with Python and torch (0.5 GiB)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB

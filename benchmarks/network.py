@@ -54,7 +54,7 @@ class Contestant:
         self.name = name
 
     def image_encoder(self) -> None:
-        """The four levels of features, which are all that the reference can keep."""
+        """The four levels of features; the reference can keep nothing else."""
         with torch.inference_mode():
             if self.name == REFERENCE:
                 self.embedding = reference.encode(self.net, self.image)
@@ -63,12 +63,12 @@ class Contestant:
                 self.net.image_encoder(self.image)
 
     def encode(self) -> None:
-        """All that needs no clicks."""
+        """Everything that does not depend on clicks."""
         with torch.inference_mode():
             self.embedding = self.net.encode(self.image)
 
     def decode(self) -> Tensor:
-        """The clicks, on the embedding of the last `encode`."""
+        """Logits from the click and the embedding of the last `encode`."""
         with torch.inference_mode():
             return self.decode_clicks(self.embedding, self.click)
 
@@ -155,7 +155,7 @@ def main() -> None:
 
 
 def steps_of(name: str) -> tuple[str, ...]:
-    """What a contestant can do. The reference keeps nothing of the decoder, so that its encoder is all it encodes."""
+    """The steps that a contestant has. The reference has no `encode`, because it keeps nothing of the decoder."""
     if name in UNETS:
         return ("encode", "training step")
     return tuple(step for step in STEPS if name != REFERENCE or step != "encode")
@@ -217,7 +217,7 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
 
 
 def peaks(name: str, arguments: argparse.Namespace) -> dict[str, float | None]:
-    """Peak memory of each step of a contestant, clicks and training in a process of their own."""
+    """Peak memory of each step of a contestant; clicks and training are measured in separate processes."""
     steps = [step for step in arguments.steps if step in steps_of(name)]
     found = {}
     for phase in ([s for s in steps if s != "training step"], [s for s in steps if s == "training step"]):
@@ -227,14 +227,14 @@ def peaks(name: str, arguments: argparse.Namespace) -> dict[str, float | None]:
 
 
 def peaks_here(name: str, steps: list[str], arguments: argparse.Namespace) -> dict[str, float | None]:
-    """GiB that each step needs at its highest, weights included; None where the machine has not enough.
+    """Peak memory of each step in GiB, weights included; None if the machine has too little memory.
 
     On a CPU this is resident memory of the process (its libraries included), on a GPU what torch has allocated.
     """
     device = torch.device(arguments.device)
     if device.type == "cpu":
         limit = int(0.9 * available_memory())
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # an error instead of the kernel's killer
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # an error before the kernel kills the process
     found: dict[str, float | None] = dict.fromkeys(steps)
     try:
         contestant = make(name, arguments)
@@ -302,12 +302,12 @@ def describe(device: torch.device) -> str:
 
 
 def print_table(names: list[str], others: list[str], seconds: dict, peak: dict) -> None:
-    """A row a step: seconds and GiB of each, and how many times as fast as the reference ours are."""
+    """One row for each step: seconds, GiB, and the speed of ours relative to the reference."""
     median = {name: {step: statistics.median(s) for step, s in by_step.items()} for name, by_step in seconds.items()}
     for name, by_step in median.items():
         if {encoding(name), "decode"} <= by_step.keys():
             by_step["first click"] = by_step[encoding(name)] + by_step["decode"]
-    if "first click" in median[REFERENCE]:  # each click of the reference is a whole pass
+    if "first click" in median[REFERENCE]:  # each click of the reference needs a whole pass
         median[REFERENCE]["second click"] = median[REFERENCE]["first click"]
         for name in names[1:]:
             median[name]["second click"] = median[name]["decode"]
@@ -338,7 +338,7 @@ def print_table(names: list[str], others: list[str], seconds: dict, peak: dict) 
 
 
 def print_rates(flops: int, seconds: dict, rates: dict[str, float]) -> None:
-    """How far the image encoder is from the machine's limit."""
+    """The speed of the image encoder relative to the machine's limit."""
     for name, rate in rates.items():
         if seconds.get(name, {}).get("image encoder"):
             achieved = flops / statistics.median(seconds[name]["image encoder"])

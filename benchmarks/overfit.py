@@ -23,7 +23,7 @@ from sam3d_nnunet.network import Prompts
 from sam3d_nnunet.nnunet.names import CONTROL, NETWORK, TUNING, class_lookup, trainers_in
 
 DEFAULT = ("nnUNetTrainer_planned", *trainers_in(NETWORK, TUNING, CONTROL), "SAM3DAdapterTrainer")
-EVERY = 25  # steps between two looks at the Dice
+EVERY = 25  # steps between two measurements of Dice
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def make_trainer(name: str, arguments: argparse.Namespace) -> Any:
-    """As nnUNetv2_train makes it, from random weights."""
+    """The trainer as nnUNetv2_train builds it, with random weights."""
     from batchgenerators.utilities.file_and_folder_operations import load_json
     from nnunetv2.paths import nnUNet_preprocessed
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -74,7 +74,7 @@ def make_trainer(name: str, arguments: argparse.Namespace) -> Any:
 
 
 def case_batch(trainer: Any, case: str) -> dict[str, Any]:
-    """A batch of the middle of one case, as nnU-Net's loader would give it without augmentation; with prompts."""
+    """The middle of a case as a batch of nnU-Net's loader without augmentation, with prompts for prompted trainers."""
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, [case])
     data, segmentation, _, _ = dataset.load_case(case)
     patch_size = trainer.configuration_manager.patch_size
@@ -83,7 +83,7 @@ def case_batch(trainer: Any, case: str) -> dict[str, Any]:
 
 
 def make_batch(trainer: Any, image: np.ndarray, label_map: np.ndarray) -> dict[str, Any]:
-    """From (C, D, H, W) and (1, D, H, W) of the patch's size."""
+    """A batch of one patch, from an image (C, D, H, W) and a label map (1, D, H, W)."""
     transforms = trainer.get_validation_transforms(
         trainer._get_deep_supervision_scales(),
         is_cascaded=False,
@@ -105,7 +105,7 @@ def make_batch(trainer: Any, image: np.ndarray, label_map: np.ndarray) -> dict[s
 
 
 def learn(trainer: Any, batch: dict[str, Any], steps: int, wanted: float) -> tuple[int, float]:
-    """Training steps on one batch until its Dice is as wanted: how many, and the Dice."""
+    """Train on one batch until its Dice is high enough: number of steps, and the Dice."""
     dice = 0.0
     with tqdm(range(1, steps + 1), desc=type(trainer).__name__, leave=False) as bar:
         for step in bar:
@@ -121,7 +121,7 @@ def learn(trainer: Any, batch: dict[str, Any], steps: int, wanted: float) -> tup
 
 @torch.inference_mode()
 def mean_dice(trainer: Any, batch: dict[str, Any]) -> float:
-    """Over the foreground labels of the batch; regions are taken for labels of their own."""
+    """Mean over the foreground labels or regions of the batch."""
     trainer.network.eval()
     prompts = [trainer._prompts(batch)] if "prompts" in batch else []
     output = trainer.network(batch["data"].to(trainer.device), *prompts)
@@ -141,7 +141,7 @@ def _dice(found: Tensor, truth: Tensor) -> Tensor:
 
 
 def middle(array: np.ndarray, size: list[int]) -> np.ndarray:
-    """(C, D, H, W) cut or padded with 0 to a size, about its middle."""
+    """The middle of (C, D, H, W), cut to a size or padded with 0."""
     for axis, n in enumerate(size, start=1):
         missing = max(0, n - array.shape[axis])
         padding = [(0, 0)] * array.ndim
