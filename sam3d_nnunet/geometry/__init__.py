@@ -1,1 +1,1 @@
-"""World, image, grid and boxes: one place for each formula."""
+"""Coordinates: the world, the image and the preprocessed grid, with boxes and label maps on them."""

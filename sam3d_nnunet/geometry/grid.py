@@ -1,4 +1,4 @@
-"""The grid that nnU-Net trains on, and the way between its voxels and those of the image."""
+"""The grid that nnU-Net trains on, and the mapping between its voxels and those of the image."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +26,8 @@ class LinearWeights:
 class AxisMap:
     """One axis of an image and of its grid: the crop of the image is resampled to another number of voxels.
 
-    Voxel centres are at whole numbers, and the outer faces of crop and grid coincide. All that depends on where a voxel
-    of the one lies in the other follows from the two methods `to_grid` and `to_image`.
+    Voxel centres are at whole numbers, and the outer faces of crop and grid coincide. Points, nearest voxels, boxes and
+    interpolation all use the same formula, `_rescaled`.
 
     Attributes:
         crop_start: first voxel of the image in the crop.
@@ -89,11 +89,11 @@ def _rescaled(position: np.ndarray, old: int, new: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PreprocessedGrid:
-    """The grid nnU-Net trains on: axes exchanged, cropped to non-zero, resampled with voxel centres at integers.
+    """The grid nnU-Net trains on: axes transposed, cropped to non-zero, resampled with voxel centres at integers.
 
     Attributes:
         transpose: axis of the image for each axis of the grid (the plan's `transpose_forward`).
-        crop_start: first voxel of the crop, after the exchange of axes.
+        crop_start: first voxel of the crop, after the transpose.
         crop_shape: voxels of the crop.
         shape: voxels of the grid.
     """
@@ -149,7 +149,7 @@ class PreprocessedGrid:
         ]
 
     def clip(self, voxels: np.ndarray) -> np.ndarray:
-        """(N, 3) indices of the image, those outside of the crop moved to the nearest voxel that is left of it."""
+        """(N, 3) indices of the image, with those outside the crop moved to its nearest voxel."""
         start = np.array(self.crop.start)
         return np.clip(np.asarray(voxels) - start, 0, np.array(self.crop.shape) - 1) + start
 
@@ -159,7 +159,7 @@ class PreprocessedGrid:
         return self._turned_back(Box.from_lists(ends))
 
     def nearest_in_image(self, box: Box | None = None) -> list[np.ndarray]:
-        """For each axis of the grid, the voxel of the image (its axes exchanged) nearest to each voxel of a box.
+        """For each axis of the grid, the voxel of the (transposed) image that is nearest to each voxel of a box.
 
         Args:
             box: of the grid. None: all of it.

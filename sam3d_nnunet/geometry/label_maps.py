@@ -1,4 +1,4 @@
-"""Label maps: read with one wording of what can be wrong with them, and checked against an image and its labels."""
+"""Read label maps, and check them against their image and the known labels."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Where the voxels of an image are in the world, from the header of its file and from what nnU-Net's reader tells.
+"""Where the voxels of an image are in the world, from the header of its file and nnU-Net's reader.
 
 Axis order is (d, h, w) in arrays, (x, y, z) in the world and (i, j, k) in image files. World coordinates are LPS
 millimetres as ITK has them, whatever reads the image.
@@ -20,7 +20,7 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 REVERSED = [2, 1, 0, 3]  # of homogeneous axes: (i, j, k) <-> (d, h, w)
 
 PLACED = {"sitk_stuff", "nibabel_stuff"}
-"""In the properties of nnU-Net's readers of formats whose header places voxels in the world."""
+"""Keys in the properties of nnU-Net's readers, for formats that have a position in the world."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class ImageGeometry:
             world. It differs in more than the order of axes where the reader reorients. None where it is not known.
 
     Raises:
-        SAM3DError: voxels have no place in the world, since the affine is singular or not finite.
+        SAM3DError: an affine is singular or not finite.
     """
 
     affine: np.ndarray
@@ -92,16 +92,14 @@ class ImageGeometry:
     def __post_init__(self) -> None:
         for affine in (self.affine, self.file_affine):
             if affine is not None and not (np.isfinite(affine).all() and np.linalg.det(affine[:3, :3])):
-                raise SAM3DError(
-                    f"The image's header gives its voxels no place in the world (affine {affine.tolist()}). Repair it."
-                )
+                raise SAM3DError(f"The image's header has an unusable affine, {affine.tolist()}. Repair it.")
 
     @classmethod
     def from_properties(cls, properties: dict[str, Any]) -> "ImageGeometry":
         """From the properties that any of nnU-Net's readers returns with an image.
 
-        Readers of formats without a position in the world (PNG, TIFF) give the origin and axes of the array. nibabel's
-        world is not ITK's where a file's qform and sform differ; `from_file` is right there, too.
+        For formats without a position in the world (PNG, TIFF), the world has the origin and axes of the array. If
+        qform and sform of a file differ, nibabel's world is not ITK's; use `from_file` then.
         """
         if "sitk_stuff" in properties:
             itk = properties["sitk_stuff"]
@@ -122,11 +120,11 @@ class ImageGeometry:
         Args:
             path: the image; no voxels are read.
             properties: what nnU-Net's reader returned with this image. They tell how it reoriented the array, and
-                replace the header where the format has no position in the world (PNG, TIFF) or ITK refuses it (sheared
+                replace the header if the format has no position in the world (PNG, TIFF) or ITK refuses it (sheared
                 axes). None: the array has the axes of the file, in reverse.
 
         Raises:
-            SAM3DError: the file isn't there, or ITK can't read it and there are no properties.
+            SAM3DError: the file is missing, or ITK can't read it and there are no properties.
         """
         if properties is not None and not PLACED & properties.keys():
             return cls.from_properties(properties)
@@ -155,9 +153,9 @@ class ImageGeometry:
 
     @property
     def axial_order(self) -> np.ndarray:
-        """The image's axes with that first which is nearest to the body's z, then those nearest to y and x.
+        """The image's axes in the order z, y, x of the patient, each the nearest one; none is reversed.
 
-        Slices along the first are axial, with rows from the patient's one side to the other. No axis is reversed.
+        Slices along the first of them are axial.
         """
         return np.argsort(-io_orientation(self.affine)[:, 0])
 
@@ -201,14 +199,14 @@ class ImageGeometry:
     def _known_file_affine(self) -> np.ndarray:
         if self.file_affine is None:
             raise SAM3DError(
-                "Voxel indices (i, j, k) count along the axes of the image file, which is not at hand: its reader "
-                "turned the image. Give the image file, or clicks in world millimetres."
+                "Voxel indices (i, j, k) need the axes of the image file, which are unknown because its reader has "
+                "reoriented the image. Give the image file, or clicks in world millimetres."
             )
         return self.file_affine
 
 
 def _itk_affine(direction: tuple[float, ...], spacing: tuple[float, ...], origin: tuple[float, ...]) -> np.ndarray:
-    """(4, 4) index (i, j, k) -> world, of an image of 2, 3 or 4 axes; the fourth are its channels."""
+    """(4, 4) index (i, j, k) -> world, for an image with 2, 3 or 4 axes, the fourth for channels."""
     axes = min(3, len(spacing))
     cosines = np.reshape(direction, (len(spacing), len(spacing)))[:axes, :axes]
     affine = np.eye(4)
@@ -218,7 +216,7 @@ def _itk_affine(direction: tuple[float, ...], spacing: tuple[float, ...], origin
 
 
 def _reorientation(nibabel: dict[str, np.ndarray], size: tuple[int, ...]) -> np.ndarray:
-    """(4, 4) index after nnU-Net's reader has turned the image to RAS -> index of the file."""
+    """(4, 4) index in an image that nnU-Net's reader has reoriented to RAS -> index in the file."""
     if "reoriented_affine" not in nibabel:
         return np.eye(4)
     return inv_ornt_aff(io_orientation(nibabel["original_affine"]), size[:3])

@@ -1,1 +1,1 @@
-"""Segmentation from prompts with a trained model."""
+"""Segment images from prompts with a trained model."""

@@ -1,4 +1,4 @@
-"""Many images into a folder: read ahead, written in the background, and one bad case doesn't cost the others."""
+"""Predict many images into a folder. Reading and writing run in the background; a bad case stops no other case."""
 
 import json
 import sys
@@ -30,9 +30,9 @@ class PlannedCase:
     Attributes:
         name: of the case.
         image_files: one for each channel.
-        clicks: where its clicks come from.
-        refine_from: its existing segmentation, if one is to be refined.
-        error: what is already known to be wrong with it, in a sentence.
+        clicks: source of its clicks.
+        refine_from: existing segmentation to refine, if any.
+        error: a sentence if the case can't be predicted.
     """
 
     name: str
@@ -43,22 +43,22 @@ class PlannedCase:
 
     @property
     def voxel_files(self) -> list[Path]:
-        """What is read beside the clicks."""
+        """All files with voxels: the image and the segmentation to refine."""
         return [*self.image_files, *([] if self.refine_from is None else [self.refine_from])]
 
 
 @dataclass(frozen=True)
 class CaseReport:
-    """How the prediction of a case went.
+    """The outcome of a case.
 
     Attributes:
         name: of the case.
-        error: why there is no prediction, in a sentence; None if there is one.
-        clicks: how many were used.
-        windows: how many were looked at.
+        error: a sentence that says why there is no prediction; None if there is one.
+        clicks: number of clicks that were used.
+        windows: number of windows that were predicted.
         seconds: for reading, predicting and writing.
-        volume_ml: of all that is not background.
-        notes: what else the user should know.
+        volume_ml: of the foreground.
+        notes: further remarks for the user.
     """
 
     name: str
@@ -84,25 +84,25 @@ def plan_cases(
     refine_from: str | Path | None = None,
     overwrite: bool = True,
 ) -> list[PlannedCase]:
-    """Find the cases and look at all that is quickly looked at: files, headers of images, clicks.
+    """Find the cases, and check what can be checked quickly: files, headers of images, clicks.
 
-    A case whose prediction would replace its own image, clicks or segmentation to refine is none to predict.
+    A case is refused if its prediction would overwrite its own image, clicks or segmentation to refine.
 
     Args:
         predictor: with a loaded model.
         images: as `find_cases` takes them.
-        clicks: where clicks come from.
+        clicks: source of the clicks.
         writer: of the predictions.
-        refine_from: folder with a segmentation CASE of each case, to be refined.
-        overwrite: plan finished cases, too.
+        refine_from: folder with a segmentation CASE to refine for each case.
+        overwrite: predict finished cases again.
 
     Raises:
-        SAM3DError: there are no images, or nothing that prompts; what is wrong with one case only is noted in its plan.
+        SAM3DError: there are no images or no prompts. Errors of a single case are kept in its plan.
     """
     if not clicks and refine_from is None:
         raise SAM3DError(
-            "There are no clicks: give prompt files, clicks, or segmentations to refine. For automatic segmentation of "
-            "whole images run nnUNetv2_predict with the same model."
+            "There are no clicks. Give prompt files, clicks, or segmentations to refine. To segment whole images "
+            "automatically, run nnUNetv2_predict with the same model."
         )
     if refine_from is not None and not Path(refine_from).is_dir():
         raise SAM3DError(f"There is no folder {refine_from} with segmentations to refine.")
@@ -118,17 +118,17 @@ def plan_cases(
 def predict_cases(
     predictor: SAM3DPredictor, cases: Sequence[PlannedCase], writer: CaseWriter, per_lesion: bool = False
 ) -> Iterator[CaseReport]:
-    """Predict cases one after the other; a report comes when all files of its case are written.
+    """Predict cases one after the other, and yield a report when all files of a case are written.
 
     Args:
         predictor: with a loaded model.
-        cases: what to predict; those known to be wrong are reported at once.
+        cases: to predict; those with an error are reported at once.
         writer: of the predictions.
         per_lesion: as in `SAM3DPredictor.predict_case`.
     """
     yield from (CaseReport(case.name, case.error) for case in cases if case.error is not None)
     writer.prepare()
-    # threads: their work is in libraries that let others run, and no worker can be killed without this process
+    # threads suffice: readers and writers release the GIL, and a thread can't be killed alone
     with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
         written = None
         for case, read in _read_ahead(reading, predictor, [case for case in cases if case.error is None]):
@@ -144,7 +144,7 @@ def predict_cases(
             if written is not None:
                 yield written.result()
             written = writing.submit(_write, writer, case.name, prediction, seconds)
-            del image, prediction  # large: the writer lets go of them when it has finished
+            del image, prediction  # large: only the writer keeps them, until it has finished
         if written is not None:
             yield written.result()
 
@@ -167,19 +167,19 @@ def predict_from_files(
         images: folder with CASE_0000 and so on, or the first channel of one image.
         output_folder: for CASE, with the data set's file ending.
         prompts: folder of prompt files named like the cases, or one file.
-        refine_from: folder of segmentations named like the cases, to be refined.
+        refine_from: folder of segmentations to refine, named like the cases.
         per_lesion: as in `SAM3DPredictor.predict_case`.
         instances, save_probabilities: as in `CaseWriter`; instances need `per_lesion`.
-        overwrite: predict finished cases, too.
+        overwrite: predict finished cases again.
 
     Returns:
-        a report for each case; those with an `error` have no prediction.
+        A report for each case; those with an `error` have no prediction.
 
     Raises:
         SAM3DError: there are no images, no prompts, or instances without `per_lesion`.
     """
     if instances and not per_lesion:
-        raise SAM3DError("An instance map needs each lesion predicted on its own: ask for per_lesion, too.")
+        raise SAM3DError("An instance map needs a prediction for each lesion: set per_lesion, too.")
     writer = CaseWriter(output_folder, predictor.model, save_probabilities, instances)
     clicks = ClickSource(predictor.model.class_names, None if prompts is None else Path(prompts))
     cases = plan_cases(predictor, images, clicks, writer, refine_from, overwrite)
@@ -214,13 +214,13 @@ def _plan(
 
 
 def _stays_as_it_is(click_file: Path, case: PlannedCase, prompt: Prompt | None) -> bool:
-    """Whether clicks that were written beside a prediction would be written there once more, and no others."""
+    """Whether a click file beside the prediction would be replaced by the same clicks."""
     known = prompt is not None and case.refine_from is None
     return known and click_file.suffix == ".json" and read_json(click_file) == json.loads(to_json(prompt))
 
 
 def _header(file: Path, model: TrainedModel) -> tuple[ImageGeometry, tuple[int, int, int]] | None:
-    """Geometry of an image and its (D, H, W), axes as in the file; None where only reading the image tells."""
+    """Geometry of an image and its (D, H, W), axes as in the file; None for formats whose header does not tell."""
     if issubclass(model.plans.image_reader_writer_class, (Tiff3DIO, NaturalImage2DIO)):
         return None
     try:
@@ -233,7 +233,7 @@ def _header(file: Path, model: TrainedModel) -> tuple[ImageGeometry, tuple[int, 
 def _read_ahead(
     reading: ThreadPoolExecutor, predictor: SAM3DPredictor, cases: list[PlannedCase]
 ) -> Iterator[tuple[PlannedCase, Future]]:
-    """Each case with its image and the seconds that reading took, while the next one is being read."""
+    """Yield each case with its image and the seconds that reading took, while the next case is read."""
     following = [reading.submit(_read, case, predictor.model) for case in cases[:1]]
     for number, case in enumerate(cases):
         current = following.pop()
@@ -264,7 +264,7 @@ def _write(writer: CaseWriter, name: str, prediction: CasePrediction, seconds: f
 
 
 def _reason(error: Exception) -> str:
-    """A sentence for the report; what nobody has foreseen also leaves its traceback on stderr."""
+    """A sentence for the report; unexpected errors also print their traceback to stderr."""
     if isinstance(error, SAM3DError):
         return str(error)
     if isinstance(error, OSError) and (sentence := refusal(error)):

@@ -25,19 +25,19 @@ from sam3d_nnunet.prompts.prompt import KINDS, MASK, NOTHING, Prompt, label_form
 from sam3d_nnunet.simulation.draw import interior_point
 
 MAX_CLICKS = 32  # in a segmentation to refine
-RESERVED = {"dataset", "plans"}  # written beside predictions for nnU-Net, and so would be the clicks of such cases
+RESERVED = {"dataset", "plans"}  # CASE.json would overwrite nnU-Net's dataset.json or plans.json in the output
 
 
 def find_cases(path: str | Path, model: TrainedModel) -> dict[str, list[Path]]:
-    """Files of each case, one for each channel of the model; whether they all exist is not looked at.
+    """Files of each case, one for each channel of the model. They may be missing.
 
     Args:
         path: a folder with CASE_0000, CASE_0001, ... (one number for each channel) and the data set's file ending. Or
             the first channel of one image, which may have any name where the model has one channel.
-        model: that shall predict them.
+        model: for the prediction.
 
     Raises:
-        SAM3DError: there is no such image.
+        SAM3DError: there is no such image, or a case has a reserved name.
     """
     path = Path(path)
     if path.is_dir():
@@ -47,22 +47,22 @@ def find_cases(path: str | Path, model: TrainedModel) -> dict[str, list[Path]]:
     else:
         raise SAM3DError(f"There is no image file or folder {path}.")
     for case in sorted(RESERVED & cases.keys()):
-        raise SAM3DError(f"{path} holds a case {case!r}: {case}.json would be two files at once. Rename the image.")
+        raise SAM3DError(f"{path} holds a case {case!r}, but {case}.json is a file of nnU-Net's. Rename the image.")
     return cases
 
 
 def _in_folder(folder: Path, model: TrainedModel) -> dict[str, list[Path]]:
     ending = model.file_ending
-    # macOS puts ._CASE_0000 beside files on foreign disks
+    # macOS puts files ._CASE_0000 on disks of other systems
     names = sorted(f.name for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
     numbered = re.compile(rf"(.+)_[0-9]{{4}}{re.escape(ending)}")
     cases = dict.fromkeys(match[1] for name in names if (match := numbered.fullmatch(name)))
     if not cases:
         there = listing(names, 5) or "no file"
-        raise SAM3DError(f"{folder} holds no image CASE_0000{ending} (the model's file ending), but {there}.")
+        raise SAM3DError(f"{folder} holds no image CASE_0000{ending}, as the model needs. It holds {there}.")
     for name in names:
         if numbered.fullmatch(name) and int(name.removesuffix(ending)[-4:]) >= model.channels:
-            raise SAM3DError(f"{folder / name} is surplus: the model's images have {model.channels} channel(s).")
+            raise SAM3DError(f"{folder / name} is a channel too many: the model has {model.channels} channel(s).")
     return {case: [folder / f"{case}_{channel:04}{ending}" for channel in range(model.channels)] for case in cases}
 
 
@@ -82,12 +82,12 @@ def _single(file: Path, model: TrainedModel) -> dict[str, list[Path]]:
 
 @dataclass(frozen=True)
 class TypedClick:
-    """A click on the one image of a command.
+    """A click that was typed in a command, on its only image.
 
     Attributes:
         position: (x, y, z) in the world, or voxel (i, j, k) of the image file.
         label: of the click.
-        in_world: which of both.
+        in_world: whether `position` is in the world.
     """
 
     position: tuple[float, float, float]
@@ -96,10 +96,10 @@ class TypedClick:
 
     @classmethod
     def parse(cls, text: str, in_world: bool, class_names: dict[str, int]) -> "TypedClick":
-        """From three numbers with commas between them, and perhaps `=label` (a number or the name of a class).
+        """From "x,y,z" or "x,y,z=label"; the label is a number or the name of a class.
 
         Raises:
-            SAM3DError: the text is nothing like that.
+            SAM3DError: the text has another form.
         """
         numbers, _, name = text.partition("=")
         try:
@@ -108,21 +108,21 @@ class TypedClick:
             position = ()
         axes = "x,y,z" if in_world else "i,j,k"
         if len(position) != 3 or not all(map(math.isfinite, position)):
-            raise SAM3DError(f"The click {text!r} is not like {axes} or {axes}=label, with three finite numbers.")
+            raise SAM3DError(f"The click {text!r} must be {axes} or {axes}=label, with three finite numbers.")
         label = to_label(name, class_names) if name else 1
         if label is None or text.endswith("="):
-            raise SAM3DError(f"The click {text!r} has no usable label. {label_forms(class_names)}")
+            raise SAM3DError(f"The click {text!r} has no valid label. {label_forms(class_names)}")
         return cls(position, label, in_world)
 
 
 @dataclass(frozen=True)
 class ClickSource:
-    """The clicks on each case, from files or typed or both.
+    """The clicks on each case, from files, from a command, or both.
 
     Attributes:
         class_names: labels of the model by name, for files that use names.
-        files: prompt file or folder of them; None if there is none.
-        typed: further clicks; only for a single case.
+        files: prompt file or folder of prompt files, if any.
+        typed: further clicks; for a single case only.
     """
 
     class_names: dict[str, int]
@@ -133,18 +133,18 @@ class ClickSource:
         return self.files is not None or bool(self.typed)
 
     def check(self, cases: Sequence[str]) -> None:
-        """Refuse what can't be right for these cases before any is looked at.
+        """Check that the clicks can belong to these cases, before any case is read.
 
         Raises:
-            SAM3DError: there is no such file, it is not for these cases, or clicks are typed for several cases.
+            SAM3DError: the prompt file is missing or not for these cases, or clicks are typed for several cases.
         """
         if self.typed and len(cases) != 1:
-            raise SAM3DError(f"Typed clicks are for one image, but there are {len(cases)}. Write prompt files instead.")
+            raise SAM3DError(f"Typed clicks need one image, but there are {len(cases)}. Write prompt files instead.")
         if self.files is not None and not self.files.is_dir():
             find_prompts(self.files, cases)
 
     def file(self, case: str) -> Path | None:
-        """The prompt file of a case; None if clicks are only typed.
+        """The prompt file of a case; None if there are only typed clicks.
 
         Raises:
             SAM3DError: it is missing, or there are several.
@@ -152,10 +152,10 @@ class ClickSource:
         return None if self.files is None else find_prompts(self.files, [case])[case]
 
     def prompt(self, case: str, geometry: ImageGeometry) -> Prompt | None:
-        """All clicks on a case; None without any source.
+        """All clicks on a case; None if there is no source of clicks.
 
         Raises:
-            SAM3DError: the case's prompt file is missing or unusable.
+            SAM3DError: the prompt file is missing or can't be used.
         """
         if not self:
             return None
@@ -176,11 +176,11 @@ class ClickSource:
 
 @dataclass(frozen=True)
 class ImageCase:
-    """An image for prediction.
+    """A preprocessed image.
 
     Attributes:
         data: (C, D, H, W) preprocessed.
-        properties: of nnU-Net's reader and preprocessor.
+        properties: from nnU-Net's reader and preprocessor.
         geometry: of the original image.
         grid: of `data`.
     """
@@ -194,13 +194,13 @@ class ImageCase:
     def from_preprocessed(
         cls, data: np.ndarray, properties: dict[str, Any], model: TrainedModel, geometry: ImageGeometry | None = None
     ) -> "ImageCase":
-        """From what nnU-Net's preprocessor keeps of a training case.
+        """From a training case that nnU-Net has preprocessed.
 
         Args:
             data: (C, D, H, W) preprocessed.
-            properties: kept with it.
-            model: that shall predict it.
-            geometry: of the original image; default: what the properties tell.
+            properties: stored with it.
+            model: for the prediction.
+            geometry: of the original image. Default: from the properties.
         """
         grid = PreprocessedGrid.from_properties(properties, model.plans.transpose_forward, data.shape[1:])
         geometry = geometry or ImageGeometry.from_properties(properties)
@@ -223,15 +223,16 @@ def read_case(image_files: Sequence[str | Path], model: TrainedModel) -> ImageCa
 
     Args:
         image_files: one for each channel.
-        model: that shall predict it.
+        model: for the prediction.
 
     Raises:
-        SAM3DError: the files are not as many as the model's channels, can't be read and preprocessed, or hold no image.
+        SAM3DError: the number of files is not the model's number of channels, a file can't be read or preprocessed, or
+            the image is empty or has values that are not finite.
     """
     files = [str(file) for file in image_files]
     if len(files) != model.channels:
         raise SAM3DError(
-            f"The model needs {model.channels} channel(s), but there are {len(files)}: {', '.join(files)}."
+            f"The model needs {model.channels} channel(s), but there are {len(files)} file(s): {', '.join(files)}."
         )
     try:
         data, outside, properties = model.configuration.preprocessor_class(verbose=False).run_case(
@@ -240,7 +241,7 @@ def read_case(image_files: Sequence[str | Path], model: TrainedModel) -> ImageCa
     except Exception as e:  # whatever the reader of the format raises
         raise SAM3DError(f"The image {', '.join(files)} can't be read: {last_line(e)}") from e
     if not np.isfinite(data).all():
-        raise SAM3DError(f"The image {', '.join(files)} holds values that are no finite numbers. Replace them.")
+        raise SAM3DError(f"The image {', '.join(files)} holds values that are not finite numbers. Replace them.")
     if (outside == -1).all():  # nnU-Net's mark of voxels around the image, where all channels are 0
         raise SAM3DError(f"The image {', '.join(files)} is empty: all its voxels are 0.")
     geometry = ImageGeometry.from_file(files[0], properties)
@@ -250,12 +251,12 @@ def read_case(image_files: Sequence[str | Path], model: TrainedModel) -> ImageCa
 
 @dataclass(frozen=True)
 class PreviousMask:
-    """What an existing segmentation says.
+    """A segmentation to refine, as prompts.
 
     Attributes:
         prompt: a click in each component, the largest first.
         maps: (3, D, H, W) int16 dense prompts on the preprocessed grid.
-        components: how many there are; more than clicks where they are too many.
+        components: their number; only the largest get a click if there are many.
     """
 
     prompt: Prompt
@@ -264,16 +265,16 @@ class PreviousMask:
 
 
 def read_previous_mask(file: str | Path, case: ImageCase, model: TrainedModel, name: str) -> PreviousMask:
-    """Read a segmentation of an image.
+    """Read a segmentation to refine.
 
     Args:
         file: the segmentation, on the voxels of the image.
         case: the image.
-        model: that shall refine it.
+        model: for the prediction.
         name: of the case.
 
     Raises:
-        SAM3DError: the file can't be read, is not on the image's voxels, or holds labels that the model doesn't know.
+        SAM3DError: the file can't be read, has other voxels than the image, or has labels that the model doesn't know.
     """
     label_map = read_label_map(file, model.plans.image_reader_writer_class())
     label_map.check_shape(case.shape)
@@ -297,8 +298,8 @@ def clicks_in_components(segmentation: np.ndarray, max_clicks: int = MAX_CLICKS)
     """The voxel of each component that is furthest from its surface.
 
     Args:
-        segmentation: (D, H, W) label map; components have one label and are connected through corners, too.
-        max_clicks: only this many, in the largest components.
+        segmentation: (D, H, W) label map; a component has one label, and voxels are connected through corners, too.
+        max_clicks: number of components that get a click, the largest ones.
 
     Returns:
         (N, 3) voxels, the largest component first; (N,) their labels; the number of all components.

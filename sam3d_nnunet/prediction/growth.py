@@ -31,15 +31,15 @@ SLAB = 16  # slices of the original image that are resampled at a time
 
 @dataclass
 class BoxLogits:
-    """Logits in a box of the preprocessed grid; outside, all is background.
+    """Logits in a box of the preprocessed grid; everything outside is background.
 
     Attributes:
         logits: (K, d, h, w) float32 on the CPU.
         start: first voxel of the box along (d, h, w).
         shape: voxels of the whole grid.
-        regions: whether logits are those of overlapping regions, without one for the background.
-        windows: what was looked at.
-        hit_cap: which limit stopped the growth, if one did.
+        regions: whether the logits are those of overlapping regions, without a logit for the background.
+        windows: all windows that were predicted.
+        hit_cap: the limit that stopped the growth, if any.
     """
 
     logits: Tensor
@@ -51,7 +51,7 @@ class BoxLogits:
 
     @property
     def box(self) -> Box:
-        """Where the logits lie in the grid."""
+        """The part of the grid that the logits cover."""
         return Box.of_shape(self.logits.shape[1:], self.start)
 
     def on_grid(self) -> Tensor:
@@ -81,7 +81,7 @@ class BoxLogits:
         Args:
             grid: of the logits.
             labels: of the model.
-            probabilities: to be filled slab by slab; may be a file in memory.
+            probabilities: filled slab by slab; may be a memory-mapped file.
         """
         probabilities[:] = 0
         if not self.regions:
@@ -91,10 +91,10 @@ class BoxLogits:
             turned[(slice(None), *place)] = labels.apply_inference_nonlin(logits)
 
     def _slabs(self, grid: PreprocessedGrid) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
-        """Resampled logits (K, ...) slab by slab, and where each belongs in the image with its axes exchanged.
+        """Logits (K, ...) resampled to the image slab by slab, with the place of each slab along the axes of the grid.
 
-        Voxels of the original are found in the grid by the one mapping of voxel centres, not by the box's own
-        proportions, which would be off by up to a voxel.
+        The mapping of the whole grid tells where voxels of the image are. Resizing the box on its own would be off by
+        up to a voxel.
         """
         axes = list(zip(grid.axes, self.box.as_lists()))
         along_d, along_h, along_w = (axis.linear_weights(*ends) for axis, ends in axes)
@@ -251,10 +251,9 @@ def predict_per_lesion(
         prompts: on the grid, with at least one click on foreground.
 
     Returns:
-        The union: each class (or region) has the highest of its odds against background, so that what is foreground in
-        any is foreground in the union, and nothing else is. And for each voxel of the union's box (d, h, w), as int32,
-        the foreground click with the highest odds of any class, counted from 1 in their order; NO_LESION where no
-        prediction has looked.
+        The union, in which each class (or region) has the highest of its odds against background: a voxel is foreground
+        in the union if it is foreground in any prediction. And (d, h, w) int32 for the voxels of its box: the number of
+        the foreground click with the highest odds of any class, counted from 1; NO_LESION outside all windows.
 
     Raises:
         SAM3DError: there are too many clicks for an instance map.

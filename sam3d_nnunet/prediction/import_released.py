@@ -1,4 +1,4 @@
-"""The authors' checkpoints as nnU-Net model folders."""
+"""Convert the authors' checkpoints to nnU-Net model folders."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +30,11 @@ DATASET = {
 
 @dataclass(frozen=True)
 class ReleasedTask:
-    """How the released code prepares the images of a task, in HU.
+    """Intensities of a task in the released code, in HU.
 
     Attributes:
-        low, high: intensities are clipped to these,
-        mean, sd: then shifted by the one and divided by the other.
+        low, high: intensities are clipped to this range.
+        mean, sd: then the mean is subtracted, and the result divided by the standard deviation.
     """
 
     low: float
@@ -52,24 +52,24 @@ TASKS = {
 
 
 def import_released(checkpoint: str | Path, task: str, folder: str | Path) -> Path:
-    """Write a model folder that `sam3d predict` and nnU-Net's own prediction load like any other.
+    """Write a model folder for `sam3d predict` and nnU-Net's own prediction.
 
     Args:
-        checkpoint: a file of the authors'.
-        task: what it was trained for, a key of `TASKS`.
-        folder: the new model folder; appears complete or not at all.
+        checkpoint: the authors' file.
+        task: that it was trained for, a key of `TASKS`.
+        folder: the new model folder; it appears complete or not at all.
 
     Returns:
         The folder.
 
     Raises:
-        SAM3DError: the task is unknown, the folder exists or can't be written, or the checkpoint is of another kind.
+        SAM3DError: the task is unknown, the folder exists or can't be written, or the checkpoint is not the authors'.
     """
     folder = Path(folder)
     if task not in TASKS:
         raise SAM3DError(f"There is no released model for {task!r}; choose one of {', '.join(TASKS)}.")
     if folder.exists():
-        raise SAM3DError(f"{folder} already exists and is left as it is; remove it, or name a new folder.")
+        raise SAM3DError(f"{folder} already exists. Remove it, or name a new folder.")
     network = load_released_checkpoint(checkpoint)
     _refuse_other_sizes(network, checkpoint)
     try:
@@ -84,7 +84,7 @@ def import_released(checkpoint: str | Path, task: str, folder: str | Path) -> Pa
 def _refuse_other_sizes(network: SAM3D, checkpoint: str | Path) -> None:
     classes = network.num_classes
     if classes != len(DATASET["labels"]):
-        raise SAM3DError(f"{checkpoint} tells {classes} classes apart; released models know background and tumour.")
+        raise SAM3DError(f"{checkpoint} has {classes} classes, but released models have two: background and tumour.")
 
 
 def _write_model(network: SAM3D, task: str, folder: Path) -> None:
@@ -93,7 +93,7 @@ def _write_model(network: SAM3D, task: str, folder: Path) -> None:
     (folder / "fold_0").mkdir()
     write_json(folder / "plans.json", plans, indent=4)
     write_json(folder / "dataset.json", dataset, indent=4)
-    # what nnU-Net needs for prediction; there is no state of a training that could be continued
+    # what nnU-Net needs for prediction; there is no training state to resume
     content = {
         "network_weights": network.state_dict(),
         "init_args": {"plans": plans, "configuration": CONFIGURATION, "fold": 0, "dataset_json": dataset},
@@ -152,7 +152,7 @@ def _configuration(task: str) -> dict[str, Any]:
 
 
 def _unet() -> dict[str, Any]:
-    """nnU-Net's default for this patch: plans must hold one, and its own trainers can use these plans too."""
+    """nnU-Net's default U-Net for this patch: plans must hold one, and nnU-Net's trainers can then use them."""
     _, strides, kernel_sizes, _, _ = get_pool_and_conv_props(SPACING, PATCH, 4, 999999)
     stages = len(strides)
     return {

@@ -1,7 +1,7 @@
-"""One object of a session: its prompts, the mask that is predicted from them, and undoing both.
+"""One object of a session: its prompts, the mask that they predict, and undo.
 
-The mask lies in the user's own array or tensor (`TargetBuffer`), where each interaction changes a part of it. Parts are
-kept as they were before (`SavedPart`), so that interactions can be undone.
+The mask is in the user's array or tensor (`TargetBuffer`). Before an interaction changes a part of it, that part is
+saved for undo (`SavedPart`).
 """
 
 import zlib
@@ -27,7 +27,7 @@ from sam3d_nnunet.simulation.draw import interior_points
 
 
 class TargetBuffer:
-    """Reads and writes parts of a mask in place, wherever it lies."""
+    """Reads and writes parts of the user's mask in place, as NumPy arrays."""
 
     def __init__(self, buffer: np.ndarray | Tensor, shape: tuple[int, ...] | None) -> None:
         """
@@ -36,7 +36,7 @@ class TargetBuffer:
             shape: of the image, if there is one.
 
         Raises:
-            SAM3DError: it is neither array nor tensor, has another shape or can't be written to.
+            SAM3DError: the buffer is neither an array nor a tensor, has another shape, or is read-only.
         """
         if not isinstance(buffer, (np.ndarray, Tensor)):
             raise SAM3DError(
@@ -44,9 +44,9 @@ class TargetBuffer:
             )
         if buffer.ndim != 3 or (shape is not None and tuple(buffer.shape) != tuple(shape)):
             expected = f"the image's shape {tuple(shape)}" if shape is not None else "three axes"
-            raise SAM3DError(f"The target buffer has the shape {tuple(buffer.shape)}; give it {expected}.")
+            raise SAM3DError(f"The target buffer has the shape {tuple(buffer.shape)}. It needs {expected}.")
         if isinstance(buffer, np.ndarray) and not buffer.flags.writeable:
-            raise SAM3DError("The target buffer is read-only; give a copy of it.")
+            raise SAM3DError("The target buffer is read-only. Give a copy of it.")
         self.buffer = buffer
 
     def __getitem__(self, place: tuple) -> np.ndarray:
@@ -61,7 +61,7 @@ class TargetBuffer:
             self.buffer[place] = values
 
     def clear(self) -> None:
-        """All background."""
+        """Set every voxel to background."""
         if isinstance(self.buffer, Tensor):
             with torch.no_grad():
                 self.buffer.zero_()
@@ -70,12 +70,12 @@ class TargetBuffer:
 
 
 class SavedPart:
-    """A compressed copy of a part of an array."""
+    """A compressed copy of a part of an array, to restore it later."""
 
     def __init__(self, array: np.ndarray | TargetBuffer, place: tuple) -> None:
         """
         Args:
-            array: to be changed soon.
+            array: that is about to change.
             place: index of the part.
         """
         values = np.ascontiguousarray(array[place])
@@ -84,7 +84,7 @@ class SavedPart:
         self.data = None if self.constant is not None else zlib.compress(values.tobytes(), 1)
 
     def put_back(self) -> None:
-        """Make the part what it was, bit for bit."""
+        """Restore the part, bit for bit."""
         if self.constant is not None:
             self.array[self.place] = np.full(self.shape, self.constant, self.dtype)
         else:
@@ -93,14 +93,14 @@ class SavedPart:
 
 @dataclass(frozen=True)
 class _State:
-    """All that interactions change, but for the maps of dense prompts and the target buffer.
+    """Everything that interactions change, except the maps of dense prompts and the target buffer.
 
     Attributes:
         clicks: on the grid.
-        windows: those that interactions lie in; they stay where they are, so that they need no new encoding.
-        looked_at: those of the last prediction.
-        initial: label map of the image, which holds where nothing has been looked at; None: background.
-        written: box of the grid where the mask may differ from that.
+        windows: contain the interactions; they stay where they are, so that they are encoded only once.
+        looked_at: windows of the last prediction.
+        initial: label map of the image, which is the mask outside all windows. None: background.
+        written: box of the grid in which the mask may differ from `initial`.
     """
 
     clicks: VoxelPrompts
@@ -110,21 +110,21 @@ class _State:
     written: Box | None = None
 
 
-NOTHING_SAID = _State(VoxelPrompts.none())
+NO_PROMPTS = _State(VoxelPrompts.none())
 
 
 class InteractiveMask:
     """Turns interactions into the mask in the target buffer.
 
-    The mask is what the last prediction found in the windows it looked at, and the initial mask (none: background)
-    everywhere else. Where the model takes dense prompts, the mask so far is among those of the next prediction.
+    In the windows of the last prediction, the mask is the prediction; everywhere else it is the initial mask, or
+    background. If the model takes dense prompts, it gets the mask so far for the next prediction.
     """
 
     def __init__(self, image: SessionImage, model: TrainedModel, keeps_history: bool) -> None:
         """
         Args:
-            image: what is segmented.
-            model: what segments.
+            image: to segment.
+            model: for the predictions.
             keeps_history: whether interactions can be undone.
         """
         self.image = image
@@ -132,12 +132,12 @@ class InteractiveMask:
         self.keeps_history = keeps_history
         self.target: TargetBuffer | None = None
         self.last: BoxLogits | None = None
-        self._state = NOTHING_SAID
+        self._state = NO_PROMPTS
         self._maps: np.ndarray | None = None
         self._history: list[tuple[_State, list[SavedPart]]] = []
 
     def set_target(self, target: TargetBuffer) -> None:
-        """Write to another buffer from now on; what went to the old one can't be undone any more."""
+        """Use another buffer from now on. Earlier interactions can't be undone any more."""
         self.target = target
         self._history = []
 
@@ -154,41 +154,41 @@ class InteractiveMask:
 
         Args:
             points: (N, 3) voxels of the image.
-            label: of all of them, 0 for background.
+            label: of all points, 0 for background.
             predict: whether to predict now.
-            grow: whether to look further where the mask touches the face of a window.
+            grow: whether to add windows where the mask touches the face of a window.
             kind: `SCRIBBLE` or `BOX`, of the region.
-            region: a dense prompt with that label; only for models that take them.
+            region: a dense prompt with this label; only for models that take dense prompts.
 
         Returns:
-            The box of all voxels of the target buffer that have changed; None if there are none.
+            The box of all changed voxels of the target buffer; None if there are none.
         """
         with self._undoable() as saved:
             if kind is not None:
-                self._say(kind, region, label, saved)
+                self._draw_region(kind, region, label, saved)
             points = self.image.grid.from_image(points)
             self._look_at(points, label)
             self._add_points(points, np.full(len(points), label))
             return self._predict(grow, saved) if predict else None
 
     def start_from(self, mask: np.ndarray, predict: bool, grow: bool) -> Box | None:
-        """Forget all prompts and start from an existing mask, with a click in each of its components.
+        """Remove all prompts and start from an existing mask, with a click in each of its components.
 
         Args:
-            mask: (D, H, W) label map of the image; goes into the target buffer.
+            mask: (D, H, W) label map of the image, copied into the target buffer.
             predict: whether to predict now.
             grow: as in `interact`.
 
         Returns:
-            The box of all voxels of the target buffer that have changed; None if there are none, or without prediction.
+            The box of all changed voxels of the target buffer; None if there are none, or without prediction.
         """
         everything = Box.of_shape(self.image.shape)
         with self._undoable() as saved:
             before = self.target[everything.slices].copy() if predict else None
             self._write(everything, mask, saved)
-            self._state = replace(NOTHING_SAID, initial=mask)
+            self._state = replace(NO_PROMPTS, initial=mask)
             if self.model.takes_maps:
-                maps = self._said()
+                maps = self._dense_prompts()
                 saved.append(SavedPart(maps, (slice(None),)))
                 maps.fill(NOTHING)
                 maps[MASK] = to_grid(mask, self.image.grid)
@@ -204,15 +204,15 @@ class InteractiveMask:
             return Box.from_mask(self.target[everything.slices] != before)
 
     def undo(self) -> bool:
-        """Take the last interaction back; whether there was one."""
+        """Undo the last interaction. Returns whether there was one."""
         if not self._history:
             return False
         self._restore(*self._history.pop())
         return True
 
     def reset(self) -> None:
-        """Forget all prompts and the history, and empty the target buffer."""
-        self._state, self._history, self.last = NOTHING_SAID, [], None
+        """Remove all prompts and the history, and clear the target buffer."""
+        self._state, self._history, self.last = NO_PROMPTS, [], None
         if self._maps is not None:
             self._maps.fill(NOTHING)
         if self.target is not None:
@@ -220,7 +220,7 @@ class InteractiveMask:
 
     @contextmanager
     def _undoable(self) -> Iterator[list[SavedPart]]:
-        """What is changed within can be undone, and is undone where it fails."""
+        """Changes in this context can be undone; they are undone at once if an error occurs."""
         before, saved = self._state, []
         try:
             yield saved
@@ -235,20 +235,20 @@ class InteractiveMask:
             part.put_back()
         self._state = state
 
-    def _said(self) -> np.ndarray:
-        """(3, D, H, W) dense prompts on the grid."""
+    def _dense_prompts(self) -> np.ndarray:
+        """(3, D, H, W) dense prompts on the grid, empty at first."""
         if self._maps is None:
             self._maps = np.full((KINDS, *self.image.grid.shape), NOTHING, np.int16)
         return self._maps
 
-    def _say(self, kind: int, region: Region, label: int, saved: list[SavedPart]) -> None:
-        """Draw a region into the maps."""
+    def _draw_region(self, kind: int, region: Region, label: int, saved: list[SavedPart]) -> None:
+        """Draw a region into the maps of dense prompts."""
         drawn = self.image.region_on_grid(region)
         if drawn is None:
             return
         box, voxels = drawn
-        saved.append(SavedPart(self._said(), (kind, *box.slices)))
-        self._said()[(kind, *box.slices)][voxels] = label
+        saved.append(SavedPart(self._dense_prompts(), (kind, *box.slices)))
+        self._dense_prompts()[(kind, *box.slices)][voxels] = label
 
     def _add_points(self, points: np.ndarray, labels: np.ndarray) -> None:
         """Points in voxels of the grid."""
@@ -260,10 +260,10 @@ class InteractiveMask:
     # --- where to look ---
 
     def _look_at(self, points: np.ndarray, label: int) -> None:
-        """See to it that points (in voxels of the grid) lie in windows.
+        """Add windows, so that points (in voxels of the grid) lie in a window.
 
-        Those that the last prediction grew into stay where they are and become windows of their own right. Background
-        points where nothing has been found don't need to be looked at.
+        Windows of the last growth that contain a point are kept as they are. Background points outside the mask need
+        no window.
         """
         lonely = points[~in_any(self._state.windows, points)]
         for window in self._state.looked_at:
@@ -276,7 +276,7 @@ class InteractiveMask:
         self._state = replace(self._state, windows=(*self._state.windows, *new))
 
     def _keep(self, window: Window) -> None:
-        """A window of the growth, with points of the mask in it, as growth would have given it."""
+        """Keep a window of the last growth, with the clicks that growth would place on the mask in it."""
         box = self.image.grid.box_in_image(window.in_image(self.image.predictor.shape))
         found = self.target[box.slices]
         self._state = replace(self._state, windows=(*self._state.windows, window))
@@ -285,7 +285,7 @@ class InteractiveMask:
             self._add_points(self.image.grid.from_image(points), np.full(len(points), int(label)))
 
     def _initially(self, points: np.ndarray) -> np.ndarray:
-        """(N,) whether points of the grid lie on something of the initial mask."""
+        """(N,) whether points of the grid lie on the initial mask."""
         if self._state.initial is None:
             return np.zeros(len(points), bool)
         voxels = np.rint(self.image.grid.to_image(points)).astype(int)
@@ -300,7 +300,7 @@ class InteractiveMask:
             return None
         prompts = state.clicks.with_clicks(in_any(state.windows, state.clicks.points))
         if self.model.takes_maps:
-            prompts = prompts._replace(maps=self._said())
+            prompts = prompts._replace(maps=self._dense_prompts())
         self.last = result = predict_prompted(
             predictor,
             prompts,
@@ -321,8 +321,8 @@ class InteractiveMask:
         return self._write(box, labels, saved)
 
     def _remember(self, result: BoxLogits, written: Box, saved: list[SavedPart]) -> None:
-        """The mask on the grid is a dense prompt of the next prediction."""
-        maps = self._said()
+        """Store the mask on the grid as a dense prompt for the next prediction."""
+        maps = self._dense_prompts()
         first = maps[(MASK, 0, 0, 0)] == NOTHING
         saved.append(SavedPart(maps, (MASK,) if first else (MASK, *written.slices)))
         if first:
@@ -336,7 +336,7 @@ class InteractiveMask:
         maps[(MASK, *written.slices)] = found
 
     def _write(self, box: Box, labels: np.ndarray, saved: list[SavedPart]) -> Box | None:
-        """Write a part of the target buffer, and return the box of what has changed."""
+        """Write a part of the target buffer, and return the box of the changed voxels."""
         before = self.target[box.slices]
         labels = labels.astype(before.dtype)
         inner = Box.from_mask(before != labels)
@@ -349,7 +349,7 @@ class InteractiveMask:
 
 
 def _compose(initial: np.ndarray, found: np.ndarray, box: Box, parts: list[Box]) -> np.ndarray:
-    """`found` in the parts that have been looked at, `initial` elsewhere, both in a box."""
+    """`found` in some parts of a box, `initial` elsewhere; both cover the box."""
     labels = initial.astype(found.dtype)
     for part in parts:
         place = part.within(box).slices

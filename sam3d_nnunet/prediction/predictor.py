@@ -1,4 +1,4 @@
-"""SAM3DPredictor: segments images from clicks with a trained model."""
+"""SAM3DPredictor: segment images from clicks with a trained model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,15 +22,15 @@ from sam3d_nnunet.prompts.prompt import Prompt, VoxelPrompts
 
 @dataclass
 class CasePrediction:
-    """What was found in an image.
+    """The prediction of an image.
 
     Attributes:
         case: the image.
-        prompt: all clicks that were used, with those from a previous segmentation.
+        prompt: all clicks that were used, including those from a segmentation to refine.
         logits: on the preprocessed grid.
-        owners: (d, h, w) int32 in the box of `logits`: the foreground click that each voxel goes to, counted from 1.
+        owners: (d, h, w) int32 in the box of `logits`: the foreground click that each voxel belongs to, counted from 1.
             None without `per_lesion`.
-        notes: what the user should know, in sentences.
+        notes: remarks for the user.
     """
 
     case: ImageCase
@@ -38,7 +38,7 @@ class CasePrediction:
     logits: BoxLogits
     owners: np.ndarray | None
     notes: list[str]
-    _model: TrainedModel  # that found it
+    _model: TrainedModel
 
     def segmentation(self) -> np.ndarray:
         """Label map of the original image, its axes as nnU-Net's reader has them."""
@@ -48,7 +48,7 @@ class CasePrediction:
         """(K, D, H, W) float32 of the original image.
 
         Args:
-            file: .npy file to hold them, where memory should not.
+            file: .npy file that holds them, to save memory.
         """
         shape = (len(self.logits.logits), *self.case.shape)
         if file is None:
@@ -59,16 +59,16 @@ class CasePrediction:
         return probabilities
 
     def instances(self, segmentation: np.ndarray) -> np.ndarray:
-        """Which lesion each foreground voxel is, as int32: 1 for the first foreground click, 0 for background.
+        """(D, H, W) int32: the lesion of each foreground voxel, 1 for the first foreground click; 0 for background.
 
         Args:
-            segmentation: what `segmentation` returned.
+            segmentation: result of the method `segmentation`.
 
         Raises:
-            SAM3DError: the lesions were not predicted on their own.
+            SAM3DError: the image was not predicted with `per_lesion`.
         """
         if self.owners is None:
-            raise SAM3DError("An instance map needs each lesion predicted on its own: ask for per_lesion.")
+            raise SAM3DError("An instance map needs a prediction for each lesion: set per_lesion.")
         owners = np.zeros(self.logits.shape, np.int32)
         owners[self.logits.box.slices] = self.owners
         return np.where(segmentation > 0, to_image(owners, self.case.grid, self.case.shape), 0)
@@ -77,7 +77,7 @@ class CasePrediction:
 class SAM3DPredictor:
     """Loads a model as nnU-Net's predictor does, and predicts images from clicks.
 
-    docs/guides/prediction.md shows how it is used; `predict_cases` predicts many images into a folder.
+    docs/guides/prediction.md shows how to use it. `predict_from_files` predicts many images into a folder.
     """
 
     def __init__(
@@ -93,14 +93,14 @@ class SAM3DPredictor:
         Args:
             device: "cpu", "cuda" or "mps".
             precision: "auto", "bf16" or "fp32", see `SAM3D`; None: as in training.
-            use_mirroring: average over mirrored images, where training mirrored too.
-            max_windows: of an image, that are looked at for one prediction.
-            max_volume_ml: no further windows are looked at once the mask is so large. Default: any size.
-            keep_in_crop: move clicks on the empty border, which nnU-Net cuts off, to the nearest voxel that is left,
-                instead of refusing them: for clicks drawn from a truth that reaches there.
+            use_mirroring: average over mirrored images, if training mirrored images too.
+            max_windows: growth stops at this number of windows.
+            max_volume_ml: growth stops when the mask is so large. Default: no limit.
+            keep_in_crop: move clicks on the empty border, which nnU-Net crops away, to the nearest voxel of the crop
+                instead of refusing them. Use it for clicks from a true label map that covers the border.
 
         Raises:
-            SAM3DError: the device is not there.
+            SAM3DError: there is no such device.
         """
         self.device = usable_device(device)
         self.precision = precision
@@ -116,7 +116,7 @@ class SAM3DPredictor:
         use_folds: Sequence[Fold] | Fold | None = None,
         checkpoint_name: str = FINAL,
     ) -> None:
-        """Load a model; arguments and errors are those of `load_model_folder`."""
+        """Load a model, with the arguments and errors of `load_model_folder`."""
         self.use(load_model_folder(model_training_output_dir, use_folds, checkpoint_name))
         for network in self.model.networks:
             network.to(self.device)
@@ -124,7 +124,7 @@ class SAM3DPredictor:
                 network.precision = self.precision
 
     def use(self, model: TrainedModel) -> None:
-        """Predict with a model that is at hand, on the device and in the precision that it has."""
+        """Predict with a model that is loaded already, on its device and in its precision."""
         self._model = model
 
     @property
@@ -132,7 +132,7 @@ class SAM3DPredictor:
         """The loaded model.
 
         Raises:
-            SAM3DError: none has been loaded.
+            SAM3DError: no model has been loaded.
         """
         if self._model is None:
             raise SAM3DError("No model is loaded: call initialize_from_trained_model_folder first.")
@@ -144,24 +144,24 @@ class SAM3DPredictor:
         """Refuse clicks that the model can't use on an image.
 
         Args:
-            prompt, geometry, shape: as for `check_prompt`.
+            prompt, geometry, shape: as in `check_prompt`.
             complete: whether these are all clicks, so that one must be on foreground.
 
         Raises:
-            SAM3DError: as `check_prompt`; also where there is no click on foreground, or one on background that means
-                nothing to the model.
+            SAM3DError: as in `check_prompt`; also if no click is on foreground, or if there is a background click and
+                the model takes none.
         """
         if not complete and not len(prompt.points):
             return
         if not len(prompt.points):
             raise SAM3DError(
-                f"There are no clicks on {prompt.image}. Give at least one; for automatic segmentation of the whole "
-                "image run nnUNetv2_predict with the same model."
+                f"There are no clicks on {prompt.image}. Give at least one, or segment the whole image automatically "
+                "with nnUNetv2_predict and the same model."
             )
         if not self.model.clicks_carry_labels and (prompt.labels == 0).any():
             raise SAM3DError(
                 f"There is a background click on {prompt.image}, but this model was trained with foreground clicks "
-                "alone. Leave it out."
+                "only. Remove it."
             )
         check_prompt(prompt, geometry, shape, self.model.click_labels)
         if complete and not (prompt.labels > 0).any():
@@ -179,9 +179,9 @@ class SAM3DPredictor:
         Args:
             image_files: one for each channel.
             prompt: the clicks. None: only those from `refine_from`.
-            per_lesion: predict each foreground click on its own (with all background clicks), then unite.
-            refine_from: an existing segmentation on the same voxels. It is given as previous mask, with a click in each
-                of its components.
+            per_lesion: predict each foreground click separately (with all background clicks), then unite the masks.
+            refine_from: an existing segmentation on the voxels of the image. The model gets it as previous mask, with a
+                click in each of its components.
 
         Raises:
             SAM3DError: a file can't be read, or the clicks don't fit the image and the model.
@@ -196,10 +196,10 @@ class SAM3DPredictor:
         refine_from: str | Path | None = None,
         so_far: np.ndarray | None = None,
     ) -> CasePrediction:
-        """As `predict_case`, for an image that has been read.
+        """Like `predict_case`, for an image that has been read.
 
         Args:
-            so_far: (D, H, W) label map, given as previous mask without clicks of its own, where the model takes one.
+            so_far: (D, H, W) label map that the model gets as previous mask, if it takes one, without clicks.
         """
         previous = None
         maps = None if so_far is None else mask_maps(so_far, case)
@@ -208,7 +208,7 @@ class SAM3DPredictor:
             previous = read_previous_mask(refine_from, case, self.model, name)
             maps = previous.maps
         elif prompt is None:
-            raise SAM3DError("There is neither a prompt nor a segmentation to refine. Give one of them.")
+            raise SAM3DError("There is no prompt and no segmentation to refine. Give one of them.")
         prompt, notes = self._all_clicks(prompt, previous)
         if previous is None or len(prompt.points):
             self.check_clicks(prompt, case.geometry, case.shape)
@@ -217,14 +217,14 @@ class SAM3DPredictor:
             check_crop(prompt, case.geometry, case.grid)
             logits, owners = self._logits(case, prompt, per_lesion, maps if self.model.takes_maps else None)
         else:
-            notes.append("the segmentation to refine is empty, and so is the result")
+            notes.append("the segmentation to refine is empty, so the result is empty")
             logits, owners = self._nothing(case), np.zeros((0, 0, 0), np.int32) if per_lesion else None
         if logits.hit_cap:
-            notes.append(f"stopped at {logits.hit_cap}: the object may go on")
+            notes.append(f"stopped at {logits.hit_cap}: the object may be larger")
         return CasePrediction(case, prompt, logits, owners, notes, self.model)
 
     def predict_nothing(self, case: ImageCase, prompt: Prompt) -> CasePrediction:
-        """The prediction of an image in which nobody clicked on anything: background."""
+        """The prediction of an image without clicks: all background."""
         return CasePrediction(case, prompt, self._nothing(case), None, [], self.model)
 
     def _all_clicks(self, prompt: Prompt | None, previous: PreviousMask | None) -> tuple[Prompt, list[str]]:
@@ -232,7 +232,7 @@ class SAM3DPredictor:
             return prompt, []
         notes = []
         if not self.model.takes_maps:
-            notes.append("the model takes no previous mask: only clicks from it are used")
+            notes.append("the model takes no previous mask: only clicks from the segmentation are used")
         if previous.components > len(previous.prompt.points):
             notes.append(
                 f"clicks in the {len(previous.prompt.points)} largest of {previous.components} components to refine"
@@ -261,7 +261,7 @@ class SAM3DPredictor:
         return predict_per_lesion(predict, prompts) if per_lesion else (predict(prompts), None)
 
     def _max_voxels(self, case: ImageCase) -> int | None:
-        """The cap on volume in voxels of the preprocessed grid."""
+        """`max_volume_ml` in voxels of the preprocessed grid."""
         if self.max_volume_ml is None:
             return None
         voxel_ml = case.voxel_ml * np.prod(case.grid.crop_shape) / np.prod(case.grid.shape)

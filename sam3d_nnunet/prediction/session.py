@@ -1,4 +1,4 @@
-"""SAM3DSession: segmenting an image in memory interaction by interaction."""
+"""SAM3DSession: segment an image in memory, one interaction after the other."""
 
 import logging
 import os
@@ -21,15 +21,15 @@ from sam3d_nnunet.prompts.prompt import BOX, SCRIBBLE
 logger = logging.getLogger(__name__)
 
 Ends = list[list[int]]
-"""[[x1, x2], [y1, y2], [z1, z2]]: a box as nnInteractive has it, upper ends not included."""
+"""[[x1, x2], [y1, y2], [z1, z2]]: a box in the form of nnInteractive, upper ends not included."""
 
 
 class SAM3DSession:
     """Segments one object after another from points, scribbles, lassos, boxes and existing masks.
 
     Methods, arguments and coordinates are those of nnInteractive's `nnInteractiveInferenceSession` (versions 1 and 2),
-    so that code written for it runs. Coordinates are voxels of the image array, in the order of its axes, centres at
-    whole numbers; boxes are [[low, high], ...] per axis, `high` not included.
+    so that code for it runs unchanged. Coordinates are voxels of the image array, in the order of its axes, centres at
+    whole numbers. Boxes are [[low, high], ...] for each axis, `high` not included.
 
     After each interaction the mask is in the target buffer: labels of the model, 0 for the background.
     """
@@ -53,11 +53,11 @@ class SAM3DSession:
         """
         Args:
             device: where to compute. Default: the GPU if there is one.
-            use_torch_compile, use_pinned_memory, interactions_storage: without effect here.
-            verbose: print what each prediction has looked at.
-            torch_n_threads: threads of torch, at most as many as the machine has.
-            do_autozoom: look further where the mask touches the face of a window.
-            enable_undo: keep what is needed for `undo`.
+            use_torch_compile, use_pinned_memory, interactions_storage: ignored.
+            verbose: print the number of windows of each prediction.
+            torch_n_threads: threads of torch, at most as many as the machine has cores.
+            do_autozoom: add windows where the mask touches the face of a window.
+            enable_undo: save what `undo` needs.
 
         Raises:
             SAM3DError: there is no such device.
@@ -77,11 +77,11 @@ class SAM3DSession:
         use_fold: Fold | Sequence[Fold] | None = None,
         checkpoint_name: str = FINAL,
     ) -> None:
-        """Load a model; an image that was set before is dropped.
+        """Load a model. An image that was set before is removed.
 
         Args:
             model_training_output_dir: TRAINER__PLANS__CONFIGURATION.
-            use_fold: one or several, whose predictions are averaged. None: all that are there.
+            use_fold: one or several folds, whose predictions are averaged. None: all folds.
             checkpoint_name: file in each fold.
 
         Raises:
@@ -93,21 +93,21 @@ class SAM3DSession:
         self.model, self._mask, self.original_image_shape = model, None, None
 
     def set_image(self, image: np.ndarray | Tensor, image_properties: dict[str, Any] | None = None) -> None:
-        """Start with an image. Its target buffer has to be set next; those of an earlier image are left as they are.
+        """Set the image. Set its target buffer next; the buffers of earlier images stay as they are.
 
         Args:
-            image: (C, x, y, z), as it is: the model's plan says how to resample and normalise. Works best with the
-                axes the model was trained on, those of SimpleITK's `GetArrayFromImage`.
-            image_properties: "spacing" holds millimetres along each axis, in the order of the array's. Without it, 1.
+            image: (C, x, y, z), not preprocessed: the model's plan says how to resample and normalise. Works best with
+                the axes that the model was trained on, those of SimpleITK's `GetArrayFromImage`.
+            image_properties: "spacing" holds the millimetres along each axis of the array. Default: 1.
 
         Raises:
-            SAM3DError: there is no model, or the image is none for it.
+            SAM3DError: there is no model, or it can't be applied to this image.
         """
         if self.model is None:
             raise SAM3DError("There is no model yet: call initialize_from_trained_model_folder before set_image.")
         spacing = (image_properties or {}).get("spacing")
         if spacing is None:
-            logger.warning("The image came without spacing: 1 mm along each axis is taken for granted.")
+            logger.warning("The image has no spacing: 1 mm along each axis is assumed.")
             spacing = (1.0, 1.0, 1.0)
         self._mask = None  # one image in memory, not two
         self._mask = InteractiveMask(
@@ -116,20 +116,20 @@ class SAM3DSession:
         self.original_image_shape = tuple(image.shape)
 
     def set_target_buffer(self, target_buffer: np.ndarray | Tensor) -> None:
-        """Where the mask goes: (x, y, z), written in place. What was done before can't be undone any more.
+        """Set the array or tensor (x, y, z) that gets the mask. Earlier interactions can't be undone any more.
 
         Raises:
-            SAM3DError: there is no image, the shape is not the image's, or it can't be written to.
+            SAM3DError: there is no image, or the buffer has another shape or is read-only.
         """
         self._object("set_target_buffer").set_target(TargetBuffer(target_buffer, self._mask.image.shape))
 
     @property
     def target_buffer(self) -> np.ndarray | Tensor | None:
-        """What `set_target_buffer` was given."""
+        """The array or tensor that holds the mask."""
         return self._mask.target.buffer if self._mask is not None and self._mask.target is not None else None
 
     def set_do_autozoom(self, do_autozoom: bool, max_num_patches: int | None = None) -> None:
-        """As in the constructor; `max_num_patches` is without effect."""
+        """Switch growth on or off, see the constructor. `max_num_patches` is ignored."""
         self.do_autozoom = do_autozoom
 
     def add_point_interaction(
@@ -141,26 +141,26 @@ class SAM3DSession:
         *,
         class_label: int = 1,
     ) -> Ends | None:
-        """Click on the object, or on what isn't part of it.
+        """Click on the object or on background.
 
         Args:
             coordinates: (x, y, z) voxel of the image.
             include_interaction: False for a click on background.
-            run_prediction: predict now; False: with the next interaction.
-            override_capability_checks: without effect.
-            class_label: what is clicked, for models of several classes.
+            run_prediction: predict now. False: with the next interaction.
+            override_capability_checks: ignored.
+            class_label: class of the click, for models of several classes.
 
         Returns:
-            The box of all voxels that have changed; None if there are none, or without prediction.
+            The box of all changed voxels; None if there are none, or without prediction.
 
         Raises:
-            SAM3DError: the click is outside the image or the model doesn't know its label; or image or target buffer
-                are missing. Nothing has changed then.
+            SAM3DError: the click is outside the image, the model doesn't know its label, or the image or target buffer
+                is missing. Nothing has changed then.
         """
         label = self._label(include_interaction, class_label)
         point = np.asarray(coordinates, dtype=float).reshape(-1)
         if point.shape != (3,) or not np.isfinite(point).all():
-            raise SAM3DError(f"A point needs three coordinates (x, y, z), but got {coordinates}.")
+            raise SAM3DError(f"A point needs three coordinates (x, y, z), not {coordinates}.")
         if not ((point >= -0.5) & (point <= np.array(self._mask.image.shape) - 0.5)).all():
             raise SAM3DError(f"The point {point.tolist()} lies outside the image, which has {self._size()} voxels.")
         self._refuse_empty_border(point, label)
@@ -176,15 +176,15 @@ class SAM3DSession:
         *,
         class_label: int = 1,
     ) -> Ends | None:
-        """Draw on the object, or on what isn't part of it.
+        """Draw on the object or on background.
 
         Args:
-            scribble_image: of the image's shape, not 0 where the scribble is; or of the shape of `interaction_bbox`.
+            scribble_image: not 0 on the scribble. Has the shape of the image, or of `interaction_bbox`.
             include_interaction, run_prediction, override_capability_checks, class_label: as in `add_point_interaction`.
-            interaction_bbox: the part of the image that `scribble_image` covers. Default: all.
+            interaction_bbox: the part of the image that `scribble_image` covers. Default: the whole image.
 
         Returns, Raises:
-            As `add_point_interaction`. An empty scribble changes nothing.
+            As in `add_point_interaction`. An empty scribble changes nothing.
         """
         label = self._label(include_interaction, class_label)
         region = self._drawn("scribble", scribble_image, interaction_bbox, label)
@@ -202,7 +202,7 @@ class SAM3DSession:
         *,
         class_label: int = 1,
     ) -> Ends | None:
-        """Encircle the object roughly, or what isn't part of it: a closed contour or the region within.
+        """Draw a rough outline around the object or around background: a closed contour, or the region inside it.
 
         Arguments, result and errors are those of `add_scribble_interaction`.
         """
@@ -221,14 +221,14 @@ class SAM3DSession:
         *,
         class_label: int = 1,
     ) -> Ends | None:
-        """Put a box around the object, or around what isn't part of it, in one slice or in space.
+        """Draw a box around the object or around background, in one slice or in 3-D.
 
         Args:
-            bbox_coords: [[x1, x2], [y1, y2], [z1, z2]], upper ends not included; cut off at the image's border.
+            bbox_coords: [[x1, x2], [y1, y2], [z1, z2]], upper ends not included. Parts outside the image are ignored.
             include_interaction, run_prediction, override_capability_checks, class_label: as in `add_point_interaction`.
 
         Returns, Raises:
-            As `add_point_interaction`; also if the box is empty.
+            As in `add_point_interaction`. An empty box is an error, too.
         """
         label = self._label(include_interaction, class_label)
         seen = self._seen(self._inside_image(_checked_box(bbox_coords)), label)
@@ -243,44 +243,46 @@ class SAM3DSession:
         run_prediction: bool = False,
         override_capability_checks: bool = False,
     ) -> Ends | None:
-        """Start from an existing mask. This resets all other interactions.
+        """Start from an existing mask. This removes all other interactions.
 
         Args:
             initial_seg: (x, y, z) labels of the model; copied into the target buffer.
-            run_prediction: let the model improve it now. Otherwise it stays as it is until the next interaction, and
-                outside of what the model looks at then.
-            override_capability_checks: without effect.
+            run_prediction: improve the mask now. Otherwise it stays as it is until the next interaction, which changes
+                it in the predicted windows only.
+            override_capability_checks: ignored.
 
         Returns:
-            The box of all voxels that have changed, but None without prediction.
+            The box of all changed voxels; None if there are none, or without prediction.
 
         Raises:
-            SAM3DError: its shape is not the image's, it holds a label that the model doesn't know, or image or target
-                buffer are missing. Nothing has changed then.
+            SAM3DError: the mask has another shape than the image or a label that the model doesn't know, or the image
+                or target buffer is missing. Nothing has changed then.
         """
         mask, labels = _as_array(initial_seg), self._known_labels("add_initial_seg_interaction")
         if mask.shape != self._mask.image.shape:
-            raise SAM3DError(f"The mask has the shape {mask.shape}; the image has {self._mask.image.shape}.")
+            raise SAM3DError(f"The mask has the shape {mask.shape}, but the image has {self._mask.image.shape}.")
         unknown = mask[~np.isin(mask, [0, *labels])]
         if len(unknown):
             known = ", ".join(map(str, labels))
-            raise SAM3DError(f"The mask holds the value {unknown[0]}; the model knows {known}, and 0 for background.")
+            raise SAM3DError(f"The mask has the label {unknown[0]}, but the model knows {known}, and 0 for background.")
         mask = mask.astype(np.min_scalar_type(max(labels)))
         return _as_ends(self._with_target().start_from(mask, run_prediction, self.do_autozoom))
 
     def undo(self) -> bool:
-        """Take the last interaction back: the mask becomes what it was, bit for bit.
+        """Undo the last interaction: the mask becomes what it was, bit for bit.
+
+        All interactions since the last reset, image or target buffer can be undone.
 
         Returns:
-            Whether there was one. As many can be undone as there were since the last reset, image or target buffer.
+            Whether there was an interaction.
         """
         return self._object("undo").undo()
 
     def reset_interactions(self) -> None:
-        """Empty the target buffer and forget all interactions, for the next object; this can't be undone."""
+        """Clear the target buffer and remove all interactions, for the next object. This can't be undone."""
         self._object("reset_interactions").reset()
 
-    # --- checks of what is given ---
+    # --- checks of arguments ---
 
     def _object(self, method: str) -> InteractiveMask:
         if self._mask is None:
@@ -302,23 +304,23 @@ class SAM3DSession:
         if not include and not self.model.clicks_carry_labels:
             raise SAM3DError(
                 "This model takes foreground prompts only (include_interaction=True): it was trained with unlabelled "
-                "clicks, as published."
+                "clicks, like the published models."
             )
         if include and class_label not in known:
-            raise SAM3DError(f"The model has no class {class_label}; it knows {', '.join(map(str, known))}.")
+            raise SAM3DError(f"The model has no class {class_label}. It knows {', '.join(map(str, known))}.")
         return int(class_label) if include else 0
 
     def _size(self) -> str:
         return " x ".join(map(str, self._mask.image.shape))
 
     def _refuse_empty_border(self, point: np.ndarray, label: int) -> None:
-        """Of foreground where the model sees nothing; background is right there."""
+        """Refuse foreground prompts on the empty border, which the model does not see; there is background."""
         content = self._mask.image.grid.crop
         low, high = np.array(content.start) - 0.5, np.array(content.stop) - 0.5
         if label > 0 and not ((point >= low) & (point <= high)).all():
             raise SAM3DError(
-                f"The prompt at {point.tolist()} lies on the empty border of the image (all voxels 0), which is cut "
-                "off before prediction. Move it onto what the image shows."
+                f"The prompt at {point.tolist()} lies on the empty border of the image (all voxels 0), which is "
+                "cropped away before prediction. Move it onto what the image shows."
             )
 
     def _inside_image(self, box: Box) -> Box:
@@ -328,7 +330,7 @@ class SAM3DSession:
         return inside
 
     def _seen(self, box: Box, label: int) -> Box | None:
-        """The part of a box that the model sees; None where there is none and none is needed."""
+        """The part of a box that the model sees; None for a background prompt outside it."""
         seen = box.intersection(self._mask.image.grid.crop)
         if not seen.is_empty:
             return seen
@@ -343,7 +345,7 @@ class SAM3DSession:
         label: int,
         complete: Callable[[np.ndarray], np.ndarray] = lambda mask: mask,
     ) -> Region | None:
-        """What the model sees of a mask that the user has drawn; None if nothing is drawn."""
+        """The part of a drawn mask that the model sees; None if there is none."""
         whole = Box.of_shape(self._mask.image.shape)
         mask = _as_array(image) != 0
         box = whole if ends is None else _checked_box(ends)
@@ -352,7 +354,7 @@ class SAM3DSession:
                 f"The box {box.as_lists()} of the {kind} reaches beyond the image, which has {self._size()} voxels."
             )
         if mask.shape != box.shape:
-            raise SAM3DError(f"The {kind} has the shape {mask.shape}; it has to be {box.shape}.")
+            raise SAM3DError(f"The {kind} has the shape {mask.shape} instead of {box.shape}.")
         drawn = Box.from_mask(mask)
         if drawn is None:
             logger.warning("The %s is empty and changes nothing.", kind)
@@ -371,7 +373,7 @@ class SAM3DSession:
         self, points: np.ndarray, label: int, predict: bool, kind: int | None = None, region: Region | None = None
     ) -> Ends | None:
         mask = self._with_target() if predict else self._mask
-        # training knows no boxes on background: there, points say more
+        # training draws no boxes on background, so points work better there
         if self.model.takes_maps and kind is not None and (kind, label) != (BOX, 0):
             points = points[:1]
         else:
@@ -379,7 +381,7 @@ class SAM3DSession:
         changed = _as_ends(mask.interact(points, label, predict, self.do_autozoom, kind, region))
         if self.verbose and predict and mask.last is not None:
             cap = f"; stopped at {mask.last.hit_cap}" if mask.last.hit_cap and self.do_autozoom else ""
-            print(f"Looked at {len(mask.last.windows)} window(s), changed {changed}{cap}")
+            print(f"Predicted {len(mask.last.windows)} window(s), changed {changed}{cap}")
         return changed
 
 
@@ -397,8 +399,10 @@ def _checked_box(ends: Ends) -> Box:
     """A box of whole numbers that is not empty."""
     values = np.asarray(ends, dtype=float)
     if values.shape != (3, 2) or not np.isfinite(values).all():
-        raise SAM3DError(f"A box needs [[x1, x2], [y1, y2], [z1, z2]], but got {ends}.")
+        raise SAM3DError(f"A box needs [[x1, x2], [y1, y2], [z1, z2]], not {ends}.")
     values = np.rint(values).astype(int)
     if (values[:, 0] >= values[:, 1]).any():
-        raise SAM3DError(f"The box {values.tolist()} is empty: its upper ends, not included, must be above its lower.")
+        raise SAM3DError(
+            f"The box {values.tolist()} is empty: upper ends, which are not included, must be above lower ends."
+        )
     return Box.from_lists(values.tolist())

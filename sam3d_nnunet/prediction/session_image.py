@@ -1,7 +1,7 @@
-"""The image of a session, preprocessed as the model expects it, and what users draw on it.
+"""The image of a session, preprocessed for the model, and the regions that users draw on it.
 
-Scribbles, lassos and boxes are regions of the image: voxels of the model's grid for models that take dense prompts, and
-a few points for all others.
+Scribbles, lassos and boxes are regions. Models that take dense prompts get them as voxels of the preprocessed grid,
+other models as a few points.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ class SessionImage:
 
     Attributes:
         shape: voxels of the array, without channels.
-        grid: what the model sees: the part of the array that is not empty border, resampled.
-        predictor: networks on the grid; keeps the embeddings of the last windows.
+        grid: of the preprocessed image: the array without its empty border, resampled.
+        predictor: applies the networks to windows of the grid; keeps the embeddings of the last windows.
     """
 
     def __init__(self, model: TrainedModel, image: np.ndarray, spacing: Sequence[float]) -> None:
@@ -39,7 +39,7 @@ class SessionImage:
             spacing: millimetres along each axis of the array.
 
         Raises:
-            SAM3DError: the array or the spacing is none that the model can be applied to.
+            SAM3DError: the model can't be applied to this array or spacing.
         """
         _check_image(image, model.channels)
         _check_spacing(spacing)
@@ -59,9 +59,9 @@ class SessionImage:
         )
 
     def region_on_grid(self, region: "Region") -> tuple[Box, np.ndarray] | None:
-        """A box of the grid, and the voxels (bool) in it that belong to a region; None if the grid has none.
+        """A box of the grid, and the voxels (bool) in it that belong to a region; None if the region is off the grid.
 
-        Each voxel of the region counts, however coarse the grid, and there are no gaps, however fine.
+        On a coarse grid no voxel of the region is lost, and on a fine grid the region has no gaps.
         """
         hit, hits = self._hit_by(region)
         filled = Box.from_mask(hits)
@@ -88,8 +88,8 @@ class SessionImage:
         Each axis of the grid depends on one of the image, so a region of millions of voxels needs no list of them.
 
         Returns:
-            For each axis of the grid, the indices that the region's box hits; and (bool) which of their combinations
-            the region itself hits.
+            For each axis of the grid, the indices that the box of the region hits; and (bool) the combinations of these
+            indices that the region itself hits.
         """
         indices, hits = [], region.mask.transpose(self.grid.transpose)
         for number, (axis, turned) in enumerate(zip(self.grid.axes, self.grid.transpose)):
@@ -105,11 +105,13 @@ class SessionImage:
 def _check_image(image: np.ndarray, channels: int) -> None:
     if not isinstance(image, np.ndarray) or image.ndim != 4:
         found = f"the shape {image.shape}" if isinstance(image, np.ndarray) else f"the type {type(image).__name__}"
-        raise SAM3DError(f"The image has {found}; give an array or tensor of four axes, channels first: (1, x, y, z).")
+        raise SAM3DError(
+            f"The image has {found}. Give an array or tensor with four axes, channels first: (1, x, y, z)."
+        )
     if len(image) != channels:
-        raise SAM3DError(f"The image has {len(image)} channels; this model takes {channels}.")
+        raise SAM3DError(f"The image has {len(image)} channels, but the model takes {channels}.")
     if not np.isfinite(image).all():
-        raise SAM3DError("The image holds values that are no finite numbers. Replace them.")
+        raise SAM3DError("The image holds values that are not finite numbers. Replace them.")
     if not image.any():
         raise SAM3DError("The image is empty: all its voxels are 0.")
 
@@ -117,7 +119,7 @@ def _check_image(image: np.ndarray, channels: int) -> None:
 def _check_spacing(spacing: Sequence[float]) -> None:
     values = np.asarray(spacing, dtype=float)
     if values.shape != (3,) or not (np.isfinite(values).all() and (values > 0).all()):
-        raise SAM3DError(f"The spacing is {spacing}; give three numbers above 0, in the order of the image's axes.")
+        raise SAM3DError(f"The spacing is {spacing}. Give three numbers above 0, in the order of the image's axes.")
 
 
 @dataclass(frozen=True)
@@ -139,10 +141,10 @@ class Region:
 
 
 def spread_points(mask: np.ndarray) -> np.ndarray:
-    """Up to `MAX_POINTS` points well inside a mask and far from each other, always the same.
+    """Up to `MAX_POINTS` points deep inside a mask and far from each other, always the same.
 
-    The first is the deepest voxel; each further one is that furthest from all before it among those at least half as
-    deep. In a mask that was drawn on one or a few slices, depth is that in the slices.
+    The first point is the deepest voxel. Each further one is the voxel, at least half as deep, that is furthest from
+    all points so far. In a mask that was drawn on one or a few slices, depth is measured within the slices.
 
     Args:
         mask: (D, H, W) bool, not empty.
@@ -169,7 +171,7 @@ def spread_points(mask: np.ndarray) -> np.ndarray:
 def box_points(box: Box) -> np.ndarray:
     """The centre of a box, and points halfway to its faces along its two longest axes: (n, 3) float voxels.
 
-    They lie in an ellipsoid that fills the box. Axes shorter than 4 voxels have none but the centre.
+    They lie in the ellipsoid that fills the box. Axes shorter than 4 voxels get no points but the centre.
     """
     low, high = np.array(box.start), np.array(box.stop)
     centre, sides = (low + high - 1) / 2, high - low
@@ -182,7 +184,7 @@ def box_points(box: Box) -> np.ndarray:
 
 
 def fill_contour(mask: np.ndarray) -> np.ndarray:
-    """A closed contour with what it encloses, slice by slice across its thinnest side; a filled mask as it is."""
+    """Fill a closed contour, slice by slice along its thinnest side. A filled mask stays as it is."""
     box = Box.from_mask(mask)
     across = int(np.argmin(box.shape))
     filled = mask.copy()

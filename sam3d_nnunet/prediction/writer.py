@@ -1,4 +1,4 @@
-"""Files of a predicted case, which appear complete or not at all."""
+"""Write the files of a predicted case; they appear complete or not at all."""
 
 import json
 import pickle
@@ -15,37 +15,37 @@ from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.predictor import CasePrediction
 from sam3d_nnunet.prompts.files import write_prompt
 
-INSTANCES = "instances"  # a folder of its own: nnU-Net takes all files of an ending for segmentations
+INSTANCES = "instances"  # in their own folder, because nnU-Net takes every file with this ending for a segmentation
 
 
 class CaseWriter:
-    """Writes predictions into a folder, as nnU-Net would, with the clicks beside them."""
+    """Writes predictions into a folder as nnU-Net does, with the clicks beside them."""
 
     def __init__(
         self, folder: str | Path, model: TrainedModel, probabilities: bool = False, instances: bool = False
     ) -> None:
         """
         Args:
-            folder: for all cases; made if it isn't there.
-            model: that predicts them.
-            probabilities: write nnU-Net's .npz and .pkl, too.
-            instances: write instance maps, too, into the folder's `instances/`.
+            folder: for all cases; created if it is missing.
+            model: of the predictions.
+            probabilities: also write nnU-Net's .npz and .pkl.
+            instances: also write instance maps, to `instances/` in the folder.
         """
         self.folder = Path(folder)
         self.model = model
         self.probabilities = probabilities
         self.instances = instances
-        # nnU-Net's writer of TIFF keeps the spacing in CASE.json
+        # nnU-Net's TIFF writer stores the spacing in CASE.json
         self._spacing_apart = issubclass(model.plans.image_reader_writer_class, Tiff3DIO)
 
     def prepare(self) -> None:
-        """Make the folder, with the files that nnU-Net's tools look for beside predictions."""
+        """Create the folder, with the files that nnU-Net's tools need beside predictions."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "dataset.json", json.dumps(self.model.dataset_json, indent=4))
         write_text(self.folder / "plans.json", json.dumps(self.model.plans.plans, indent=4))
 
     def files(self, name: str) -> list[Path]:
-        """All files of a case, as `write` makes them."""
+        """All files that `write` makes for a case."""
         ending = self.model.file_ending
         names = [f"{name}{ending}", f"{name}.json"]
         if self._spacing_apart:
@@ -57,31 +57,31 @@ class CaseWriter:
         return [self.folder / file for file in names]
 
     def is_finished(self, name: str) -> bool:
-        """Whether all files of a case are there."""
+        """Whether all files of a case exist."""
         return all(file.is_file() for file in self.files(name))
 
     def refuse_to_overwrite(self, name: str, sources: Iterable[Path]) -> None:
-        """Keep the files that a case is predicted from.
+        """Protect the files that a case is predicted from.
 
         Args:
             name: of the case.
-            sources: such files; they exist.
+            sources: these files; they exist.
 
         Raises:
-            SAM3DError: one of them is a file that `write` would replace.
+            SAM3DError: `write` would overwrite one of them.
         """
         there = [file for file in self.files(name) if file.exists()]
         for source in sources:
             if any(source.samefile(file) for file in there):
                 raise SAM3DError(
-                    f"The prediction would overwrite {source}, which it is made from. Give another output folder (-o)."
+                    f"The prediction would overwrite {source}, from which it is made. Give another output folder (-o)."
                 )
 
     def write(self, name: str, prediction: CasePrediction) -> np.ndarray:
-        """Write all files of a case; the segmentation comes last, so that it tells that the others are there.
+        """Write all files of a case. The segmentation comes last: if it is there, so are the others.
 
         Returns:
-            the segmentation.
+            The segmentation.
         """
         main = f"{name}{self.model.file_ending}"
         properties = prediction.case.properties

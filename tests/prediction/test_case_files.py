@@ -24,15 +24,15 @@ def test_folder(tmp_path):
     assert found == {case: [tmp_path / f"{case}_0000.nii.gz"] for case in ("a.b", "b", "病例_1")}
     assert find_cases(tmp_path, model(2))["b"] == [tmp_path / "b_0000.nii.gz", tmp_path / "b_0001.nii.gz"]
     touch(tmp_path, "b_0001.nii.gz")
-    with pytest.raises(SAM3DError, match=r"b_0001.nii.gz is surplus.*1 channel"):
+    with pytest.raises(SAM3DError, match=r"b_0001.nii.gz .*1 channel"):
         find_cases(tmp_path, model())
 
 
 def test_folder_without_images(tmp_path):
-    with pytest.raises(SAM3DError, match="but no file"):
+    with pytest.raises(SAM3DError, match="CASE_0000.nii.gz.* no file"):
         find_cases(tmp_path, model())
     touch(tmp_path, "a.nii.gz")
-    with pytest.raises(SAM3DError, match=r"no image CASE_0000.nii.gz .*but a.nii.gz"):
+    with pytest.raises(SAM3DError, match=r"CASE_0000.nii.gz.* a.nii.gz"):
         find_cases(tmp_path, model())
     with pytest.raises(SAM3DError, match="There is no image file or folder"):
         find_cases(tmp_path / "b", model())
@@ -52,13 +52,13 @@ def test_single_file_of_several_channels(tmp_path):
     assert find_cases(tmp_path / "a_0000.nii.gz", model(2)) == {
         "a": [tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz"]
     }
-    with pytest.raises(SAM3DError, match="2 channels: give the first one, CASE_0000.nii.gz"):
+    with pytest.raises(SAM3DError, match="2 channels.*CASE_0000.nii.gz"):
         find_cases(tmp_path / "a.nii.gz", model(2))
-    with pytest.raises(SAM3DError, match="can't read .*a_0000.png: it reads .gipl, .mha, .nii.gz, .nrrd"):
+    with pytest.raises(SAM3DError, match="a_0000.png.*.gipl, .mha, .nii.gz, .nrrd"):
         find_cases(tmp_path / "a_0000.png", model())
 
 
 def test_names_of_other_files(tmp_path):
     touch(tmp_path, "plans_0000.nii.gz")
-    with pytest.raises(SAM3DError, match="plans.json would be two files"):
+    with pytest.raises(SAM3DError, match="plans.json"):
         find_cases(tmp_path, model())

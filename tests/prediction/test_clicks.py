@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,7 @@ def test_typed(text, position, label):
     "text", ["", "1,2", "1,2,3,4", "1;2;3", "a,b,c", "1,2,nan", "1,2,3=", "1,2,3=liver", "1,2,3=-1"]
 )
 def test_wrong_clicks_are_named(text):
-    with pytest.raises(SAM3DError, match="The click"):
+    with pytest.raises(SAM3DError, match=re.escape(repr(text))):
         TypedClick.parse(text, True, NAMES)
 
 
@@ -53,7 +55,7 @@ def test_no_source():
 def test_typed_clicks_are_for_one_image(tmp_path):
     source = ClickSource(NAMES, None, [TypedClick((1, 2, 3), 1, False)])
     source.check(["case"])
-    with pytest.raises(SAM3DError, match="for one image, but there are 2"):
+    with pytest.raises(SAM3DError, match="one image.* 2"):
         source.check(["a", "b"])
 
 

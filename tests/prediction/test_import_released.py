@@ -199,7 +199,7 @@ def test_other_number_of_classes_is_refused(checkpoint, tmp_path):
     content = torch.load(checkpoint, weights_only=False)
     content["decoder_dict"]["cls.3.weight"] = torch.zeros(4, 128, 3, 3, 3)
     torch.save(content, tmp_path / "four.pth")
-    with pytest.raises(SAM3DError, match="tells 4 classes apart"):
+    with pytest.raises(SAM3DError, match="four.pth .*4 classes"):
         import_released(tmp_path / "four.pth", "kits21_tumor", tmp_path / "model")
     (tmp_path / "four.pth").unlink()
 

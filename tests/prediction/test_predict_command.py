@@ -1,5 +1,6 @@
 """`sam3d predict` from its arguments to its files."""
 
+import re
 import shutil
 
 import numpy as np
@@ -97,9 +98,9 @@ def test_image_in_the_output_folder(model, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "value, place, message",
     [
-        (np.nan, (2, 3, 4), "nothing.nrrd holds values that are no finite numbers"),
-        (np.inf, (2, 3, 4), "nothing.nrrd holds values that are no finite numbers"),
-        (0, ..., "nothing.nrrd is empty: all its voxels are 0"),
+        (np.nan, (2, 3, 4), "nothing.nrrd .* finite"),
+        (np.inf, (2, 3, 4), "nothing.nrrd .* finite"),
+        (0, ..., "nothing.nrrd .* 0"),
     ],
 )
 def test_images_of_nothing_are_refused(model, tmp_path, value, place, message):
@@ -112,7 +113,7 @@ def test_images_of_nothing_are_refused(model, tmp_path, value, place, message):
     sitk.WriteImage(changed, str(tmp_path / "nothing.nrrd"))
     done = predict("-i", tmp_path / "nothing.nrrd", "-o", tmp_path, "-m", model.folder, "--click", "9,9,9")
     assert done.exit_code == 1
-    assert message in done.output
+    assert re.search(message, done.output)
     assert not (tmp_path / "nothing.nii.gz").exists()
 
 

@@ -53,7 +53,7 @@ def test_unlabelled_clicks_are_all_the_same(make_model):
     predictor = predictor_of(model.folder)
     one, two = (predictor.predict_case(image_of(model), Prompt([[9, 9, 9]], [k], "case_1")) for k in (1, 2))
     assert torch.equal(one.logits.logits, two.logits.logits)
-    with pytest.raises(SAM3DError, match="trained with foreground clicks alone"):
+    with pytest.raises(SAM3DError, match="background click on .*foreground"):
         predictor.predict_case(image_of(model), CLICKS)
 
 
@@ -120,7 +120,7 @@ def test_per_lesion(make_model):
     whose = np.where(odds[1] > odds[0], 2, 1)
     assert (instances == np.where(segmentation > 0, whose, 0)).mean() > 0.999
     assert set(np.unique(instances)) == {0, 1, 2}
-    with pytest.raises(SAM3DError, match="ask for per_lesion"):
+    with pytest.raises(SAM3DError, match="per_lesion"):
         alone[0].instances(segmentation)
 
 
@@ -146,7 +146,7 @@ def test_refinement_by_a_model_without_masks(make_model):
     model = make_model(trainer_class=SAM3DAdapterTrainer, settings=UNLABELLED)
     predictor = predictor_of(model.folder)
     refined = predictor.predict_case(image_of(model), refine_from=model.labels / "case_1.nii.gz")
-    assert refined.notes[:1] == ["the model takes no previous mask: only clicks from it are used"]
+    assert "no previous mask" in refined.notes[0]
     clicks_alone = predictor.predict_case(image_of(model), refined.prompt)
     assert torch.equal(refined.logits.logits, clicks_alone.logits.logits)
 
@@ -170,11 +170,11 @@ def test_refinement_of_nothing_is_nothing(make_model, tmp_path, kind, per_lesion
 @pytest.mark.parametrize(
     "points, labels, message",
     [
-        ([], [], "no clicks on case_1.* run nnUNetv2_predict"),
+        ([], [], "no clicks on case_1.*nnUNetv2_predict"),
         ([[9, 9, 9]], [0], "All clicks on case_1 are on background"),
-        ([[9, 9, 9]], [3], "label 3, which the model doesn't know"),
+        ([[9, 9, 9]], [3], "case_1.* 3"),
         ([[9, 9, 90]], [1], "outside the image"),
-        (None, None, "neither a prompt nor a segmentation"),
+        (None, None, "no prompt and no segmentation"),
     ],
 )
 def test_unusable_clicks(make_model, points, labels, message):
@@ -204,9 +204,9 @@ def test_unusable_images(make_model, tmp_path):
     model = make_model()
     predictor = predictor_of(model.folder)
     (tmp_path / "a.nii.gz").write_text("nothing")
-    with pytest.raises(SAM3DError, match="a.nii.gz can't be read"):
+    with pytest.raises(SAM3DError, match="a.nii.gz"):
         predictor.predict_case([tmp_path / "a.nii.gz"], CLICKS)
-    with pytest.raises(SAM3DError, match="needs 1 channel.*there are 2"):
+    with pytest.raises(SAM3DError, match="1 channel.* 2 "):
         predictor.predict_case(image_of(model) * 2, CLICKS)
 
 

@@ -424,15 +424,15 @@ def test_mistakes_are_sentences(with_balls, tmp_path):
     other = SAM3DSession("cpu")
     mask = np.zeros(SHAPE)
     mistakes = {
-        "no model folder": lambda: other.initialize_from_trained_model_folder(tmp_path / "nowhere"),
+        "nowhere": lambda: other.initialize_from_trained_model_folder(tmp_path / "nowhere"),
         "initialize_from_trained_model_folder": lambda: other.set_image(np.ones((1, 9, 9, 9))),
         "call set_image before set_target": lambda: other.set_target_buffer(np.zeros((9, 9, 9))),
         "call set_image before inter": lambda: other.add_point_interaction((1, 1, 1), True),
         "call set_image before undo": other.undo,
         "four axes": lambda: session.set_image(np.ones((9, 9, 9))),
         "2 channels": lambda: session.set_image(np.ones((2, 9, 9, 9))),
-        "no finite": lambda: session.set_image(np.full((1, 9, 9, 9), np.nan)),
-        "empty: all its voxels": lambda: session.set_image(np.zeros((1, 9, 9, 9))),
+        "finite": lambda: session.set_image(np.full((1, 9, 9, 9), np.nan)),
+        "empty": lambda: session.set_image(np.zeros((1, 9, 9, 9))),
         "three numbers above 0": lambda: session.set_image(np.ones((1, 9, 9, 9)), {"spacing": (1, 0, 1)}),
     }
     for text, mistake in mistakes.items():
@@ -445,14 +445,14 @@ def test_mistakes_are_sentences(with_balls, tmp_path):
         "outside the image, which has 44 x 20 x 22": lambda: session.add_point_interaction((44, 0, 0), True),
         "outside": lambda: session.add_point_interaction((0, -1, 0), True),
         "three coordinates": lambda: session.add_point_interaction((1, 2), True),
-        "no class 3; it knows 1, 2": lambda: session.add_point_interaction((1, 2, 3), True, class_label=3),
+        "class 3.* 1, 2": lambda: session.add_point_interaction((1, 2, 3), True, class_label=3),
         "scribble has the shape": lambda: session.add_scribble_interaction(mask[1:], True),
         "beyond": lambda: session.add_lasso_interaction(mask, True, interaction_bbox=[[1, 45], [0, 20], [0, 22]]),
         "box .* outside": lambda: session.add_bbox_interaction([[50, 60], [1, 2], [1, 2]], True),
         "is empty": lambda: session.add_bbox_interaction([[5, 5], [1, 2], [1, 2]], True),
         r"needs \[\[x1": lambda: session.add_bbox_interaction([1, 2, 3], True),
         "mask has the shape": lambda: session.add_initial_seg_interaction(mask[1:]),
-        "the value 7": lambda: session.add_initial_seg_interaction(mask + 7),
+        "7.* 1, 2": lambda: session.add_initial_seg_interaction(mask + 7),
     }
     for text, mistake in mistakes.items():
         with pytest.raises(SAM3DError, match=text):
