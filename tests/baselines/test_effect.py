@@ -7,26 +7,20 @@ import overfit
 import pytest
 import torch
 from effect import gradient_sizes, stir, without_effect
+from small_networks import SMALL_NETWORKS
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from sam3d_nnunet.nnunet.names import class_lookup
 
-SMALL: dict[str, dict[str, Any]] = {
-    "SwinUNETRTrainer": {"feature_size": 12, "depths": [1, 1, 1, 1]},
-    "UXNet3DTrainer": {"features": [4, 8, 12, 16], "depths": [1, 1, 1, 1]},
-    "UNETRPPTrainer": {"features": [8, 16, 32, 64], "depths": [1, 1, 1, 1]},
-    "NNFormerTrainer": {"embed_dim": 8, "depths": [1, 1, 1, 1], "heads": [1, 2, 2, 4], "drop_path": 0.0},
-    "TransBTSTrainer": {"width": 32, "hidden": 64},
-    "MedNeXtTrainer": {"variant": "S"},
-}
 ABLATIONS = [f"SAM3DAdapterTrainer_{name}" for name in ("posenc", "nomla", "deepprompt_1234")]
 
 
 @pytest.mark.parametrize("name", [*overfit.DEFAULT, *ABLATIONS])
 def test_each_tuned_tensor_has_an_effect(make_trainer, monkeypatch, name):
     """In float64, so that rounding can't be taken for an effect: it is below 1e-9 there, and each effect above 1e-6."""
-    settings = {"stride": 4, "sam_checkpoint": "none", "precision": "fp32", "networks": {name: SMALL.get(name, {})}}
+    small = SMALL_NETWORKS.get(name, {}) | ({"drop_path": 0.0} if name == "NNFormerTrainer" else {})
+    settings = {"stride": 4, "sam_checkpoint": "none", "precision": "fp32", "networks": {name: small}}
     settings["clicks"] = {"no_click_share": 0.0, "iterated_share": 0.0}
     trainer = make_trainer(trainer_class=class_lookup(__name__)(name), settings=settings)
     trainer.initialize()

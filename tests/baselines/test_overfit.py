@@ -1,30 +1,22 @@
 """Every trainer learns one case by heart; benchmarks/overfit.py shows the same on real ones."""
 
-from typing import Any
-
 import overfit
 import pytest
+from small_networks import SMALL_NETWORKS
 
-from sam3d_nnunet.nnunet.names import class_lookup
+from sam3d_nnunet.nnunet.names import NETWORK, class_lookup, trainers_in
 
-SMALL: dict[str, dict[str, Any]] = {
-    "SwinUNETRTrainer": {"feature_size": 12, "depths": [1, 1, 1, 1]},
-    "UXNet3DTrainer": {"features": [8, 16, 32, 64], "depths": [1, 1, 1, 1]},
-    "UNETRPPTrainer": {"features": [16, 32, 64, 128], "depths": [1, 1, 1, 1]},
-    "NNFormerTrainer": {"embed_dim": 24, "heads": [1, 2, 4, 8]},
-    "TransBTSTrainer": {"width": 32, "hidden": 64},
-    "MedNeXtTrainer": {"variant": "S"},
-}
 RATES = {"lr": 3e-3, "weight_decay": 1e-5, "final_lr_share": 0.1, "gradient_clip": 1.0}
+# higher than their authors', for a short test
+FASTER = {"SwinUNETRTrainer": 3e-3, "UXNet3DTrainer": 1e-3, "NNFormerTrainer": 3e-2}
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in trainers_in(NETWORK)]
 
 
-# its authors' rate would take minutes
-FASTER = {"SwinUNETRTrainer": 1e-3}
-
-
-@pytest.mark.parametrize("name", overfit.DEFAULT)
-def test_learns_a_case_by_heart(make_trainer, name):
-    settings = {"stride": 4, "sam_checkpoint": "none", "optimizer": RATES, "networks": {name: SMALL.get(name, {})}}
+@pytest.mark.parametrize("name", [*OTHERS, *(name for name in overfit.DEFAULT if name not in trainers_in(NETWORK))])
+def test_learns_a_case_by_heart(make_trainer, monkeypatch, name):
+    monkeypatch.setattr(overfit, "EVERY", 5)
+    networks = {name: SMALL_NETWORKS.get(name, {})}
+    settings = {"stride": 4, "sam_checkpoint": "none", "optimizer": RATES, "networks": networks}
     trainer = make_trainer("one class", trainer_class=class_lookup(__name__)(name), settings=settings)
     trainer.initial_lr = FASTER.get(name, trainer.initial_lr)
     trainer.initialize()

@@ -1,5 +1,6 @@
 import json
 import os
+from functools import partial
 
 import matplotlib.image
 import pytest
@@ -9,6 +10,7 @@ from sam3d_nnunet.demo import pipeline
 from sam3d_nnunet.demo.phantom import image_geometry, make_phantom
 from sam3d_nnunet.demo.results import BASELINE, OURS, DemoFolder, draw_figure, make_table
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.planning.recipes import load_recipe
 from sam3d_nnunet.prompts.files import write_prompt
 from sam3d_nnunet.prompts.prompt import Prompt
 
@@ -121,7 +123,12 @@ def test_progress_of_a_training(capsys):
 
 
 @pytest.mark.slow
-def test_whole_demo(tmp_path, capsys):
+def test_whole_demo(tmp_path, monkeypatch, capsys):
+    recipe = load_recipe("demo")
+    recipe["sam3d"] |= {"steps_per_epoch": 4, "validation_steps": 1}
+    monkeypatch.setattr(pipeline, "load_recipe", lambda name: recipe)
+    monkeypatch.setattr(pipeline, "make_phantom", partial(make_phantom, count=10))
+    monkeypatch.setitem(pipeline.ENVIRONMENT, "nnUNet_def_n_proc", "1")
     pipeline.run_demo(tmp_path / "new", seed=1, epochs=1)
     demo = DemoFolder(tmp_path / "new")
     for trainer in (BASELINE, OURS):

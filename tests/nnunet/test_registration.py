@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import sam3d_nnunet
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.nnunet import names as nnunet_names
 from sam3d_nnunet.nnunet import registration
@@ -167,27 +168,34 @@ def test_ext_folder_holds_nothing_else():
     ]
 
 
-@pytest.fixture
-def nnunet_copy(tmp_path):
-    """A folder for PYTHONPATH with a copy of nnunetv2, so that the installed one stays as it is."""
+@pytest.fixture(scope="module")
+def nnunet_copy(tmp_path_factory) -> Path:
+    """A folder for PYTHONPATH with a copy of nnunetv2, so that the installed one stays as it is. Not registered."""
+    folder = tmp_path_factory.mktemp("copy")
     installed = Path(importlib.util.find_spec("nnunetv2").origin).parent
-    shutil.copytree(installed, tmp_path / "nnunetv2", ignore=shutil.ignore_patterns("sam3d_nnunet_*"))
-    return tmp_path
+    shutil.copytree(installed, folder / "nnunetv2", ignore=shutil.ignore_patterns("sam3d_nnunet_*"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def registered(nnunet_copy, tmp_path_factory) -> Path:
+    """The same, after `sam3d register`."""
+    folder = tmp_path_factory.mktemp("registered")
+    shutil.copytree(nnunet_copy / "nnunetv2", folder / "nnunetv2")
+    done = run_python(folder, "from sam3d_nnunet.cli.main import main; main()", "register")
+    assert done.returncode == 0, done.stderr
+    assert all((folder / "nnunetv2" / place).exists() for place in registration.PLACES)
+    return folder
 
 
 def run_python(folder: Path, code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
     script = folder / "script.py"
     script.write_text(code)
     environment = {name: value for name, value in os.environ.items() if name != "nnUNet_extTrainer"}
-    environment |= {"PYTHONPATH": str(folder), **variables}
+    package = Path(sam3d_nnunet.__file__).parents[1]  # the one that is tested, wherever another is installed
+    environment |= {"PYTHONPATH": os.pathsep.join([str(folder), str(package)]), **variables}
     command = [sys.executable, str(script), *arguments]
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
-
-
-def register_in(folder: Path) -> None:
-    done = run_python(folder, "from sam3d_nnunet.cli.main import main; main()", "register")
-    assert done.returncode == 0, done.stderr
-    assert all((folder / "nnunetv2" / place).exists() for place in registration.PLACES)
 
 
 def trainers_of(nnunet: Path) -> list[str]:
@@ -212,11 +220,10 @@ assert "torch" in sys.modules and not any(name.startswith("sam3d_nnunet.training
 
 
 @pytest.mark.parametrize("gone", [False, True])
-def test_all_trainers_of_nnunet_are_still_found(nnunet_copy, gone):
+def test_all_trainers_of_nnunet_are_still_found(nnunet_copy, registered, gone):
     trainers = trainers_of(nnunet_copy / "nnunetv2")
     assert len(trainers) > 50
-    register_in(nnunet_copy)
-    done = run_python(nnunet_copy, LOOK_UP_ALL.format(gone=gone), *trainers)
+    done = run_python(registered, LOOK_UP_ALL.format(gone=gone), *trainers)
     assert done.returncode == 0, done.stderr
 
 
@@ -241,9 +248,8 @@ plan_experiment_entry()
         (PLAN_WITHOUT_PACKAGE, "-d 4 -pl SAM3DPlanner", "SAM3DPlanner"),
     ],
 )
-def test_nnunets_commands_end_in_a_sentence_when_the_package_is_gone(nnunet_copy, code, arguments, name):
-    register_in(nnunet_copy)
-    done = run_python(nnunet_copy, code, *arguments.split())
+def test_nnunets_commands_end_in_a_sentence_when_the_package_is_gone(registered, code, arguments, name):
+    done = run_python(registered, code, *arguments.split())
     assert done.returncode == 1
     assert f"Error: {name} " in done.stderr and "sam3d_nnunet" in done.stderr
     assert "Traceback" not in done.stderr
@@ -267,12 +273,13 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("registered", [True, False], ids=["registered", "nnUNet_extTrainer"])
-def test_our_trainers_are_found_and_pickle_for_a_worker(nnunet_copy, registered):
-    if registered:
-        register_in(nnunet_copy)
-    variables = {} if registered else {"nnUNet_extTrainer": str(registration.EXT_FOLDER)}
-    done = run_python(nnunet_copy, SPAWN, *nnunet_names.TRAINERS, **variables)
+@pytest.mark.parametrize(
+    "folder, variables",
+    [("registered", {}), ("nnunet_copy", {"nnUNet_extTrainer": str(registration.EXT_FOLDER)})],
+    ids=["registered", "nnUNet_extTrainer"],
+)
+def test_our_trainers_are_found_and_pickle_for_a_worker(request, folder, variables):
+    done = run_python(request.getfixturevalue(folder), SPAWN, *nnunet_names.TRAINERS, **variables)
     assert done.returncode == 0, done.stderr
     places = [f"sam3d_nnunet.{trainer.module}" for trainer in nnunet_names.TRAINERS.values()]
     assert done.stdout.splitlines()[-1] == str(places)
@@ -285,8 +292,7 @@ print(recursive_find_python_class(folder, "SAM3DPlanner", "nnunetv2.experiment_p
 """
 
 
-def test_our_planner_is_found(nnunet_copy):
-    register_in(nnunet_copy)
-    done = run_python(nnunet_copy, FIND_PLANNER)
+def test_our_planner_is_found(registered):
+    done = run_python(registered, FIND_PLANNER)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["sam3d_nnunet." + nnunet_names.PLANNERS["SAM3DPlanner"]]

@@ -1,13 +1,17 @@
 import json
+import multiprocessing.dummy
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.planning.plan_dataset import _preset_settings, plan_dataset
 from sam3d_nnunet.planning.planner import SAM3DPlanner, patch_side
@@ -61,7 +65,7 @@ def planned_ct(tmp_path_factory, write_dataset, run_command) -> SimpleNamespace:
     folders = SimpleNamespace(raw=root / "raw", preprocessed=root / "preprocessed", results=root / "results")
     write_dataset(folders.raw, CT, cases((12, 60, 50)), LABELS, (3.0, 0.8, 0.8), "CT")
     variables = {f"nnUNet_{name}": str(folder) for name, folder in vars(folders).items()}
-    done = run_command("sam3d", "plan", "-d", "701", nnUNet_def_n_proc="2", **variables)
+    done = run_command("sam3d", "plan", "-d", "701", nnUNet_def_n_proc="1", **variables)
     assert done.returncode == 0, done.stderr
     folders.output = done.stdout
     return folders
@@ -101,18 +105,18 @@ def test_2d_configuration_is_nnunets(ct):
 def unet_output(plans: dict) -> tuple[int, ...]:
     """Shape of what the plan's own U-Net says about one of its patches."""
     manager = PlansManager(plans).get_configuration("3d_fullres")
-    network = get_network_from_plans(
-        manager.network_arch_class_name,
-        manager.network_arch_init_kwargs,
-        manager.network_arch_init_kwargs_req_import,
-        input_channels=1,
-        output_channels=2,
-        deep_supervision=False,
-    )
     halvings = np.prod(manager.network_arch_init_kwargs["strides"], axis=0)
     assert (np.array(manager.patch_size) % halvings == 0).all()
     assert (np.array(manager.patch_size) // halvings >= 4).all()  # nnU-Net's rule for the deepest level
-    with torch.no_grad():
+    with torch.device("meta"):  # shapes alone, without arithmetic
+        network = get_network_from_plans(
+            manager.network_arch_class_name,
+            manager.network_arch_init_kwargs,
+            manager.network_arch_init_kwargs_req_import,
+            input_channels=1,
+            output_channels=2,
+            deep_supervision=False,
+        )
         return tuple(network(torch.zeros(1, 1, *manager.patch_size)).shape)
 
 
@@ -205,14 +209,19 @@ def test_2d_data_set_is_refused(nnunet_folders, write_dataset, write_fingerprint
     assert not (nnunet_folders.preprocessed / name / "SAM3DPlans.json").exists()
 
 
-def test_labels_that_are_all_background_are_refused(nnunet_folders, write_dataset, run_command):
+def test_labels_that_are_all_background_are_refused(nnunet_folders, write_dataset, monkeypatch, capfd):
     name = "Dataset704_Empty"
     write_dataset(nnunet_folders.raw, name, cases((6, 6, 6), foreground=False), LABELS)
-    done = run_command("sam3d", "plan", "-d", "704")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("Error: ") and name in done.stderr.splitlines()[-1]
-    assert "foreground" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    in_threads = SimpleNamespace(get_context=lambda kind: multiprocessing.dummy)
+    monkeypatch.setattr(fingerprint_extractor, "multiprocessing", in_threads)
+    monkeypatch.setattr(sys, "argv", ["sam3d", "plan", "-d", "704"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    stderr = capfd.readouterr().err
+    assert stderr.splitlines()[-1].startswith("Error: ") and name in stderr.splitlines()[-1]
+    assert "foreground" in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
     assert list(nnunet_folders.preprocessed.iterdir()) == []
 
 
