@@ -1,4 +1,4 @@
-"""A trained model as nnU-Net keeps it: plans, data set and one checkpoint a fold."""
+"""Load a trained model from the folder in which nnU-Net keeps it: plans, data set and one checkpoint per fold."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from sam3d_nnunet.datasets.raw_dataset import read_dataset_json
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import listing, read_json_object
 from sam3d_nnunet.network.prompts import PromptableNetwork
@@ -26,14 +25,14 @@ Fold = int | str
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What prediction needs of a training.
+    """A trained model, with everything that prediction needs.
 
     Attributes:
         networks: one for each fold, in evaluation mode.
         plans, configuration, labels, dataset_json: of the training.
-        channels: of its images.
+        channels: of the images.
         mirror_axes: spatial axes that training mirrored, for test-time mirroring.
-        clicks_carry_labels: whether background clicks and classes mean something to the networks.
+        clicks_carry_labels: whether the networks know click labels, so that background and classes can be clicked.
     """
 
     networks: list[PromptableNetwork]
@@ -52,23 +51,23 @@ class TrainedModel:
 
     @property
     def class_names(self) -> dict[str, int]:
-        """Labels by name; regions of several labels are none."""
+        """Labels by name, without regions, which have several labels."""
         return {name: k for name, k in self.dataset_json["labels"].items() if isinstance(k, int) and name != "ignore"}
 
     @property
     def click_labels(self) -> list[int]:
-        """Labels that a user's clicks may have."""
+        """Labels that clicks may have."""
         foreground = [int(label) for label in self.labels.foreground_labels]
         return [0, *foreground] if self.clicks_carry_labels else foreground
 
     @property
     def region_order(self) -> list[int] | None:
-        """The label that each logit sets, where logits are those of regions."""
+        """For logits of overlapping regions: the label that each region sets, one after the other. None: no regions."""
         return self.labels.regions_class_order if self.labels.has_regions else None
 
     @property
     def takes_maps(self) -> bool:
-        """Whether a previous mask means something to the networks."""
+        """Whether the networks take previous masks, scribbles and boxes."""
         return all(network.takes_maps for network in self.networks)
 
 
@@ -77,25 +76,26 @@ def load_model_folder(
 ) -> TrainedModel:
     """Load a model on the CPU.
 
-    Checkpoints are nnU-Net's, which can run code when they are loaded: load none that you don't trust.
+    Loading one of nnU-Net's checkpoints can run code. Load only checkpoints that you trust.
 
     Args:
         folder: TRAINER__PLANS__CONFIGURATION, with plans.json, dataset.json and fold_X/.
-        folds: which; their predictions are averaged. None: all that are numbered, else fold_all.
+        folds: one or several folds, whose predictions are averaged. None: see `choose_folds`.
         checkpoint_name: file in each fold.
 
     Raises:
-        SAM3DError: a file is missing or unusable, or the model is none of our trainers'.
+        SAM3DError: a file is missing or can't be used, or the model takes no prompts.
     """
     folder = Path(folder)
-    plans, dataset_json = PlansManager(read_plans(folder)), read_dataset_json(folder / "dataset.json")
+    plans = PlansManager(read_plans(folder))
+    dataset_json = _read_json(folder, "dataset.json", ("labels", "file_ending"))
     chosen = choose_folds(folder, folds, checkpoint_name)
     checkpoints = [load_checkpoint(folder / f"fold_{fold}" / checkpoint_name) for fold in chosen]
     trainer = trainer_of(checkpoints[0], folder)
     _refuse_without_prompts(trainer, folder)
     configuration_name = checkpoints[0]["init_args"]["configuration"]
     if configuration_name not in plans.available_configurations:
-        raise SAM3DError(f"{folder / 'plans.json'} has no configuration {configuration_name}, which was trained.")
+        raise SAM3DError(f"{folder / 'plans.json'} lacks the configuration {configuration_name} of fold_{chosen[0]}.")
     configuration = plans.get_configuration(configuration_name)
     settings = parse_settings(configuration.configuration.get(BLOCK, {}), str(folder / "plans.json"))
     labels = plans.get_label_manager(dataset_json)
@@ -134,12 +134,9 @@ def read_plans(folder: Path) -> dict[str, Any]:
     """nnU-Net's plans in a model folder.
 
     Raises:
-        SAM3DError: this is no model folder, or its plans can't be used.
+        SAM3DError: this is not a model folder, or its plans can't be used.
     """
-    if not folder.is_dir():
-        raise SAM3DError(f"There is no model folder {folder}. Give the folder TRAINER__PLANS__CONFIGURATION.")
-    hint = f"Give the folder TRAINER__PLANS__CONFIGURATION of a model. {_content(folder)}"
-    return read_json_object(folder / "plans.json", ("dataset_name", "plans_name", "configurations"), hint)
+    return _read_json(folder, "plans.json", ("dataset_name", "plans_name", "configurations"))
 
 
 def choose_folds(folder: Path, folds: Sequence[Fold] | Fold | None, checkpoint_name: str) -> list[str]:
@@ -147,12 +144,13 @@ def choose_folds(folder: Path, folds: Sequence[Fold] | Fold | None, checkpoint_n
 
     Args:
         folder: of the model.
-        folds: those that are asked for. None, or an empty list: all that are numbered, else fold_all.
+        folds: one or several. None, or an empty list: all numbered folds, or else fold_all.
         checkpoint_name: file in each fold.
 
     Raises:
-        SAM3DError: one of them holds no such checkpoint, or none does.
+        SAM3DError: there is no such folder, or a fold without this checkpoint, or no fold with it.
     """
+    _refuse_missing(folder)
     there = {file.parent.name for file in folder.glob(f"fold_*/{checkpoint_name}") if file.is_file()}
     chosen = [str(fold) for fold in ([folds] if isinstance(folds, (int, str)) else folds or ())]
     if not chosen:
@@ -166,10 +164,10 @@ def choose_folds(folder: Path, folds: Sequence[Fold] | Fold | None, checkpoint_n
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
-    """One of nnU-Net's checkpoints, on the CPU. It can run code when it is loaded: load none that you don't trust.
+    """One of nnU-Net's checkpoints, on the CPU. Loading can run code: load only checkpoints that you trust.
 
     Raises:
-        SAM3DError: the file is missing or damaged, or is no checkpoint of a training.
+        SAM3DError: the file is missing or damaged, or is not a checkpoint of nnU-Net.
     """
     try:
         # as nnU-Net does: its checkpoints hold more than tensors
@@ -202,8 +200,21 @@ def _refuse_without_prompts(trainer: type, folder: Path) -> None:
         )
 
 
+def _read_json(folder: Path, name: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """One of nnU-Net's files in a model folder."""
+    _refuse_missing(folder)
+    return read_json_object(
+        folder / name, keys, f"Give the folder TRAINER__PLANS__CONFIGURATION of a model. {_content(folder)}"
+    )
+
+
+def _refuse_missing(folder: Path) -> None:
+    if not folder.is_dir():
+        raise SAM3DError(f"There is no model folder {folder}. Give the folder TRAINER__PLANS__CONFIGURATION.")
+
+
 def _content(folder: Path) -> str:
-    """What a folder holds of a model, for messages."""
+    """The content of a model folder, for messages."""
     checkpoints = [str(file.relative_to(folder)) for file in folder.glob("fold_*/*.pth")]
     if checkpoints:
         return f"It holds {listing(checkpoints)}."

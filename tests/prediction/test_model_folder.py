@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.prediction.model_folder import load_model_folder, trained_model_folder
+from sam3d_nnunet.prediction.model_folder import choose_folds, load_model_folder, trained_model_folder
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
 
 
@@ -47,6 +48,8 @@ def test_missing_and_broken_files(make_model, tmp_path):
     folder = make_model().folder
     with pytest.raises(SAM3DError, match="no model folder"):
         load_model_folder(tmp_path / "nowhere")
+    with pytest.raises(SAM3DError, match="no model folder.*nowhere"):
+        choose_folds(tmp_path / "nowhere", None, "checkpoint_final.pth")
     (tmp_path / "empty").mkdir()
     with pytest.raises(SAM3DError, match="empty/plans.json.*nothing"):
         load_model_folder(tmp_path / "empty")
@@ -64,6 +67,18 @@ def test_missing_and_broken_files(make_model, tmp_path):
     (folder / "dataset.json").write_text("{")
     with pytest.raises(SAM3DError, match=r"dataset\.json, line 1"):
         load_model_folder(folder)
+    (folder / "dataset.json").unlink()
+    with pytest.raises(SAM3DError, match=r"dataset\.json.*holds fold_0/checkpoint_final"):
+        load_model_folder(folder)
+
+
+def test_channels_under_their_earlier_name(make_model):
+    """nnU-Net also takes data sets that name their channels "modality", as nnU-Net v1 did."""
+    folder = make_model().folder
+    content = json.loads((folder / "dataset.json").read_text())
+    content["modality"] = content.pop("channel_names")
+    (folder / "dataset.json").write_text(json.dumps(content))
+    assert load_model_folder(folder).channels == 1
 
 
 def test_foreign_trainers(make_model):
