@@ -14,6 +14,9 @@ import SimpleITK as sitk
 import torch
 from hypothesis import HealthCheck, settings
 
+# nnU-Net reads it when it is imported; each of its processes imports torch, which takes longer than a small case
+os.environ.setdefault("nnUNet_def_n_proc", "1")
+
 # beside these, tests import helpers and benchmarks by name: pyproject.toml says where they lie
 pytest_plugins = ["data_fixtures", "training_fixtures", "model_fixtures", "evaluated_fixtures", "results_fixtures"]
 
