@@ -8,7 +8,7 @@ import json
 import os
 import reprlib
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -92,7 +92,8 @@ def whole_file(path: Path, only_writer: bool = False) -> Iterator[Path]:
             e.filename = str(path)  # which the user knows
         raise
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none in a folder that can't be used
+            part.unlink()
 
 
 @contextmanager
@@ -101,15 +102,20 @@ def whole_files(folder: Path, last: str = "") -> Iterator[Path]:
 
     Args:
         folder: exists. Files of the same names are replaced.
-        last: name of the file that moves last: where it is there, so are all others.
+        last: name of the file that moves last: where it is there, so are all others. The block must write it.
+
+    Raises:
+        FileNotFoundError: the block has not written `last`.
     """
     with TemporaryDirectory(prefix=".part_", dir=folder) as temporary:
         part = Path(temporary)
         yield part
         files = sorted(file.relative_to(part) for file in part.rglob("*") if file.is_file())
+        if last:
+            files = [*(file for file in files if file != Path(last)), Path(last)]
         for file in files:
             _flush(part / file)
-        for file in sorted(files, key=lambda file: file == Path(last)):
+        for file in files:
             (folder / file.parent).mkdir(parents=True, exist_ok=True)
             os.replace(part / file, folder / file)
 

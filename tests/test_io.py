@@ -115,6 +115,40 @@ def test_all_or_none_of_two_files(tmp_path):
     assert names(tmp_path) == [] and error.value.filename == str(files[1])
 
 
+@pytest.mark.parametrize("name", ["a file/content", "none/content"])
+def test_errors_name_the_file_and_not_its_temporary_one(tmp_path, name):
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(OSError) as error:
+        write_text(tmp_path / name, "content")
+    assert error.value.filename == str(tmp_path / name)
+
+
+def test_results_can_be_read_by_others(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "text", "content")
+        with whole_files(tmp_path) as part:
+            (part / "instances").mkdir()
+            (part / "instances" / "map").write_text("content")
+        with whole_folder(tmp_path / "new") as part:
+            (part / "a").write_text("content")
+    finally:
+        os.umask(before)
+    assert {name: (tmp_path / name).stat().st_mode & 0o777 for name in names(tmp_path)} == {
+        "text": 0o640,
+        "instances": 0o750,
+        "instances/map": 0o640,
+        "new": 0o750,
+        "new/a": 0o640,
+    }
+
+
+def test_nothing_appears_without_the_last_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="a.nii"), whole_files(tmp_path, last="a.nii") as part:
+        (part / "a.json").write_text("content")
+    assert names(tmp_path) == []
+
+
 def test_files_of_a_case(tmp_path, monkeypatch):
     moved = []
     replace = os.replace
