@@ -143,6 +143,14 @@ def test_only_our_names_are_answered(monkeypatch):
     assert module.SAM3DError.__module__ == "sam3d_nnunet.errors"
 
 
+def test_files_that_were_registered_before_the_rooms_still_work(tmp_path, monkeypatch):
+    text = registration.EXT_FILE.read_text()
+    assert text.count("sam3d_nnunet.nnunet.names import class_lookup") == 1
+    (tmp_path / "earlier.py").write_text(text.replace("nnunet.names import", "nnunet_names import"))
+    monkeypatch.setattr(registration, "EXT_FILE", tmp_path / "earlier.py")
+    assert load_ext_file().SAM3DPlanner.__module__ == "sam3d_nnunet.planning.planner"
+
+
 def test_a_class_that_cannot_be_loaded_is_not_taken_for_absent(monkeypatch):
     module = load_ext_file()
     monkeypatch.setitem(nnunet_names.TRAINERS, "SAM3DLost", nnunet_names.Trainer("errors", nnunet_names.OURS, ""))
