@@ -11,8 +11,8 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
-from sam3d_nnunet.datasets.raw_dataset import read_dataset_json
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.network.sam3d import PRESETS
 from sam3d_nnunet.nnunet.folders import dataset_name
 from sam3d_nnunet.planning.planner import PLANS, SAM3DPlanner, unet_topology
@@ -85,7 +85,7 @@ def _name_in_raw(dataset: str) -> str:
 def _refuse_empty_labels(name: str) -> None:
     """Refuse label maps without foreground, on which nnU-Net's fingerprint ends in an IndexError."""
     folder = Path(nnUNet_raw) / name
-    dataset_json = read_dataset_json(folder / "dataset.json")
+    dataset_json = read_json_object(folder / "dataset.json", ("labels", "file_ending"))
     listed = "dataset" in dataset_json or (folder / "imagesTr").is_dir()
     cases = get_filenames_of_train_images_and_targets(str(folder), dataset_json) if listed else {}
     if not cases:

@@ -209,9 +209,12 @@ def test_2d_data_set_is_refused(nnunet_folders, write_dataset, write_fingerprint
     assert not (nnunet_folders.preprocessed / name / "SAM3DPlans.json").exists()
 
 
-def test_labels_that_are_all_background_are_refused(nnunet_folders, write_dataset, monkeypatch, capfd):
+@pytest.mark.parametrize("channels", ["channel_names", "modality"])
+def test_labels_that_are_all_background_are_refused(nnunet_folders, write_dataset, monkeypatch, capfd, channels):
     name = "Dataset704_Empty"
-    write_dataset(nnunet_folders.raw, name, cases((6, 6, 6), foreground=False), LABELS)
+    folder = write_dataset(nnunet_folders.raw, name, cases((6, 6, 6), foreground=False), LABELS)
+    content = (folder / "dataset.json").read_text()
+    (folder / "dataset.json").write_text(content.replace("channel_names", channels))
     in_threads = SimpleNamespace(get_context=lambda kind: multiprocessing.dummy)
     monkeypatch.setattr(fingerprint_extractor, "multiprocessing", in_threads)
     monkeypatch.setattr(sys, "argv", ["sam3d", "plan", "-d", "704"])
