@@ -64,11 +64,16 @@ def evaluate(
     iterated = [protocol.name for protocol in wanted if protocol.is_iterated]
     if options.per_lesion and iterated:
         raise SAM3DError(f"{listing(iterated)} corrects one prediction of all lesions. Leave it out, or --per-lesion.")
-    folds = choose_folds(folder, folds, options.checkpoint)
+    chosen = choose_folds(folder, folds or None, options.checkpoint)
+    if not folds and chosen == ["all"]:
+        raise SAM3DError(
+            f"{folder} has no numbered fold with {options.checkpoint}, but fold_all, which has no validation cases. "
+            "Evaluate it on a test set (--test) with -f all."
+        )
     if test_data:
-        runs = [(TEST, folds, test_data.cases_with_truth())]
+        runs = [(TEST, chosen, test_data.cases_with_truth())]
     else:
-        runs = [(fold, [fold], data.cases_of_fold(fold)) for fold in folds]
+        runs = [(fold, [fold], data.cases_of_fold(fold)) for fold in chosen]
         for fold, _, cases in runs:
             _refuse_other_splits(folder, fold, data, cases)
     root, name, failures = ResultsFolder(results), name or folder.resolve().name, []

@@ -144,7 +144,7 @@ def choose_folds(folder: Path, folds: Sequence[Fold] | Fold | None, checkpoint_n
 
     Args:
         folder: of the model.
-        folds: one or several. None, or an empty list: all numbered folds, or else fold_all.
+        folds: one or several. None: all numbered folds, or else fold_all.
         checkpoint_name: file in each fold.
 
     Raises:
@@ -152,10 +152,11 @@ def choose_folds(folder: Path, folds: Sequence[Fold] | Fold | None, checkpoint_n
     """
     _refuse_missing(folder)
     there = {file.parent.name for file in folder.glob(f"fold_*/{checkpoint_name}") if file.is_file()}
-    chosen = [str(fold) for fold in ([folds] if isinstance(folds, (int, str)) else folds or ())]
-    if not chosen:
+    if folds is None:
         numbers = sorted(int(name[5:]) for name in there if re.fullmatch("fold_[0-9]+", name))
         chosen = [str(number) for number in numbers] or (["all"] if "fold_all" in there else [])
+    else:
+        chosen = [str(fold) for fold in ([folds] if isinstance(folds, (int, str)) else folds)]
     missing = [f"fold_{fold}" for fold in chosen if f"fold_{fold}" not in there]
     if missing or not chosen:
         wanted = f"no {checkpoint_name} in {', '.join(missing)}" if missing else f"no fold with {checkpoint_name}"

@@ -330,6 +330,19 @@ def test_listed_files(make_evaluated, read, tmp_path, monkeypatch):
         assert (image.image == same.image).all() and (image.truth == same.truth).all()
 
 
+def test_a_training_on_all_cases_has_to_be_named(make_evaluated, tmp_path):
+    model, root = make_evaluated(folds=("all",)), tmp_path / "evaluated"
+    images, labels = tmp_path / "imagesTs", tmp_path / "labelsTs"
+    for source, name, folder in ((model.images, "_0000", images), (model.labels, "", labels)):
+        folder.mkdir()
+        shutil.copy(source / f"case_1{name}.nii.gz", folder / f"patient{name}.nii.gz")
+    for test in (None, (images, labels)):
+        with pytest.raises(SAM3DError, match=f"{model.folder} .*checkpoint_final.pth.*-f all"):
+            evaluate(model.folder, root, options=QUICK, test=test)
+    assert not root.exists()
+    assert evaluate(model.folder, root, ["all"], options=QUICK, test=(images, labels)) == []
+
+
 def test_folds_of_other_splits_are_refused(make_evaluated, tmp_path):
     """What nnU-Net's final validation predicted tells on what a fold was trained."""
     model, root = make_evaluated(folds=(0, 1)), tmp_path / "evaluated"

@@ -21,6 +21,8 @@ def test_folds(make_model):
     assert len(load_model_folder(folder, ["all", "0", "0"]).networks) == 2
     with pytest.raises(SAM3DError, match="in fold_1, fold_7.*holds fold_0/checkpoint_final"):
         load_model_folder(folder, [0, 1, 7])
+    with pytest.raises(SAM3DError, match="holds fold_0/checkpoint_final"):
+        load_model_folder(folder, [])
     with pytest.raises(SAM3DError, match="checkpoint_best.pth.*holds fold_0/checkpoint_final"):
         load_model_folder(folder, checkpoint_name="checkpoint_best.pth")
     shutil.rmtree(folder / "fold_0")
