@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from typer.main import get_command
 
 from sam3d_nnunet.cli.main import app
-from sam3d_nnunet.nnunet.names import TRAINERS
+from sam3d_nnunet.nnunet.names import trainer_groups
 from sam3d_nnunet.planning.settings import SAM3DSettings
 from sam3d_nnunet.simulation.protocols import FAMILIES
 from sam3d_nnunet.workflow.comparison import Comparison
@@ -81,11 +81,12 @@ def comparison() -> str:
 
 def trainers() -> str:
     """The trainers of each group of the registry."""
-    groups: dict[str, list[list[str]]] = {}
-    for name, trainer in TRAINERS.items():
-        groups.setdefault(trainer.group, []).append([f"`{name}`", _text(trainer.summary), f"`{trainer.module}`"])
     head = ["trainer", "what it trains", "module below `sam3d_nnunet`"]
-    return "\n\n".join(f"### {group}\n\n{_table(head, rows)}" for group, rows in groups.items())
+    tables = {
+        group: _table(head, [[f"`{name}`", _text(t.summary), f"`{t.module}`"] for name, t in members.items()])
+        for group, members in trainer_groups().items()
+    }
+    return "\n\n".join(f"### {group}\n\n{table}" for group, table in tables.items())
 
 
 def protocols() -> str:

@@ -72,7 +72,8 @@ def evaluate(
     fold: Annotated[
         list[str] | None,
         typer.Option(
-            "-f", help="Fold. Repeat for several. Default: all trained folds. Their ensemble predicts a test set."
+            "-f",
+            help="Fold. Repeat for several. Default: all trained numbered folds. Their ensemble predicts a test set.",
         ),
     ] = None,
     protocol: Annotated[

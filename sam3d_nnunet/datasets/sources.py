@@ -24,7 +24,7 @@ class SourceCase:
 
 @dataclass(frozen=True)
 class Source:
-    """A published data set as it lies on the disk.
+    """A published data set on the disk.
 
     Attributes:
         title: of the data set.
@@ -98,7 +98,7 @@ def find_kits(folder: Path) -> Source:
 
 
 def find_lits(folder: Path) -> Source:
-    """The training volumes of LiTS17: volume-0 to volume-130 and segmentation-N, in whatever folders below.
+    """The training volumes of LiTS17: volume-0 to volume-130 and segmentation-N, in this folder or any below it.
 
     Raises:
         SAM3DError: no volume is there, or one twice.

@@ -65,7 +65,7 @@ def write_splits(splits: Splits, file: Path) -> None:
 
 
 def same_splits(one: Splits, other: Splits) -> bool:
-    """Whether two lists of folds hold the same cases, in whatever order."""
+    """Whether two lists of folds hold the same cases, in any order."""
     return [(set(f["train"]), set(f["val"])) for f in one] == [(set(f["train"]), set(f["val"])) for f in other]
 
 

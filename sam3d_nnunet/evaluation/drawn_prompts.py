@@ -23,7 +23,7 @@ def draw_prompts(
     folds: Sequence[str] = (),
     test: TestFolders | None = None,
 ) -> list[str]:
-    """Draw the clicks of `evaluate`, for methods that predict elsewhere. Clicks that are there already stay.
+    """Draw the clicks of `evaluate`, for predictions by other programs. Existing clicks are kept.
 
     Args:
         dataset: id or name.

@@ -133,7 +133,7 @@ class Results:
         return read_json(file, WRITTEN) if file.is_file() else None
 
     def prompt_file(self, protocol: str, trial: int, case: str) -> Path:
-        """Where the clicks of a case are, if the protocol draws any beforehand."""
+        """Where the clicks of a case are, if the protocol draws them before the prediction."""
         return self.root / PROMPTS / protocol / f"trial_{trial}" / f"{case}.json"
 
     @property
@@ -288,7 +288,7 @@ class ResultsFolder:
                 missing = ", which is not there" if None in weights else ""
                 raise SAM3DError(
                     f"{folder} holds predictions of another training than {' and '.join(map(str, files))}{missing}. "
-                    f"Delete {self.root / method / '*' / f'fold_{fold}'} to predict anew, give the method another "
+                    f"Delete {self.root / method / '*' / f'fold_{fold}'} to predict again, give the method another "
                     "name, or put the model back."
                 )
 
@@ -322,7 +322,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         key = different[0]
         raise SAM3DError(
             f"{folder} holds predictions with {key} {known[key]}, not {settings[key]}. Give another --name, or delete "
-            "that folder to predict anew."
+            "that folder to predict again."
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SETTINGS, settings)
@@ -334,7 +334,7 @@ def known_settings(folder: Path) -> dict[str, Any]:
     Raises:
         SAM3DError: they can't be read.
     """
-    return _known(folder / SETTINGS, f"Delete {folder} to predict anew.")
+    return _known(folder / SETTINGS, f"Delete {folder} to predict again.")
 
 
 def add_cost(folder: Path, case: str, clicks: int, windows: int | None, seconds: float) -> None:
