@@ -12,6 +12,7 @@ from sam3d_nnunet.evaluation.results import PredictionFolder, Results
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.world import REVERSED, ImageGeometry
 from sam3d_nnunet.prompts.files import read_prompt
+from sam3d_nnunet.simulation.protocols import AUTOMATIC
 
 
 class PatientView:
@@ -85,6 +86,8 @@ class CaseReader:
         Raises:
             SAM3DError: the file of the clicks can't be read.
         """
+        if folder.protocol == AUTOMATIC:
+            return np.empty((0, 3)), np.empty(0, dtype=int)
         # Clicks lie in a CSV if CASE.json holds the image's spacing. Those drawn beforehand lack corrective clicks.
         beside = [folder.path / f"{case.name}{ending}" for ending in (".csv", ".json")]
         for file in [*beside, self._results.prompt_file(folder.protocol, folder.trial, case.name)]:

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sam3d_nnunet.evaluation.results import Results
 from sam3d_nnunet.geometry.world import ImageGeometry
-from sam3d_nnunet.report.case_images import PatientView
+from sam3d_nnunet.report.case_images import CaseReader, PatientView
 
 SHAPE = (4, 5, 6)
 
@@ -29,3 +30,13 @@ def test_view_turns_any_orientation_to_the_patient_and_keeps_the_world(axes, sig
 def test_spacing_follows_the_axes():
     affine = np.diag([0.8, 0.7, 3.0, 1.0])[:, [2, 1, 0, 3]]  # array (z, y, x)
     assert PatientView(ImageGeometry(affine), SHAPE).spacing == pytest.approx([3.0, 0.7, 0.8])
+
+
+def test_the_spacing_beside_an_automatic_prediction_is_no_prompt_file(results_folder):
+    """nnU-Net writes the spacing of TIFF images to CASE.json."""
+    results = Results(results_folder)
+    folder = next(folder for folder in results.folders if folder.protocol == "automatic")
+    (folder.path / "case_00.json").write_text('{"spacing": [3.0, 1.0, 0.8]}')
+    reader = CaseReader(results)
+    points, labels = reader.clicks(reader.image("case_00"), folder)
+    assert points.shape == (0, 3) and labels.shape == (0,)
