@@ -4,6 +4,7 @@
 name: after a full disk or a killed process there is no half of a file, and an earlier file is as it was.
 """
 
+import errno
 import json
 import os
 import reprlib
@@ -148,7 +149,11 @@ def listing(names: Iterable[str], shown: int = SHOWN) -> str:
 def _flush(file: Path) -> None:
     """Have the system write a file to the disk, so that its name never comes before its content."""
     with file.open("rb+") as stream:
-        os.fsync(stream.fileno())
+        try:
+            os.fsync(stream.fileno())
+        except OSError as e:
+            if e.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that can't, such as some network shares
+                raise
 
 
 def _error(problem: str, hint: str) -> SAM3DError:

@@ -1,5 +1,6 @@
+import errno
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import pytest
 
@@ -113,6 +114,17 @@ def test_all_or_none_of_two_files(tmp_path):
         for part in [stack.enter_context(whole_file(file)) for file in files]:
             part.write_text("content")
     assert names(tmp_path) == [] and error.value.filename == str(files[1])
+
+
+@pytest.mark.parametrize(("code", "written"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.ENOSPC, False)])
+def test_only_file_systems_that_cannot_flush_may_refuse_it(tmp_path, monkeypatch, code, written):
+    def refuse(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with nullcontext() if written else pytest.raises(OSError):
+        write_text(tmp_path / "file", "text")
+    assert names(tmp_path) == (["file"] if written else [])
 
 
 @pytest.mark.parametrize("name", ["a file/content", "none/content"])

@@ -26,7 +26,7 @@ def load_recipe(name_or_path: str | Path) -> dict[str, Any]:
         SAM3DError: there is no such recipe, it is not JSON, or it has unknown keys or impossible values.
     """
     file = _find(name_or_path)
-    recipe = read_json(file, hint="Give the name or the JSON file of a recipe.")
+    recipe = read_json(file, hint="Correct it, or name another recipe.")
     _check(recipe, file)
     return recipe
 
