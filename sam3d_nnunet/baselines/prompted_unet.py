@@ -87,7 +87,7 @@ class PromptedUNet(nn.Module):
 
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
-RESIDUAL_BLOCKS = (1, 3, 4, 6)  # in the first stages of nnU-Net's ResEnc presets; as many as in the last from there on
+RESIDUAL_BLOCKS = (1, 3, 4, 6)  # of the first stages of nnU-Net's ResEnc presets; all further stages have 6
 
 
 class PromptedUNetTrainer(PromptedTrainer):
@@ -112,7 +112,7 @@ class PromptedUNetTrainer(PromptedTrainer):
 
 
 class PromptedResEncUNetTrainer(PromptedUNetTrainer):
-    """The same with nnU-Net's residual encoder, with as many blocks a stage as its ResEnc presets have."""
+    """`PromptedUNetTrainer` with nnU-Net's residual encoder and the numbers of blocks of its ResEnc presets."""
 
     @staticmethod
     def build_network_architecture(
@@ -134,7 +134,7 @@ class PromptedResEncUNetTrainer(PromptedUNetTrainer):
 
 
 def residual(architecture: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What nnU-Net's residual U-Net needs, from what a plan holds for either of its U-Nets.
+    """Arguments of nnU-Net's residual U-Net, from those that a plan holds for either of nnU-Net's U-Nets.
 
     Raises:
         SAM3DError: the architecture is another one.

@@ -155,17 +155,17 @@ class SliceReport:
 
 
 class SliceCases:
-    """Images of a data set, of which SAM sees the first channel, and where their segmentations go."""
+    """Images of a data set, whose first channel SAM segments, and the folder for the segmentations."""
 
     def __init__(self, images: str | Path, output: str | Path, dataset_json: dict[str, Any]) -> None:
         """
         Args:
             images: folder of CASE_0000.
-            output: folder for the segmentations CASE; made if it isn't there.
-            dataset_json: nnU-Net's description of such images.
+            output: folder for the segmentations CASE; created if it is missing.
+            dataset_json: nnU-Net's description of these images.
 
         Raises:
-            SAM3DError: there is no such folder, or no such image in it; or nnU-Net can't read this kind of files.
+            SAM3DError: there is no such folder, it holds no such image, or nnU-Net can't read the files.
         """
         self.folder, self.output = Path(images), Path(output)
         self.ending = dataset_json["file_ending"]
@@ -185,7 +185,7 @@ class SliceCases:
         if not self.folder.is_dir():
             raise SAM3DError(f"There is no folder {self.folder} with images.")
         last = f"_0000{self.ending}"
-        # macOS puts ._CASE_0000 beside files on foreign disks
+        # macOS puts files ._CASE_0000 on disks of other systems
         self.names = sorted(file.name.removesuffix(last) for file in self.folder.glob(f"[!.]*{last}"))
         if not self.names:
             raise SAM3DError(f"{self.folder} holds no image CASE{last}.")
@@ -201,7 +201,7 @@ class SliceCases:
             prompts: folder of prompt files named like the cases, or one file for all cases, as `find_prompts` takes it.
 
         Raises:
-            SAM3DError: no case has one, or the one file is not for these cases.
+            SAM3DError: no case has one, or the single file is not for these cases.
         """
         folder = Path(prompts)
         if not folder.is_dir():
@@ -217,7 +217,7 @@ class SliceCases:
     def predict(
         self, sam: SliceSAM, names: list[str], prompts: str | Path, window: tuple[float, float] | None = None
     ) -> Iterator[SliceReport]:
-        """Predict cases one after the other; a report comes when the segmentation is written.
+        """Predict cases one after the other, and yield a report when a segmentation is written.
 
         Args:
             sam: predicts slices.
@@ -234,7 +234,7 @@ class SliceCases:
                 yield self._predict(sam, name, prompts, window)
             except SAM3DError as e:
                 yield SliceReport(name, str(e))
-            except Exception as e:  # whatever nobody has foreseen in one image
+            except Exception as e:  # an unexpected error in one image stops no other
                 traceback.print_exception(e, file=sys.stderr)
                 yield SliceReport(name, f"{type(e).__name__}: {e}")
 
@@ -244,7 +244,7 @@ class SliceCases:
         start = time.perf_counter()
         image, properties, geometry = self._read(name)
         prompt = read_prompt(find_prompts(prompts, [name])[name], geometry, name, self._class_names)
-        if len(prompt.points):  # there are none where the class is in no slice
+        if len(prompt.points):  # there are no clicks if the class is in no slice
             check_prompt(prompt, geometry, image.shape, [0, *self._labels])
         axes = geometry.axial_order
         points = geometry.to_voxels(prompt.points)[:, axes]
@@ -265,11 +265,11 @@ class SliceCases:
         if len(channels) != 1:
             raise SAM3DError(f"The image {file} holds {len(channels)} volumes instead of one. Give each its own file.")
         if not np.isfinite(channels[0]).all():
-            raise SAM3DError(f"The image {file} holds values that are no finite numbers. Replace them.")
+            raise SAM3DError(f"The image {file} holds values that are not finite numbers. Replace them.")
         return channels[0], properties, geometry
 
     def _write(self, name: str, segmentation: np.ndarray, properties: dict[str, Any]) -> None:
-        """The segmentation, complete or not at all; nnU-Net's writer of TIFF puts the spacing beside it."""
+        """Write the segmentation, complete or not at all. nnU-Net's TIFF writer adds a file with the spacing."""
         main = f"{name}{self.ending}"
         with whole_files(self.output, last=main) as part:
             self._files.write_seg(np.ascontiguousarray(segmentation), str(part / main), properties)

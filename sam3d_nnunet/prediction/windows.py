@@ -15,7 +15,7 @@ from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.network.prompts import PromptableNetwork, Prompts
 from sam3d_nnunet.prompts.prompt import NOTHING, VoxelPrompts
 
-MARGIN = 1 / 8  # share of a window's side that is too near to a face to be trusted where the image goes on
+MARGIN = 1 / 8  # share of a window's side: nearer to a face behind which the image continues, context is missing
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,17 @@ class Window:
         return VoxelPrompts(inside.points - np.array(self.start), inside.labels, maps)
 
     def open_faces(self, shape: tuple[int, ...]) -> Iterator[Box]:
-        """The outermost planes on each side where the image goes on."""
+        """The outermost plane on each side behind which the image continues."""
         here = self.in_image(shape)
         for axis, (start, stop) in enumerate(here.as_lists()):
-            for plane, goes_on in ((start, start > 0), (stop - 1, stop < shape[axis])):
-                if goes_on:
+            for plane, continues in ((start, start > 0), (stop - 1, stop < shape[axis])):
+                if continues:
                     ends = here.as_lists()
                     ends[axis] = [plane, plane + 1]
                     yield Box.from_lists(ends)
 
     def sees(self, points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Like `contains`, but without points near a face behind which the image goes on: those lack context."""
+        """Like `contains`, but without points near a face behind which the image continues: those lack context."""
         low = np.array([s + n * MARGIN if s > 0 else -np.inf for s, n in zip(self.start, self.size)])
         ends = [s + n for s, n in zip(self.start, self.size)]
         high = np.array([e - n * MARGIN if e < m else np.inf for e, n, m in zip(ends, self.size, shape)])

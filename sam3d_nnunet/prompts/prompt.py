@@ -36,7 +36,7 @@ class Prompt:
         image: name of the image or case they belong to.
 
     Raises:
-        SAM3DError: points and labels don't belong together, or a coordinate is no finite number.
+        SAM3DError: points and labels don't match, a coordinate is not a finite number, or a label is negative.
     """
 
     points: np.ndarray
