@@ -10,8 +10,14 @@ class SAM3DError(Exception):
 
 
 def last_line(error: Exception) -> str:
-    """The last line of an error's message, or the error's name: those of image libraries can be pages long."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    """The last line of an error's message: those of image libraries can be pages long.
+
+    The kind of the error comes first where the message alone may say nothing, as in KeyError: 'spacing'.
+    """
+    name, lines = type(error).__name__, str(error).strip().splitlines()
+    if not lines:
+        return name
+    return lines[-1] if isinstance(error, (OSError, RuntimeError)) else f"{name}: {lines[-1]}"
 
 
 def refusal(error: OSError) -> str | None:

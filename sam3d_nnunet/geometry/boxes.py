@@ -31,11 +31,6 @@ class Box:
         return cls(start, [s + n for s, n in zip(start, shape)])
 
     @classmethod
-    def from_slices(cls, slices: Sequence[slice]) -> "Box":
-        """From slices that name both ends."""
-        return cls([s.start for s in slices], [s.stop for s in slices])
-
-    @classmethod
     def from_lists(cls, ends: Sequence[Sequence[int]]) -> "Box":
         """From [[low, high], ...] for each axis, as nnInteractive and nnU-Net write boxes."""
         return cls([low for low, _ in ends], [high for _, high in ends])

@@ -46,12 +46,12 @@ class LabelMap:
             return None
         try:
             header = read_header(self.file)
-        except SAM3DError:
+            if len(header.size) != 3 or header.components != 1:
+                return None
+            turned = _is_turned(self.properties)
+            array = sitk.GetArrayFromImage(sitk.ReadImage(str(self.file))) if turned else self.array
+        except (SAM3DError, RuntimeError):  # what ITK refuses
             return None
-        if len(header.size) != 3 or header.components != 1:
-            return None
-        turned = _is_turned(self.properties)
-        array = sitk.GetArrayFromImage(sitk.ReadImage(str(self.file))) if turned else self.array
         return array, ImageGeometry.from_header(header)
 
     def check_shape(self, shape: Sequence[int], of: str = "its image") -> None:

@@ -41,6 +41,8 @@ class Prompts(NamedTuple):
         shape = next((patch.maps.shape for patch in patches if patch.maps is not None), None)
         if shape is None:
             return cls(points, labels)
+        if len(patches) == 1:  # one window of a prediction, whose maps may be large
+            return cls(points, labels, torch.from_numpy(patches[0].maps)[None])
         empty = np.full(shape, NOTHING, np.int16)
         maps = np.stack([empty if patch.maps is None else patch.maps for patch in patches])
         return cls(points, labels, torch.from_numpy(maps))
