@@ -21,7 +21,8 @@ os.environ.setdefault("nnUNet_def_n_proc", "1")
 pytest_plugins = ["data_fixtures", "training_fixtures", "model_fixtures", "evaluated_fixtures", "results_fixtures"]
 
 # how long an example takes tells of the machine, not of the code
-settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+in_ci = bool(os.environ.get("CI"))  # where the same commit must pass or fail each time
+settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=in_ci)
 settings.load_profile("any_machine")
 
 MAY_BE_MISSING = ("pdflatex is not installed", "Snakemake needs Python 3.11")
