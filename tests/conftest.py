@@ -25,7 +25,11 @@ in_ci = bool(os.environ.get("CI"))  # where the same commit must pass or fail ea
 settings.register_profile("any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=in_ci)
 settings.load_profile("any_machine")
 
-MAY_BE_MISSING = ("pdflatex is not installed", "Snakemake needs Python 3.11")
+MAY_BE_MISSING = (
+    "pdflatex is not installed",
+    "Snakemake needs Python 3.11",
+    "this CPU does not compute in bfloat16",
+)
 """Reasons for which a test may be skipped in CI. A test that is skipped for another reason fails there."""
 
 
