@@ -19,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.io import whole_files
 from sam3d_nnunet.network.weights import read_checkpoint
@@ -256,11 +257,7 @@ class SliceCases:
 
     def _read(self, name: str) -> tuple[np.ndarray, dict[str, Any], ImageGeometry]:
         file = self.folder / f"{name}_0000{self.ending}"
-        try:
-            channels, properties = self._files.read_images([str(file)])
-        except Exception as e:  # whatever the reader of the format raises
-            reason = (str(e).strip().splitlines() or [""])[-1]  # ITK's messages are pages long
-            raise SAM3DError(f"The image {file} can't be read: {type(e).__name__}: {reason}") from e
+        channels, properties = read_image([file], self._files)
         geometry = ImageGeometry.from_file(file, properties)
         if len(channels) != 1:
             raise SAM3DError(f"The image {file} holds {len(channels)} volumes instead of one. Give each its own file.")

@@ -13,7 +13,8 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.datasets.splits import read_splits, splits_file
-from sam3d_nnunet.errors import SAM3DError, last_line
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.io import listing
@@ -154,10 +155,7 @@ class EvaluationData:
             return in_file_order
         # use the image's header if there is an image: TIFF may have its spacing in a file beside the image only
         file = next((image for image in self.image_files(case) if image.is_file()), file)
-        try:
-            _, properties = self.reader.read_images([str(file)])
-        except Exception as e:  # whatever the reader of the format raises
-            raise SAM3DError(f"The image {file} can't be read: {last_line(e)}") from e
+        _, properties = read_image([file], self.reader)
         return label_map.array, ImageGeometry.from_file(file, properties)
 
 

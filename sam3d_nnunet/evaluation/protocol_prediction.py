@@ -13,6 +13,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
+from sam3d_nnunet.geometry.images import check_image_file
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.io import whole_files
 from sam3d_nnunet.prediction.batch import CaseReport, PlannedCase, predict_cases
@@ -53,8 +54,7 @@ def predict_automatic(
 def _predict(predictor: nnUNetPredictor, data: EvaluationData, case: str, folder: Path) -> None:
     files = data.image_files(case)
     for file in files:
-        if not file.is_file():
-            raise SAM3DError(f"There is no image file {file}.")
+        check_image_file(file)  # nnU-Net reads it
     with whole_files(folder, last=f"{case}{data.file_ending}") as part:
         with contextlib.redirect_stdout(io.StringIO()):  # many lines for each case
             predictor.predict_from_files_sequential([[str(file) for file in files]], [str(part / case)])

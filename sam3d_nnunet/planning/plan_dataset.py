@@ -12,6 +12,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.network.sam3d import PRESETS
 from sam3d_nnunet.nnunet.folders import dataset_name
@@ -95,7 +96,7 @@ def _refuse_empty_labels(name: str) -> None:
     first = next(iter(cases.values()))
     reader = determine_reader_writer_from_dataset_json(dataset_json, first["images"][0], verbose=False)()
     for case in tqdm(cases.values(), desc="Looking for foreground"):
-        if np.any(reader.read_seg(case["label"])[0] > 0):
+        if np.any(read_label_map(case["label"], reader).array > 0):
             return
     raise SAM3DError(f"The label maps of {name} hold no foreground voxel. Correct them.")
 

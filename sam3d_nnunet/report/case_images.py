@@ -7,8 +7,8 @@ import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.evaluation.results import PredictionFolder, Results
+from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.world import REVERSED, ImageGeometry
 from sam3d_nnunet.prompts.files import read_prompt
@@ -64,7 +64,7 @@ class CaseReader:
             SAM3DError: image or truth can't be read, or don't have the same voxels.
         """
         file, truth_file = self._files(case)
-        channels, properties = self._read_image(file)
+        channels, properties = read_image([file], self._reader)
         view = PatientView(ImageGeometry.from_file(file, properties), channels.shape[1:])
         image = view.turn(channels[0])
         truth = self._labels(truth_file, view, image.shape)
@@ -111,11 +111,3 @@ class CaseReader:
         turned = replace(label_map, array=view.turn(label_map.array))
         turned.check_shape(shape)
         return turned.array
-
-    def _read_image(self, file: Path) -> tuple[np.ndarray, dict]:
-        if not file.is_file():
-            raise SAM3DError(f"There is no image {file}.")
-        try:
-            return self._reader.read_images([str(file)])
-        except Exception as e:  # each library of images has errors of its own
-            raise SAM3DError(f"The image {file} can't be read: {last_line(e)}") from e
