@@ -16,6 +16,7 @@ import numpy as np
 
 from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.geometry.grid import PreprocessedGrid, to_grid
+from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.io import listing
@@ -234,12 +235,13 @@ def read_case(image_files: Sequence[str | Path], model: TrainedModel) -> ImageCa
         raise SAM3DError(
             f"The model needs {model.channels} channel(s), but there are {len(files)} file(s): {', '.join(files)}."
         )
+    image, properties = read_image(files, model.plans.image_reader_writer_class())
     try:
-        data, outside, properties = model.configuration.preprocessor_class(verbose=False).run_case(
-            files, None, model.plans, model.configuration, model.dataset_json
+        data, outside, properties = model.configuration.preprocessor_class(verbose=False).run_case_npy(
+            image, None, properties, model.plans, model.configuration, model.dataset_json
         )
-    except Exception as e:  # whatever the reader of the format raises
-        raise SAM3DError(f"The image {', '.join(files)} can't be read: {last_line(e)}") from e
+    except Exception as e:  # whatever a header leads to
+        raise SAM3DError(f"The image {', '.join(files)} can't be preprocessed: {last_line(e)}") from e
     if not np.isfinite(data).all():
         raise SAM3DError(f"The image {', '.join(files)} holds values that are not finite numbers. Replace them.")
     if (outside == -1).all():  # nnU-Net's mark of voxels around the image, where all channels are 0
