@@ -5,7 +5,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
@@ -13,6 +12,8 @@ import SimpleITK as sitk
 from sam3d_nnunet.datasets.raw_dataset import for_each_case
 from sam3d_nnunet.datasets.sources import ENDING, LAYOUTS, Source
 from sam3d_nnunet.errors import SAM3DError, last_line
+from sam3d_nnunet.geometry.images import check_image_file
+from sam3d_nnunet.geometry.label_values import whole_labels
 from sam3d_nnunet.geometry.world import ImageGeometry, ImageHeader, read_header
 from sam3d_nnunet.io import listing, read_json, whole_files, write_json
 from sam3d_nnunet.nnunet.folders import new_dataset_name, raw_root
@@ -173,18 +174,17 @@ class CaseConverter:
                 f"{file} doesn't lie on its image {image}: a corner is {shift:.3g} mm away by the headers. If the "
                 "voxels correspond all the same, use --ignore-label-geometry."
             )
-        stored = np.ravel(_stored(file))
-        values = pd.unique(stored.astype(stored.dtype.newbyteorder("="), copy=False))
-        strange = sorted(set(values.tolist()) - set(self.source.labels.values()))
+        stored = sitk.GetArrayFromImage(_read(file))
+        labels = whole_labels(stored, f"The label map {file}")
+        strange = sorted(set(pd.unique(np.ravel(labels)).tolist()) - set(self.source.labels.values()))
         if strange:
-            raise SAM3DError(f"{file} holds values without a meaning: {', '.join(f'{v:g}' for v in strange[:10])}.")
-        return bool(shift > 0)
+            raise SAM3DError(f"{file} holds values without a meaning: {', '.join(map(str, strange[:10]))}.")
+        return bool(shift > 0) or not np.array_equal(stored, labels)
 
     def _write_image(self, file: Path, header: ImageHeader, folder: Path, name: str) -> None:
         channels = len(self.source.channels)
         if header.channels != channels:
             raise SAM3DError(f"{file} has {header.channels} channel(s), the data set {channels}.")
-        _stored(file, last_slice_only=True)  # ITK takes the missing end of a damaged file for zeros
         files = [f"{name}_{channel:04}{ENDING}" for channel in range(channels)]
         with whole_files(folder, last=files[-1]) as part:
             if len(header.size) == 3:
@@ -196,7 +196,8 @@ class CaseConverter:
 
 
 def _volume_header(file: Path) -> ImageHeader:
-    """The header of a file that has three axes, or four with channels, and one number per voxel."""
+    """The header of a whole file that has three axes, or four with channels, and one number per voxel."""
+    check_image_file(file)
     header = read_header(file)
     if len(header.size) not in (3, 4):
         raise SAM3DError(f"{file} has {len(header.size)} axes; a volume has 3, and 4 with channels.")
@@ -214,7 +215,8 @@ def _copy(file: Path, written: Path) -> None:
 
 
 def _write_with_geometry(file: Path, like: Path, written: Path) -> None:
-    label, header = _read(file), read_header(like)
+    stored = sitk.GetArrayFromImage(_read(file))
+    label, header = sitk.GetImageFromArray(whole_labels(stored, str(file))), read_header(like)
     spacing = np.linalg.norm(header.affine[:3, :3], axis=0)
     label.SetSpacing(spacing.tolist())
     label.SetDirection((header.affine[:3, :3] / spacing).ravel().tolist())
@@ -227,12 +229,3 @@ def _read(file: Path) -> sitk.Image:
         return sitk.ReadImage(str(file))
     except RuntimeError as e:
         raise SAM3DError(f"{file} can't be read: {last_line(e)}") from e
-
-
-def _stored(file: Path, last_slice_only: bool = False) -> np.ndarray:
-    """Values in a file, which has to be whole up to them."""
-    try:
-        values = nibabel.load(file).dataobj
-        return np.asarray(values[..., -1] if last_slice_only else values)
-    except Exception as e:  # whatever the broken bytes lead to
-        raise SAM3DError(f"{file} is damaged ({type(e).__name__}: {e}). Get it again.") from e

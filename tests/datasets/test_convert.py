@@ -209,7 +209,7 @@ def test_unfinished_conversion_from_elsewhere(kits, tmp_path):
     [
         ({"array": np.zeros((5, 6, 8), np.uint8)}, r"has \(8, 6, 5\) voxels, its image .* \(7, 6, 5\)"),
         ({"array": np.full((5, 6, 7), 9, np.uint8)}, "values without a meaning: 9"),
-        ({"array": np.full((5, 6, 7), 0.5, np.float32)}, "values without a meaning: 0.5"),
+        ({"array": np.full((5, 6, 7), 0.5, np.float32)}, "holds 0.5 at voxel"),
         ({"array": np.zeros((2, 5, 6, 7), np.uint8)}, "voxels, its image"),
         ({"origin": (-20.0, 13.5, 7.5)}, "a corner is 0.5 mm away.*--ignore-label-geometry"),
         ({"spacing": (0.75, 1.0, 3.0)}, "a corner is 2 mm away"),
@@ -233,6 +233,15 @@ def test_label_map_gets_the_geometry_of_its_image(kits, write_image, arrays, ver
     assert (sitk.GetArrayFromImage(written) == values).all()
     assert np.allclose(written.GetOrigin(), image.GetOrigin(), atol=1e-5)
     assert np.allclose(written.GetDirection(), image.GetDirection(), atol=1e-5)
+    verify(done.folder)
+
+
+def test_scaled_label_map_gets_whole_numbers(kits, write_image, arrays, verify):
+    values = arrays(3)[1]
+    write_image(kits / "case_00001/aggregated_MAJ_seg.nii.gz", (values * 0.997).astype(np.float32))
+    done = convert(kits, "220", "kits")
+    written = sitk.ReadImage(str(done.folder / "labelsTr/case_00001.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(written), values)
     verify(done.folder)
 
 
