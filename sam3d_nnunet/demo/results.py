@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from sam3d_nnunet.demo.phantom import ENDING, image_geometry, read_manifest, world_grid
+from sam3d_nnunet.geometry.images import check_image_file
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.io import read_json
 from sam3d_nnunet.prompts.files import read_prompt
@@ -136,7 +137,9 @@ def _choose(demo: DemoFolder) -> dict[str, str]:
 
 
 def _draw_row(row: np.ndarray, demo: DemoFolder, case: str) -> None:
-    image = sitk.ReadImage(str(demo.dataset / "imagesTr" / f"{case}_0000{ENDING}"))
+    file = demo.dataset / "imagesTr" / f"{case}_0000{ENDING}"
+    check_image_file(file)
+    image = sitk.ReadImage(str(file))
     truth = _read(demo.dataset / "labelsTr" / f"{case}{ENDING}")
     click = image_geometry(image).to_voxels(read_prompt(list(demo.predictions.values())[-1] / f"{case}.json").points)[0]
     index = round(click[0])
