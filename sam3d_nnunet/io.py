@@ -5,9 +5,11 @@ name: after a full disk or a killed process there is no half of a file, and an e
 """
 
 import errno
+import hashlib
 import json
 import os
 import reprlib
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,11 +31,17 @@ def read_text(path: Path, hint: str = "") -> str:
         SAM3DError: there is no such file, it can't be read or it is not UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as e:
-        raise _error(f"There is no file {path}.", hint) from e
+        return read_bytes(path, hint).decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise _error(f"{path} can't be read: it is not UTF-8 text ({e}).", hint or "Save it as UTF-8.") from e
+
+
+def read_bytes(path: Path, hint: str = "") -> bytes:
+    """Content of a file. Arguments and errors are those of `read_text`, but for the text's encoding."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as e:
+        raise _error(f"There is no file {path}.", hint) from e
     except OSError as e:
         raise _error(f"{path} can't be read: {e.strerror or e}.", hint) from e
 
@@ -82,8 +90,7 @@ def whole_file(path: Path, only_writer: bool = False) -> Iterator[Path]:
         only_writer: no other process writes this file at the same time. What a killed process left is overwritten
             then; use it for large files.
     """
-    unique = "" if only_writer else f".{uuid4().hex}"
-    part = path.with_name(f".{path.name}{unique}.part")
+    part = path.with_name(_part_name(path.name, "" if only_writer else f".{uuid4().hex}"))
     try:
         yield part
         _flush(part)
@@ -131,12 +138,31 @@ def whole_folder(path: Path) -> Iterator[Path]:
         os.rename(part, path)
 
 
+def same_name(one: str, other: str) -> bool:
+    """Whether two names look the same. Unicode has two ways to write ü, and macOS uses another one than Linux."""
+    return composed(one) == composed(other)
+
+
+def composed(name: str) -> str:
+    """A name with ü as one character, for comparisons."""
+    return unicodedata.normalize("NFC", name)
+
+
+def find_file(folder: Path, name: str) -> Path:
+    """The file of a name in a folder, or one whose name looks the same. It need not exist."""
+    file = folder / name
+    if name.isascii() or file.exists() or not folder.is_dir():
+        return file
+    return next((other for other in folder.iterdir() if same_name(other.name, name)), file)
+
+
 def brief(value: Any) -> str:
     """A value from a file as a message shows it, whatever its size."""
     return reprlib.repr(value)
 
 
 SHOWN = 20
+LONGEST_NAME = 255  # bytes, of a file
 
 
 def listing(names: Iterable[str], shown: int = SHOWN) -> str:
@@ -144,6 +170,14 @@ def listing(names: Iterable[str], shown: int = SHOWN) -> str:
     names = sorted(names)
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
+
+
+def _part_name(name: str, unique: str) -> str:
+    """Name of a temporary file beside a file, as short as file systems need it."""
+    part = f".{name}{unique}.part"
+    if len(os.fsencode(part)) > LONGEST_NAME:
+        part = f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}{unique}.part"
+    return part
 
 
 def _flush(file: Path) -> None:

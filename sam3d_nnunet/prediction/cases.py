@@ -22,7 +22,8 @@ from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.io import listing
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prompts.files import find_prompts, read_prompt
-from sam3d_nnunet.prompts.prompt import KINDS, MASK, NOTHING, Prompt, label_forms, to_label
+from sam3d_nnunet.prompts.labels import LabelReader
+from sam3d_nnunet.prompts.prompt import KINDS, MASK, NOTHING, Prompt
 from sam3d_nnunet.simulation.draw import interior_point
 
 MAX_CLICKS = 32  # in a segmentation to refine
@@ -110,10 +111,9 @@ class TypedClick:
         axes = "x,y,z" if in_world else "i,j,k"
         if len(position) != 3 or not all(map(math.isfinite, position)):
             raise SAM3DError(f"The click {text!r} must be {axes} or {axes}=label, with three finite numbers.")
-        label = to_label(name, class_names) if name else 1
-        if label is None or text.endswith("="):
-            raise SAM3DError(f"The click {text!r} has no valid label. {label_forms(class_names)}")
-        return cls(position, label, in_world)
+        if text.endswith("="):
+            raise SAM3DError(f"The click {text!r} ends without a label. Write one after the sign, or leave the sign out.")
+        return cls(position, LabelReader(class_names).read({"label": name}, f"The click {text!r}"), in_world)
 
 
 @dataclass(frozen=True)
@@ -160,16 +160,16 @@ class ClickSource:
         """
         if not self:
             return None
-        points, labels = np.zeros((0, 3)), np.zeros(0, np.int64)
+        points, labels, notes = np.zeros((0, 3)), np.zeros(0, np.int64), ()
         file = self.file(case)
         if file is not None:
             prompt = read_prompt(file, geometry, case, self.class_names)
-            points, labels = prompt.points, prompt.labels
+            points, labels, notes = prompt.points, prompt.labels, prompt.notes
         for click in self.typed:
             position = np.array([click.position])
             points = np.concatenate([points, position if click.in_world else geometry.from_file_index(position)])
             labels = np.append(labels, click.label)
-        return Prompt(points, labels, case)
+        return Prompt(points, labels, case, notes)
 
 
 # --- image and segmentation to refine ---

@@ -1,26 +1,30 @@
-"""Clicks in a table (.csv): x, y, z in the world or i, j, k in the image file, a label, and the name of the image."""
+"""Clicks in a table (.csv, .tsv, .fcsv): a position, a label, and the name of the image.
+
+Positions are x, y, z in the world or i, j, k in the image file; or l, p, s or r, a, s as 3D Slicer exports them.
+"""
 
 import csv
 import io
 import math
 from pathlib import Path
 
+import numpy as np
+
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.world import ImageGeometry
-from sam3d_nnunet.io import brief, read_text
-from sam3d_nnunet.prompts.prompt import Prompt, label_forms, to_label
+from sam3d_nnunet.io import brief, same_name
+from sam3d_nnunet.prompts.labels import LabelReader
+from sam3d_nnunet.prompts.prompt import TO_LPS, Prompt
+from sam3d_nnunet.prompts.table import COORDINATES, IMAGE, Row, Table, read_table
 
-WORLD, VOXEL = ("x", "y", "z"), ("i", "j", "k")
-LABEL, IMAGE = "label", "image"
-Row = tuple[int, dict[str, str]]
-"""Line of the file, and its cells by column."""
+LABEL, DESCRIPTION, DEFINED = "label", ("description", "desc"), "defined"
 
 
 def to_csv(prompt: Prompt) -> str:
     """Text of a file that holds these clicks, in the world."""
     text = io.StringIO()
     table = csv.writer(text)
-    table.writerow([IMAGE, *WORLD, LABEL])
+    table.writerow([IMAGE, *COORDINATES["world"], LABEL])
     table.writerows([prompt.image, *p.tolist(), int(k)] for p, k in zip(prompt.points, prompt.labels))
     return text.getvalue()
 
@@ -44,22 +48,31 @@ def read_csv(
     Raises:
         SAM3DError: the file can't be read or lacks a column, or a row has no numbers or no valid label.
     """
-    header, rows = _read_table(path)
-    columns = _coordinate_columns(header, path)
-    if columns == VOXEL and image_geometry is None:
+    table = read_table(path)
+    system = _system(table.header, path)
+    if system == "voxels" and image_geometry is None:
         raise SAM3DError(
             f"{path} holds voxel indices (columns i, j, k), which need the image they are on. "
             "Give the image as well, or write world positions (columns x, y, z)."
         )
-    if IMAGE in header:
+    rows = table.rows
+    if IMAGE in table.header:
         image_name = _choose_image(rows, image_name, path)
-        rows = [(line, cells) for line, cells in rows if cells[IMAGE] == image_name]
-    positions = [[_number(cells[c], c, f"{path}, line {line}") for c in columns] for line, cells in rows]
-    labels = [_label(cells.get(LABEL, ""), class_names, f"{path}, line {line}") for line, cells in rows]
-    prompt = Prompt(positions, labels, file_name if image_name is None else image_name)
-    if columns == WORLD:
-        return prompt
-    return Prompt(image_geometry.from_file_index(prompt.points), prompt.labels, prompt.image)
+        rows = [(line, cells) for line, cells in rows if same_name(cells[IMAGE], image_name)]
+    image = file_name if image_name is None else image_name
+    by_slicer = table.from_slicer or system in ("LPS", "RAS")
+    if by_slicer:
+        rows = _defined(rows, table.notes)
+    positions = [[_number(cells[c], c, f"{path}, line {line}") for c in COORDINATES[system]] for line, cells in rows]
+    points = np.array(positions).reshape(-1, 3)
+    if system == "voxels":
+        points = image_geometry.from_file_index(points)
+    else:
+        points = points * _signs(table, system, path)
+    label_reader = LabelReader(class_names, image, file_name)
+    labels = [label_reader.read(_texts(cells, by_slicer), f"{path}, line {line}") for line, cells in rows]
+    notes = (*table.notes, *_unused(table.header, system, by_slicer), *label_reader.notes())
+    return Prompt(points, labels, image, notes)
 
 
 def images_in_csv(path: Path) -> list[str] | None:
@@ -68,54 +81,52 @@ def images_in_csv(path: Path) -> list[str] | None:
     Raises:
         SAM3DError: the file is not a table of clicks.
     """
-    header, rows = _read_table(path)
-    return list(dict.fromkeys(cells[IMAGE] for _, cells in rows)) if IMAGE in header else None
+    table = read_table(path)
+    return list(dict.fromkeys(cells[IMAGE] for _, cells in table.rows)) if IMAGE in table.header else None
 
 
-def _read_table(path: Path) -> tuple[list[str], list[Row]]:
-    """The header in lower case, and all rows that are not blank."""
-    text = read_text(path)
-    first = text.lstrip().partition("\n")[0]
-    semicolons = ";" in first
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=";" if semicolons else ",", strict=True)
-    try:
-        lines = [(reader.line_num, [c.strip() for c in cells]) for cells in reader]
-    except csv.Error as e:
-        raise SAM3DError(f"{path}, line {reader.line_num}: {e}; this is not CSV.") from e
-    lines = [(line, cells) for line, cells in lines if any(cells)]
-    if not lines:
-        raise SAM3DError(f"{path} is empty; its first line must name the columns: x,y,z,label or i,j,k,label.")
-    header = [c.lower() for c in lines[0][1]]
-    rows = []
-    for line, cells in lines[1:]:
-        if len(cells) != len(header):
-            raise SAM3DError(f"{path}, line {line} has {len(cells)} cells, but the header has {len(header)}.")
-        if semicolons:  # spreadsheets use semicolons in languages that write 1,5
-            cells = [c.replace(",", ".") if name in WORLD + VOXEL else c for name, c in zip(header, cells)]
-        row = dict(zip(header, cells))
-        if row.get(IMAGE) == "":
-            raise SAM3DError(f"{path}, line {line} has no image name. Fill in the column image, or remove the column.")
-        rows.append((line, row))
-    return header, rows
-
-
-def _coordinate_columns(header: list[str], path: Path) -> tuple[str, str, str]:
-    found = [columns for columns in (WORLD, VOXEL) if set(columns) & set(header)]
-    if len(found) != 1 or not set(found[0]) <= set(header):
+def _system(header: list[str], path: Path) -> str:
+    """Which of `COORDINATES` a table has. The letters of Slicer's systems may name other columns beside x, y, z."""
+    found = [system for system in ("world", "voxels") if set(COORDINATES[system]) & set(header)]
+    found = found or [system for system in ("LPS", "RAS") if set(COORDINATES[system]) <= set(header)]
+    if len(found) != 1 or not set(COORDINATES[found[0]]) <= set(header):
         raise SAM3DError(
             f"{path} has the columns {brief(header)}; its first line needs either x, y, z (world, LPS millimetres) "
-            "or i, j, k (voxels of the image file), and may have label and image."
+            "or i, j, k (voxels of the image file) or, as 3D Slicer exports them, l, p, s or r, a, s; label and image "
+            "may follow."
         )
-    for name in (*found[0], LABEL, IMAGE):
+    for name in (*COORDINATES[found[0]], LABEL, IMAGE):
         if header.count(name) > 1:
             raise SAM3DError(f"{path} has the column {name} {header.count(name)} times. Keep one.")
     return found[0]
 
 
+def _signs(table: Table, system: str, path: Path) -> tuple[int, int, int]:
+    """Factors from the coordinates of a table to LPS; noted if the table is not in our own columns."""
+    if system != "world":
+        table.notes.append(f"columns {', '.join(COORDINATES[system])} ({system})")
+        return TO_LPS[system]
+    if table.from_slicer and table.system is None:
+        raise SAM3DError(f'{path} names no coordinate system. Add a first line "# CoordinateSystem = LPS" (or RAS).')
+    if table.system is None:
+        return TO_LPS["LPS"]
+    if table.system not in TO_LPS:
+        raise SAM3DError(f"{path} has the CoordinateSystem {brief(table.system)}; it must be LPS (or 1) or RAS (or 0).")
+    return TO_LPS[table.system]
+
+
+def _defined(rows: list[Row], notes: list[str]) -> list[Row]:
+    """Rows of a list of Slicer's whose point has been placed."""
+    placed = [(line, cells) for line, cells in rows if cells.get(DEFINED, "1").lower() not in ("0", "false")]
+    if len(placed) < len(rows):
+        notes.append(f"{len(rows) - len(placed)} point(s) without a position skipped")
+    return placed
+
+
 def _choose_image(rows: list[Row], wanted: str | None, path: Path) -> str | None:
     """The image whose rows to keep; None for a table without rows, which fits any image."""
     images = list(dict.fromkeys(cells[IMAGE] for _, cells in rows))
-    if not images or wanted in images:
+    if not images or (wanted is not None and any(same_name(image, wanted) for image in images)):
         return wanted
     if wanted is not None:
         raise SAM3DError(f"{path} holds no click on {wanted}; its column image names {brief(images)}.")
@@ -134,8 +145,15 @@ def _number(text: str, column: str, where: str) -> float:
     return number
 
 
-def _label(text: str, class_names: dict[str, int] | None, where: str) -> int:
-    label = to_label(text, class_names) if text else 1
-    if label is None:
-        raise SAM3DError(f"{where}: label is {brief(text)}, which is not a label. {label_forms(class_names)}")
-    return label
+def _texts(cells: dict[str, str], by_slicer: bool) -> dict[str, str]:
+    """What a row says about its label. In Slicer's lists the description counts first, as in its markups."""
+    kinds = (*DESCRIPTION, LABEL) if by_slicer else (LABEL,)
+    return {kind: cells.get(kind, "") for kind in kinds}
+
+
+def _unused(header: list[str], system: str, by_slicer: bool) -> list[str]:
+    """A note on the columns of a table without labels: one of them may be meant as such."""
+    unused = [name for name in header if name and name not in (*COORDINATES[system], IMAGE)]
+    if LABEL in header or by_slicer or not unused:
+        return []
+    return [f"no column label (columns not used: {', '.join(unused)})"]

@@ -2,14 +2,16 @@
 
 CASE.json      our JSON, read and written here
 CASE.mrk.json  point lists of 3D Slicer          slicer_markups.py
-CASE.csv       a table                           csv_points.py
+CASE.csv       a table, also CASE.tsv; and CASE.fcsv, older point lists of 3D Slicer     csv_points.py, table.py
 
 Our JSON: {"format": "sam3d_prompts", "version": 1, "image": "case_001", "coordinates": "LPS, mm",
            "points": [{"position": [x, y, z], "label": 1}, ...]}
 """
 
 import json
+import os
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,15 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.grid import PreprocessedGrid
 from sam3d_nnunet.geometry.world import ImageGeometry
-from sam3d_nnunet.io import brief, read_json, write_text
+from sam3d_nnunet.io import brief, composed, read_json, same_name, write_text
 from sam3d_nnunet.prompts.csv_points import images_in_csv, read_csv, to_csv
 from sam3d_nnunet.prompts.prompt import MAX_LABEL, Prompt, to_position
 from sam3d_nnunet.prompts.slicer_markups import read_markups, to_markups
 
-JSON, MARKUPS, CSV = ".json", ".mrk.json", ".csv"
-ENDINGS = (MARKUPS, JSON, CSV)  # the longer one first: both end in .json
+JSON, MARKUPS, CSV, TSV, FCSV = ".json", ".mrk.json", ".csv", ".tsv", ".fcsv"
+TABLES = (CSV, TSV, FCSV)
+ENDINGS = (MARKUPS, JSON, *TABLES)  # the longer one first: both end in .json
+WRITTEN = (MARKUPS, JSON, CSV)
 FORMAT, VERSION, COORDINATES = "sam3d_prompts", 1, "LPS, mm"
 
 
@@ -38,7 +42,7 @@ def read_prompt(
     """Read the clicks on one image. A file without clicks is fine.
 
     Args:
-        path: file in one of the three formats.
+        path: file in one of the formats.
         image_geometry: of the image; needed for tables of voxel indices.
         image_name: the image that the clicks must be on. None: the image that the file names, else the file's name
             without its ending.
@@ -51,26 +55,28 @@ def read_prompt(
     ending = _ending(path)
     file_name = path.name[: -len(ending)]
     if ending == MARKUPS:
-        return read_markups(path, file_name if image_name is None else image_name, class_names)
-    if ending == CSV:
-        return read_csv(path, file_name, image_geometry, image_name, class_names)
+        return _noted(read_markups(path, file_name, file_name if image_name is None else image_name, class_names), path)
+    if ending in TABLES:
+        return _noted(read_csv(path, file_name, image_geometry, image_name, class_names), path)
     prompt = _read_json_prompt(path)
-    if image_name not in (None, prompt.image):
+    if image_name is None:
+        return prompt
+    if not same_name(image_name, prompt.image):
         raise SAM3DError(
             f'{path} holds clicks on the image "{prompt.image}", not on "{image_name}". '
             'Give the file of this image, or correct its "image".'
         )
-    return prompt
+    return replace(prompt, image=image_name)
 
 
 def write_prompt(prompt: Prompt, path: str | Path) -> None:
     """Write clicks to a file in the format of its ending, which appears complete or not at all.
 
     Raises:
-        SAM3DError: the ending is none of the three, or the image's name can't be encoded as UTF-8.
+        SAM3DError: the ending is none of .mrk.json, .json and .csv, or the image's name can't be encoded as UTF-8.
     """
     path = Path(path)
-    text = {JSON: to_json, MARKUPS: to_markups, CSV: to_csv}[_ending(path)](prompt)
+    text = {JSON: to_json, MARKUPS: to_markups, CSV: to_csv}[_ending(path, WRITTEN)](prompt)
     try:
         write_text(path, text)
     except UnicodeEncodeError as e:
@@ -108,9 +114,10 @@ def find_prompts(path: str | Path, cases: Collection[str]) -> dict[str, Path]:
         return _find_in_folder(path, cases)
     if not path.exists():
         raise SAM3DError(f"There is no prompt file or folder {path}.")
-    images = images_in_csv(path) if _ending(path) == CSV else None
+    images = images_in_csv(path) if _ending(path) in TABLES else None
     if images:
-        _refuse_missing([case for case in cases if case not in images], f"The column image of {path}")
+        there = set(map(composed, images))
+        _refuse_missing([case for case in cases if composed(case) not in there], f"The column image of {path}")
     elif len(cases) != 1:
         raise SAM3DError(
             f"{path} is a single prompt file, but there are {len(cases)} images. Give a folder with one file for each, "
@@ -119,8 +126,20 @@ def find_prompts(path: str | Path, cases: Collection[str]) -> dict[str, Path]:
     return {case: path for case in cases}
 
 
+def files_in_folder(folder: Path, cases: Collection[str]) -> dict[str, list[Path]]:
+    """All prompt files of each case in a folder; their endings may be in upper case."""
+    found = {case: [] for case in cases}
+    wanted = {composed(case): case for case in cases}
+    for name in os.listdir(folder):
+        ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
+        case = wanted.get(composed(name[: -len(ending)])) if ending else None
+        if case is not None and (folder / name).is_file():
+            found[case].append(folder / name)
+    return {case: sorted(files, key=lambda file: (ENDINGS.index(_ending(file)), file)) for case, files in found.items()}
+
+
 def _find_in_folder(folder: Path, cases: Collection[str]) -> dict[str, Path]:
-    found = {case: [f for e in ENDINGS if (f := folder / f"{case}{e}").is_file()] for case in cases}
+    found = files_in_folder(folder, cases)
     for case, files in found.items():
         if len(files) > 1:
             names = " and ".join(f.name for f in files)
@@ -135,11 +154,16 @@ def _refuse_missing(cases: list[str], where: str) -> None:
         raise SAM3DError(f"{where} has no clicks for {len(cases)} case(s): {', '.join(cases)}. Add them.")
 
 
-def _ending(path: Path) -> str:
-    for ending in ENDINGS:
+def _ending(path: Path, known: Collection[str] = ENDINGS) -> str:
+    for ending in known:
         if path.name.lower().endswith(ending):
             return ending
-    raise SAM3DError(f"{path} is not a prompt file: its name must end in one of {', '.join(ENDINGS)}.")
+    raise SAM3DError(f"{path} is not a prompt file: its name must end in one of {', '.join(known)}.")
+
+
+def _noted(prompt: Prompt, path: Path) -> Prompt:
+    """The same clicks with all notes in one that names the file."""
+    return replace(prompt, notes=(f"{path.name}: {', '.join(prompt.notes)}",) if prompt.notes else ())
 
 
 def _read_json_prompt(path: Path) -> Prompt:

@@ -1,11 +1,10 @@
-"""What a prompt is: clicks in the world, prompts on a voxel grid, and what users may write for a click.
+"""What a prompt is: clicks in the world, and prompts on a voxel grid.
 
 `Prompt` holds the clicks of a user or a file. `VoxelPrompts` holds the same clicks on the grid of an image, together
 with dense prompts; the network takes these.
 """
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,9 +20,8 @@ NOTHING = -1
 """Value of a voxel about which a dense prompt says nothing; k >= 0 stands for label k, and 0 for background."""
 
 MAX_LABEL = 2**63 - 1  # of int64
-# fewer digits than int64 holds, so that the number always fits
-NUMBER = re.compile(r"(?:(?:label|class)\s*=\s*)?([0-9]{1,18})", re.IGNORECASE)
-WORDS = {"background": 0, "negative": 0, "neg": 0, "-": 0, "foreground": 1, "positive": 1, "pos": 1, "+": 1}
+TO_LPS = {"LPS": (1, 1, 1), "1": (1, 1, 1), "RAS": (-1, -1, 1), "0": (-1, -1, 1)}
+"""Factors from world coordinates to LPS. Numbers: the enumeration of Slicer's vtkMRMLMarkupsStorageNode."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class Prompt:
         points: (N, 3) float, world coordinates (x, y, z) in millimetres, LPS as ITK has them.
         labels: (N,) int: k >= 1 a click on class k, 0 a click on background.
         image: name of the image or case they belong to.
+        notes: what was assumed when they were read from a file, for the user.
 
     Raises:
         SAM3DError: points and labels don't match, a coordinate is not a finite number, or a label is negative.
@@ -42,6 +41,7 @@ class Prompt:
     points: np.ndarray
     labels: np.ndarray
     image: str
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         points = np.asarray(self.points, dtype=np.float64)
@@ -101,26 +101,3 @@ def to_position(value: Any) -> list[float] | None:
     except OverflowError:  # hundreds of digits
         return None
     return position if all(map(math.isfinite, position)) else None
-
-
-def to_label(text: str, class_names: dict[str, int] | None) -> int | None:
-    """Label that a text stands for: a number, `label=K`, `class=K` or a name (`named_label`); None for other texts."""
-    number = NUMBER.fullmatch(text.strip())
-    return int(number[1]) if number else named_label(text, class_names)
-
-
-def named_label(text: str, class_names: dict[str, int] | None) -> int | None:
-    """Label that a name stands for, in upper or lower case: a class of the model, or one of `WORDS`.
-
-    Args:
-        text: what the user wrote.
-        class_names: `labels` of dataset.json; regions (lists of labels) are left out, since a click has one label.
-    """
-    classes = {name.casefold(): label for name, label in (class_names or {}).items() if isinstance(label, int)}
-    return (WORDS | classes).get(text.strip().casefold())
-
-
-def label_forms(class_names: dict[str, int] | None) -> str:
-    """A sentence for errors: what users may write for a label."""
-    names = ", ".join(class_names) if class_names else "the names of the classes are unknown here"
-    return f"Write a number, label=K, background, foreground or the name of a class ({names})."

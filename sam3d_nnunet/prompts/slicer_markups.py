@@ -1,7 +1,6 @@
 """Markups of 3D Slicer (.mrk.json): point lists, in which each point is a click."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,8 @@ import numpy as np
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import brief, read_json
-from sam3d_nnunet.prompts.prompt import Prompt, label_forms, named_label, to_label, to_position
+from sam3d_nnunet.prompts.labels import LabelReader
+from sam3d_nnunet.prompts.prompt import TO_LPS, Prompt, to_position
 
 # Slicer refuses files without a schema of this form.
 SCHEMA = (
@@ -17,12 +17,9 @@ SCHEMA = (
     "markups-schema-v1.0.3.json#"
 )
 # LPS if the file names no system: "default" of coordinateSystem in Slicer's markups-schema-v1.0.3.json, and the same in
-# its reader, vtkMRMLMarkupsJsonStorageNode.cxx. Numbers: the enumeration of vtkMRMLMarkupsStorageNode (RAS 0, LPS 1).
+# its reader, vtkMRMLMarkupsJsonStorageNode.cxx.
 DEFAULT_SYSTEM = "LPS"
-TO_LPS = {"LPS": (1, 1, 1), "1": (1, 1, 1), "RAS": (-1, -1, 1), "0": (-1, -1, 1)}
-# "%N-%d" of Slicer: name of the list (copies of a list get "_1"), a sign, a running number
-AUTOMATIC = re.compile(r"\w+[-_][0-9]+")
-RUNNING_NUMBER = re.compile(r"[-_][0-9]+$")
+LABEL_FORMAT = "%N-%d"  # Slicer's default for new points: name of the list, running number
 
 
 def to_markups(prompt: Prompt, coordinate_system: str = "LPS") -> str:
@@ -51,11 +48,12 @@ def to_markups(prompt: Prompt, coordinate_system: str = "LPS") -> str:
     return json.dumps({"@schema": SCHEMA, "markups": [markup]}, indent=1) + "\n"
 
 
-def read_markups(path: Path, image: str, class_names: dict[str, int] | None = None) -> Prompt:
+def read_markups(path: Path, file_name: str, image: str, class_names: dict[str, int] | None = None) -> Prompt:
     """Clicks in all point lists of a file.
 
     Args:
         path: the file.
+        file_name: its name without the ending.
         image: name of the image, which such files don't hold.
         class_names: labels of the model by name.
 
@@ -66,7 +64,7 @@ def read_markups(path: Path, image: str, class_names: dict[str, int] | None = No
     lists = content.get("markups") if isinstance(content, dict) else None
     if not isinstance(lists, list):
         raise SAM3DError(f'{path} holds no markups of 3D Slicer: it has no list "markups".')
-    positions, labels = [], []
+    positions, labels, label_reader = [], [], LabelReader(class_names, image, file_name)
     for i, markup in enumerate(lists):
         where = f"{path}: markups[{i}]"
         signs = _signs(markup, where)
@@ -75,8 +73,8 @@ def read_markups(path: Path, image: str, class_names: dict[str, int] | None = No
             if isinstance(point, dict) and point.get("positionStatus", "defined") != "defined":
                 continue
             positions.append(signs * _position(point, f"{where}.controlPoints[{j}]"))
-            labels.append(_label(point, class_names, f"{where}.controlPoints[{j}]"))
-    return Prompt(positions, labels, image)
+            labels.append(_label(point, markup, label_reader, f"{where}.controlPoints[{j}]"))
+    return Prompt(positions, labels, image, tuple(label_reader.notes()))
 
 
 def _signs(markup: Any, where: str) -> tuple[int, int, int]:
@@ -106,19 +104,16 @@ def _position(point: Any, where: str) -> np.ndarray:
     return np.array(position)
 
 
-def _label(point: dict, class_names: dict[str, int] | None, where: str) -> int:
-    """The label in the description, or else in the name; class 1 if both are empty or automatic."""
-    for key in ("description", "label"):
-        text = _text(point.get(key))
-        label = to_label(text, class_names)
-        if label is None:
-            # lists are often named for what they mark: "background-3"
-            label = named_label(RUNNING_NUMBER.sub("", text), class_names)
-        if label is not None:
-            return label
-        if text and not AUTOMATIC.fullmatch(text):
-            raise SAM3DError(f"{where} has the {key} {brief(text)}, which is not a label. {label_forms(class_names)}")
-    return 1
+def _label(point: dict, markup: dict, label_reader: LabelReader, where: str) -> int:
+    """The label in the description, or else in the name of the point or of its list."""
+    texts = {key: _text(point.get(key)) for key in ("description", "label")}
+    label_format = _text(markup.get("labelFormat", LABEL_FORMAT))
+    if not texts["description"] and texts["label"].isdecimal() and label_format == "%d":
+        raise SAM3DError(
+            f"{where} has the label {brief(texts['label'])}, a class or a running number: the list's labelFormat is "
+            f"{label_format}. Write the class into the description."
+        )
+    return label_reader.read(texts, where, _text(markup.get("name")))
 
 
 def _text(value: Any) -> str:

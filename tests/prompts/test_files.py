@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.prompts import Prompt
-from sam3d_nnunet.prompts.files import ENDINGS, find_prompts, read_prompt, write_prompt
+from sam3d_nnunet.prompts.files import ENDINGS, WRITTEN, find_prompts, read_prompt, write_prompt
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 # tables trim their cells, and their files hold UTF-8
@@ -30,7 +30,7 @@ def prompts(draw: st.DrawFn) -> Prompt:
     return Prompt(draw(arrays(np.float64, (count, 3), elements=FINITE)), labels, draw(NAMES))
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", WRITTEN)
 def test_round_trip(tmp_path, ending):
     @IN_TMP_PATH
     @given(prompt=prompts())
@@ -60,7 +60,7 @@ def test_examples_of_the_documentation(tmp_path):
         assert prompt.points.tolist() == [[-12.5, 30, 118.2], [-20, 31.5, 118.2]] and prompt.labels.tolist() == labels
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", WRITTEN)
 def test_names_that_are_not_latin(tmp_path, ending):
     file = tmp_path / f"病例_Fall_Müller{ending}"
     write_prompt(Prompt([[0, 0, 0]], [0], "病例_Fall_Müller"), file)
@@ -68,7 +68,7 @@ def test_names_that_are_not_latin(tmp_path, ending):
 
 
 @pytest.mark.parametrize("step", ["write_text", "replace"])
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", WRITTEN)
 def test_failing_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch, step, ending):
     file = tmp_path / f"clicks{ending}"
     write_prompt(Prompt([[1, 2, 3]], [1], "old"), file)
@@ -94,10 +94,10 @@ def test_an_image_name_that_is_not_unicode(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["clicks", "clicks.txt", "clicks.fcsv", "clicks.json.gz"])
+@pytest.mark.parametrize("name", ["clicks", "clicks.txt", "clicks.acsv", "clicks.json.gz"])
 def test_other_endings_are_refused(tmp_path, name):
     (tmp_path / name).write_text("")
-    with pytest.raises(SAM3DError, match=r"\.mrk\.json, \.json, \.csv"):
+    with pytest.raises(SAM3DError, match=r"\.mrk\.json, \.json, \.csv, \.tsv, \.fcsv"):
         read_prompt(tmp_path / name)
     with pytest.raises(SAM3DError, match=name):
         write_prompt(Prompt([[1, 2, 3]], [1], "case"), tmp_path / name)
@@ -105,10 +105,16 @@ def test_other_endings_are_refused(tmp_path, name):
         find_prompts(tmp_path / name, ["case"])
 
 
+@pytest.mark.parametrize("name", ["clicks.tsv", "clicks.fcsv"])
+def test_formats_that_are_only_read(tmp_path, name):
+    with pytest.raises(SAM3DError, match=rf"{name}.*\.mrk\.json, \.json, \.csv\."):
+        write_prompt(Prompt([[1, 2, 3]], [1], "case"), tmp_path / name)
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_unreadable_files_are_refused_by_name(tmp_path, ending):
     (tmp_path / f"binary{ending}").write_bytes(b"\x80\x00\xff")
-    (tmp_path / f"utf16{ending}").write_bytes("x,y,z\n1,2,3".encode("utf-16"))
+    (tmp_path / f"utf16{ending}").write_bytes("x,y,z\n1,2,3".encode("utf-16")[:-1])
     (tmp_path / f"folder{ending}").mkdir()
     (tmp_path / f"empty{ending}").touch()
     for name in ("binary", "utf16", "folder", "missing", "empty"):
@@ -225,7 +231,7 @@ def test_whatever_the_file_holds_it_is_read_or_refused(tmp_path, ending):
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """One file for each of three cases, and others."""
-    for case, ending in zip("abc", ENDINGS):
+    for case, ending in zip("abc", WRITTEN):
         write_prompt(Prompt([[1, 2, 3]], [1], case), tmp_path / f"{case}{ending}")
     for other in ("summary.json", "d.nii.gz", "other.csv", "a.json.part"):
         (tmp_path / other).write_text("{}")

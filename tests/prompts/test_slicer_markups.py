@@ -158,7 +158,7 @@ def test_the_description_counts_before_the_label(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["description", "label"])
-@pytest.mark.parametrize("text", ["Posterior", "tumour", "two words-3", "-1", "label=-1", "1.0", "1" * 30, True, ["2"]])
+@pytest.mark.parametrize("text", ["Posterior", "tumour", "two words-3", "-1", "label=-1", "1.5", "1" * 30, True, ["2"]])
 def test_texts_that_name_no_label(tmp_path, key, text):
     file = write(tmp_path, fiducial(point(), point(**{key: text})))
     with pytest.raises(SAM3DError, match=rf"markups\[0\]\.controlPoints\[1\] has the {key} .*label=K") as refused:
