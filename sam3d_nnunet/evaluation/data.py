@@ -1,24 +1,26 @@
 """The data that methods are evaluated on: images, true label maps, and the cases of each fold."""
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from tqdm import tqdm
 
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
-from sam3d_nnunet.datasets.splits import read_splits, splits_file
+from sam3d_nnunet.datasets.splits import read_fold, splits_file
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.geometry.images import read_image
+from sam3d_nnunet.geometry.image_grid import read_grid
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.io import listing
 from sam3d_nnunet.nnunet.folders import preprocessed_root
+from sam3d_nnunet.nnunet.readers import find_reader
 
 TestFolders = tuple[str | Path, str | Path]
 """Images and true label maps of a separate test set."""
@@ -41,6 +43,7 @@ class EvaluationData:
     truth: Path
     dataset_json: dict[str, Any]
     raw: RawDataset | None = None
+    _noted: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @classmethod
     def from_nnunet(cls, dataset: str) -> "EvaluationData":
@@ -94,23 +97,22 @@ class EvaluationData:
     @cached_property
     def reader(self) -> BaseReaderWriter:
         """nnU-Net's reader of these files."""
-        return determine_reader_writer_from_dataset_json(self.dataset_json, verbose=False)()
+        cases = self.cases_with_truth()
+        images = filter(None, map(self.image_file, cases))
+        return find_reader(self.dataset_json, [*images, *map(self.truth_file, cases)])()
 
     def cases_of_fold(self, fold: str) -> list[str]:
         """The validation cases of a fold.
 
         Raises:
-            SAM3DError: there are no folds, or not this one.
+            SAM3DError: there are no folds, or not this one, or they can't be used, or its cases are not there.
         """
         if not fold.isdecimal():
             raise SAM3DError(
                 f"The fold {fold} has no validation cases of its own. Give a numbered fold, or a test set with --test."
             )
-        file = splits_file(self.name)
-        splits = read_splits(file)
-        if int(fold) >= len(splits):
-            raise SAM3DError(f"{file} has no fold {fold}, only 0 to {len(splits) - 1}.")
-        return sorted(splits[int(fold)]["val"])
+        there, where = (self.raw.cases, self.raw.folder) if self.raw else (self.cases_with_truth(), self.truth)
+        return sorted(read_fold(splits_file(self.name), int(fold), there, where, parts=["val"])["val"])
 
     def cases_with_truth(self) -> list[str]:
         """All cases that have a label map.
@@ -139,24 +141,43 @@ class EvaluationData:
         """The label map of a case."""
         return self.truth / f"{case}{self.file_ending}"
 
-    def read_truth(self, case: str) -> tuple[np.ndarray, ImageGeometry]:
-        """(D, H, W) label map and where its voxels are in the world.
+    def image_file(self, case: str) -> Path | None:
+        """The first channel of a case; None if the image is not there, as where imagesTr was deleted."""
+        try:
+            file = self.image_files(case)[0]
+        except SAM3DError:  # not in the list of dataset.json
+            return None
+        return file if file.is_file() else None
 
-        Its axes are those of the file wherever the file tells, so that all models get the same clicks: see
-        `LabelMap.in_file_order`.
+    def files_that_tell(self, case: str) -> list[Path]:
+        """The files that metrics of a case depend on, as far as they are there: truth and image, with its spacing."""
+        image = self.image_file(case)
+        beside = [] if image is None else [image, image.with_name(f"{case}.json")]  # the spacing of TIFF
+        return [file for file in (self.truth_file(case), *beside) if file.is_file()]
+
+    def read_truth(self, case: str) -> tuple[np.ndarray, ImageGeometry]:
+        """(D, H, W) label map, and where the voxels of its image are in the world.
+
+        Its axes are those of the image file, so that all models get the same clicks: see
+        `ImageGeometry.in_file_order`. If its header differs from the image's, a note says so; it counts only where
+        there is no image.
 
         Raises:
-            SAM3DError: the label map is missing, or it or the image can't be read.
+            SAM3DError: the label map is missing, it or the image can't be read, or they have different shapes.
         """
-        file = self.truth_file(case)
-        label_map = read_label_map(file, self.reader)
-        in_file_order = label_map.in_file_order()
-        if in_file_order is not None:
-            return in_file_order
-        # use the image's header if there is an image: TIFF may have its spacing in a file beside the image only
-        file = next((image for image in self.image_files(case) if image.is_file()), file)
-        _, properties = read_image([file], self.reader)
-        return label_map.array, ImageGeometry.from_file(file, properties)
+        label_map = read_label_map(self.truth_file(case), self.reader)
+        image_file = self.image_file(case)
+        if image_file is None:
+            return label_map.own_grid().geometry.in_file_order(label_map.array)
+        image = read_grid(image_file, self.reader, label_map.properties)
+        self.note(case, label_map.place_note(image))
+        return image.geometry.in_file_order(label_map.array)
+
+    def note(self, case: str, sentence: str | None) -> None:
+        """Print a sentence about the truth of a case, if there is one and the case had none before."""
+        if sentence is not None and case not in self._noted:
+            self._noted.add(case)
+            tqdm.write(f"{case}: {sentence}", file=sys.stderr)
 
 
 def spacing_of(geometry: ImageGeometry) -> Sequence[float]:

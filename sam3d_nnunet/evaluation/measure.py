@@ -14,18 +14,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from tqdm import tqdm
 
-from sam3d_nnunet.errors import SAM3DError, last_line
+from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.evaluation.metrics import IGNORE, RULE, case_metrics, targets_of
 from sam3d_nnunet.evaluation.results import METRICS, METRICS_JSON
-from sam3d_nnunet.geometry.label_maps import LabelMap, read_label_map
+from sam3d_nnunet.geometry.image_grid import read_grid
+from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.io import read_json, write_json, write_text
-
-SAME = 1e-3
-"""By how much spacing and origin (mm) and directions of prediction and truth may differ."""
+from sam3d_nnunet.nnunet.readers import find_reader
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,28 @@ class MeasureReport:
     Attributes:
         rows: one for each case and target, as in metrics.csv.
         failed: sentences by the names of the cases that failed.
+        notes: sentences about the truth of other cases.
     """
 
     rows: pd.DataFrame
     failed: dict[str, str]
+    notes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """What is measured of a case.
+
+    Attributes:
+        case: its name.
+        prediction, truth: label maps.
+        image: first channel, whose header says where and how large the voxels are. None: that of the truth does.
+    """
+
+    case: str
+    prediction: Path
+    truth: Path
+    image: Path | None = None
 
 
 def measure_folder(
@@ -48,10 +65,12 @@ def measure_folder(
     tolerances: Sequence[float] = (5.0,),
     cases: Sequence[str] | None = None,
     processes: int | None = None,
+    images: Mapping[str, Path] | None = None,
 ) -> MeasureReport:
     """Measure predictions against the truth, and write metrics.csv and metrics.json beside them.
 
     Targets are the labels of the data set, or its regions if it has any. Voxels with the ignore label do not count.
+    Predictions and truth are compared voxel by voxel, and predictions must lie where the image does.
 
     Args:
         predictions: folder of label maps CASE on the original grid, with the data set's file ending.
@@ -60,19 +79,27 @@ def measure_folder(
         tolerances: of the surface Dice, in mm.
         cases: names. None: all predictions that are there.
         processes: how many cases are measured at the same time. Default: nnUNet_def_n_proc, or 2.
+        images: first channel by case. Where there is none, the header of the truth takes its place.
 
     Raises:
         SAM3DError: there is no prediction, or none could be measured.
     """
     predictions, ending = Path(predictions), dataset_json["file_ending"]
     if cases is None:
-        cases = [file.name.removesuffix(ending) for file in predictions.glob(f"*{ending}")]
+        cases = [file.name.removesuffix(ending) for file in predictions.glob(f"[!.]*{ending}")]
     if not cases:
         raise SAM3DError(f"{predictions} holds no prediction CASE{ending}.")
-    measure = partial(_measure, predictions, Path(truth), dataset_json, tuple(tolerances))
-    measured = dict(tqdm(_in_processes(measure, sorted(cases), processes), total=len(cases), desc="Measuring"))
+    truth, images = Path(truth), images or {}
+    files = [
+        CaseFiles(case, predictions / f"{case}{ending}", truth / f"{case}{ending}", images.get(case))
+        for case in sorted(cases)
+    ]
+    reader = find_reader(dataset_json, [*images.values(), *(of_case.truth for of_case in files)])
+    measure = partial(_measure, reader(), dataset_json, tuple(tolerances))
+    measured = dict(tqdm(_in_processes(measure, files, processes), total=len(cases), desc="Measuring"))
     failed = {case: measured[case] for case in sorted(cases) if isinstance(measured[case], str)}
-    done = {case: measured[case] for case in sorted(cases) if case not in failed}
+    done = {case: measured[case].metrics for case in sorted(cases) if case not in failed}
+    notes = {case: measured[case].note for case in done if measured[case].note}
     if not done:
         raise SAM3DError(
             f"None of {len(cases)} case(s) in {predictions} could be measured. " + next(iter(failed.values()))
@@ -93,7 +120,7 @@ def measure_folder(
     }
     write_text(predictions / METRICS, rows.to_csv(index=False, lineterminator="\n"))
     write_json(predictions / METRICS_JSON, content, ensure_ascii=False)
-    return MeasureReport(rows, failed)
+    return MeasureReport(rows, failed, notes)
 
 
 def measure(folder: Path, data: EvaluationData, cases: Sequence[str], tolerances: Sequence[float]) -> dict[str, str]:
@@ -110,7 +137,11 @@ def measure(folder: Path, data: EvaluationData, cases: Sequence[str], tolerances
     """
     if up_to_date(folder, data, cases, tolerances):
         return {}
-    return measure_folder(folder, data.truth, data.dataset_json, tolerances, cases).failed
+    images = {case: file for case in cases if (file := data.image_file(case))}
+    report = measure_folder(folder, data.truth, data.dataset_json, tolerances, cases, images=images)
+    for case, note in report.notes.items():
+        data.note(case, note)
+    return report.failed
 
 
 def print_failed(place: str, failed: Mapping[str, str]) -> list[str]:
@@ -125,7 +156,7 @@ def print_failed(place: str, failed: Mapping[str, str]) -> list[str]:
 
 
 def up_to_date(folder: Path, data: EvaluationData, cases: Sequence[str], tolerances: Sequence[float]) -> bool:
-    """Whether predictions, truth, labels, cases and tolerances are those of the last measurement.
+    """Whether predictions, truth, images, labels, cases and tolerances are those of the last measurement.
 
     Failed cases are measured again, since their files may have been corrected.
     """
@@ -134,7 +165,7 @@ def up_to_date(folder: Path, data: EvaluationData, cases: Sequence[str], toleran
         return False
     since = file.stat().st_mtime_ns
     predictions = [folder / f"{case}{data.file_ending}" for case in cases]
-    truths = [truth for truth in map(data.truth_file, cases) if truth.is_file()]
+    others = [file for case in cases for file in data.files_that_tell(case)]
     try:
         known = read_json(file)
         return (
@@ -142,87 +173,66 @@ def up_to_date(folder: Path, data: EvaluationData, cases: Sequence[str], toleran
             and list(known["tolerances_mm"]) == list(tolerances)
             and known["labels"] == data.dataset_json["labels"]
             and all(prediction.is_file() for prediction in predictions)
-            and all(read.stat().st_mtime_ns < since for read in predictions + truths)
+            and all(read.stat().st_mtime_ns < since for read in predictions + others)
         )
     except (SAM3DError, KeyError, TypeError):  # damaged, or of another version
         return False
 
 
-def _in_processes(measure: partial, cases: Sequence[str], processes: int | None) -> Iterator[tuple[str, dict | str]]:
-    processes = min(processes or int(os.environ.get("nnUNet_def_n_proc", 2)), len(cases))
+@dataclass(frozen=True)
+class _Measured:
+    """Metrics of a case by target, and a sentence about its truth, if any."""
+
+    metrics: dict[str, dict[str, float]]
+    note: str | None
+
+
+def _in_processes(
+    measure: partial, files: Sequence[CaseFiles], processes: int | None
+) -> Iterator[tuple[str, _Measured | str]]:
+    processes = min(processes or int(os.environ.get("nnUNet_def_n_proc", 2)), len(files))
     if processes <= 1:
-        yield from map(measure, cases)
+        yield from map(measure, files)
         return
     # a fork would copy threads and a GPU's state
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(measure, case) for case in cases]):
+        for done in as_completed([pool.submit(measure, of_case) for of_case in files]):
             yield done.result()
 
 
 def _measure(
-    predictions: Path, truth: Path, dataset_json: dict[str, Any], tolerances: Sequence[float], case: str
-) -> tuple[str, dict[str, dict[str, float]] | str]:
-    """The name of a case, and its metrics by target or a sentence that says what is wrong with it."""
+    reader: BaseReaderWriter, dataset_json: dict[str, Any], tolerances: Sequence[float], files: CaseFiles
+) -> tuple[str, _Measured | str]:
+    """The name of a case, and what was measured or a sentence that says what is wrong with it."""
     try:
-        return case, _metrics_of(predictions, truth, dataset_json, tolerances, case)
+        return files.case, _measured(reader, dataset_json, tolerances, files)
     except SAM3DError as e:
-        return case, str(e)
+        return files.case, str(e)
     except Exception as e:  # go on with the other cases
         traceback.print_exception(e, file=sys.stderr)
-        return case, f"{case} can't be measured: {type(e).__name__}: {e}"
+        return files.case, f"{files.case} can't be measured: {type(e).__name__}: {e}"
 
 
-def _metrics_of(
-    predictions: Path, truth: Path, dataset_json: dict[str, Any], tolerances: Sequence[float], case: str
-) -> dict[str, dict[str, float]]:
-    name = f"{case}{dataset_json['file_ending']}"
-    truth_map, prediction = (_read(folder / name, dataset_json) for folder in (truth, predictions))
-    _refuse_other_grid(prediction, truth_map)
-    targets = targets_of(dataset_json)
+def _measured(
+    reader: BaseReaderWriter, dataset_json: dict[str, Any], tolerances: Sequence[float], files: CaseFiles
+) -> _Measured:
+    truth, prediction = (read_label_map(file, reader) for file in (files.truth, files.prediction))
+    image = truth.own_grid() if files.image is None else read_grid(files.image, reader, truth.properties)
+    note = truth.place_note(image)
+    prediction.check_on(image)
     prediction.check_labels(_labels(dataset_json))
-    wanted, found, spacing = truth_map.array, prediction.array, truth_map.properties["spacing"]
+    wanted, found, spacing = truth.array, prediction.array, image.spacing
     counted = wanted != dataset_json["labels"].get(IGNORE, -1)
-    return {
+    metrics = {
         target: case_metrics(np.isin(wanted, labels) & counted, np.isin(found, labels) & counted, spacing, tolerances)
-        for target, labels in targets.items()
+        for target, labels in targets_of(dataset_json).items()
     }
+    return _Measured(metrics, note)
 
 
 def _labels(dataset_json: dict[str, Any]) -> set[int]:
     """All label values, background included."""
     return {0, *(k for labels in targets_of(dataset_json).values() for k in labels)}
-
-
-def _read(file: Path, dataset_json: dict[str, Any]) -> LabelMap:
-    example = str(file) if file.is_file() else None
-    try:
-        reader = determine_reader_writer_from_dataset_json(dataset_json, example_file=example, verbose=False)()
-    except Exception as e:  # each library of images has errors of its own
-        raise SAM3DError(f"{file} can't be read: {last_line(e)}") from e
-    return read_label_map(file, reader).astype(np.int64)
-
-
-def _refuse_other_grid(prediction: LabelMap, truth: LabelMap) -> None:
-    prediction.check_shape(truth.array.shape, f"the truth {truth.file}")
-    own, other = _geometry(prediction.properties), _geometry(truth.properties)
-    for what in own.keys() & other.keys():
-        if not np.allclose(own[what], other[what], rtol=0, atol=SAME):
-            raise SAM3DError(
-                f"{prediction.file} lies elsewhere than the truth {truth.file}: its {what} is {_short(own[what])} "
-                f"instead of {_short(other[what])}. Give predictions on the grid of the original image."
-            )
-
-
-def _geometry(properties: dict[str, Any]) -> dict[str, Any]:
-    """What the reader tells about the places of the voxels."""
-    told = {"spacing": properties["spacing"], **properties.get("sitk_stuff", {})}
-    if "nibabel_stuff" in properties:
-        told["affine"] = properties["nibabel_stuff"]["original_affine"]
-    return told
-
-
-def _short(values: Any) -> str:
-    return "(" + ", ".join(f"{v:.4g}" for v in np.ravel(values)) + ")"
 
 
 def _plain(values: dict[str, float]) -> dict[str, float | None]:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
-from numpy.typing import DTypeLike
 
 from sam3d_nnunet.errors import SAM3DError, last_line
-from sam3d_nnunet.geometry.world import PLACED, ImageGeometry, read_header
-
-SAME_PLACE = 0.1  # voxels by which corners may differ: headers are rounded
+from sam3d_nnunet.geometry.damaged_files import refuse_damaged
+from sam3d_nnunet.geometry.image_grid import ImageGrid, difference
+from sam3d_nnunet.geometry.images import check_axes
+from sam3d_nnunet.geometry.label_values import whole_labels
+from sam3d_nnunet.geometry.world import PLACED, ImageGeometry
 
 
 @dataclass(frozen=True)
@@ -29,31 +29,6 @@ class LabelMap:
     array: np.ndarray
     properties: dict[str, Any]
 
-    def astype(self, dtype: DTypeLike) -> "LabelMap":
-        """The label map with labels of another type."""
-        return replace(self, array=self.array.astype(dtype))
-
-    def in_file_order(self) -> tuple[np.ndarray, ImageGeometry] | None:
-        """(D, H, W) labels along the axes of the file, in reverse, and where their voxels are in the world.
-
-        Clicks that are drawn in this array are the same for all models, however their readers turn images.
-
-        Returns:
-            None where only the reader can tell: for formats without a position in the world (PNG, TIFF), headers that
-            ITK refuses (sheared axes), and files of more or less than three axes.
-        """
-        if not PLACED & self.properties.keys():
-            return None
-        try:
-            header = read_header(self.file)
-            if len(header.size) != 3 or header.components != 1:
-                return None
-            turned = _is_turned(self.properties)
-            array = sitk.GetArrayFromImage(sitk.ReadImage(str(self.file))) if turned else self.array
-        except (SAM3DError, RuntimeError):  # what ITK refuses
-            return None
-        return array, ImageGeometry.from_header(header)
-
     def check_shape(self, shape: Sequence[int], of: str = "its image") -> None:
         """Refuse a label map with other voxels than its image.
 
@@ -69,13 +44,45 @@ class LabelMap:
         Raises:
             SAM3DError: a corner is more than `SAME_PLACE` voxels away along an axis.
         """
-        geometry = ImageGeometry.from_file(self.file, self.properties)
-        shifts = np.linalg.solve(image.affine[:3, :3], image.corner_shifts(geometry, self.array.shape).T)
-        if np.abs(shifts).max() > SAME_PLACE:
+        found = difference(ImageGeometry.from_file(self.file, self.properties), image, self.array.shape)
+        if found is not None:
+            raise SAM3DError(f"{self.file} lies elsewhere in the world than its image: {found}.")
+
+    def check_on(self, image: ImageGrid) -> None:
+        """Refuse a label map that does not lie on the voxels of its image.
+
+        Raises:
+            SAM3DError: says both numbers of voxels, or what differs in the world.
+        """
+        self.check_shape(image.shape, image.name)
+        found = image.difference(self.properties)
+        if found is not None:
             raise SAM3DError(
-                f"{self.file} lies elsewhere in the world than its image: origin, spacing or axes differ. A corner is "
-                f"{np.abs(shifts).max():.3g} voxels away."
+                f"{self.file} lies elsewhere than {image.name}: {found}. Give it the voxels and the header of the "
+                "original image."
             )
+
+    def place_note(self, image: ImageGrid) -> str | None:
+        """A sentence where the header of a true label map differs from its image's, which is no error.
+
+        nnU-Net trains on such pairs voxel by voxel.
+
+        Raises:
+            SAM3DError: the shapes differ.
+        """
+        self.check_shape(image.shape, image.name)
+        found = image.difference(self.properties)
+        if found is None:
+            return None
+        return (
+            f"By its header, {self.file} lies elsewhere than {image.name}: {found}. The label map is taken voxel by "
+            "voxel, as in nnU-Net's training, and the image's header counts."
+        )
+
+    def own_grid(self) -> ImageGrid:
+        """Its own voxels, where there is no image."""
+        geometry = ImageGeometry.from_file(self.file, self.properties)
+        return ImageGrid.from_properties(f"the truth {self.file}", self.array.shape, geometry, self.properties)
 
     def check_labels(self, known: Collection[int]) -> None:
         """Refuse a label map with other labels.
@@ -90,28 +97,36 @@ class LabelMap:
 
 
 def read_label_map(file: str | Path, reader: Any) -> LabelMap:
-    """Read a label map.
+    """Read a label map. Values that are nearly whole numbers, as in files with a scale, are rounded.
 
     Args:
         file: the label map.
         reader: nnU-Net's for its format, an instance.
 
     Raises:
-        SAM3DError: the file is missing or can't be read.
+        SAM3DError: the file is missing, damaged or can't be read, or a value is no label.
+    """
+    label_map = read_stored_values(file, reader)
+    return replace(label_map, array=whole_labels(label_map.array, f"The label map {file}"))
+
+
+def read_stored_values(file: str | Path, reader: Any) -> LabelMap:
+    """Read a label map as nnU-Net does: its array holds the values of the file as they are, which need not be whole.
+
+    Arguments are those of `read_label_map`.
+
+    Raises:
+        SAM3DError: the file is missing, damaged or can't be read.
     """
     file = Path(file)
     if not file.is_file():
         raise SAM3DError(f"There is no label map {file}.")
+    refuse_damaged(file)
     try:
         segmentation, properties = reader.read_seg(str(file))
     except Exception as e:  # each library of images has errors of its own
+        check_axes(file, "label map", refused=True)
         raise SAM3DError(f"The label map {file} can't be read: {last_line(e)}") from e
+    if PLACED & properties.keys():
+        check_axes(file, "label map")
     return LabelMap(file, segmentation[0], properties)
-
-
-def _is_turned(properties: dict[str, Any]) -> bool:
-    """Whether nnU-Net's reader has turned the image, so that its array has other axes than the file."""
-    return any(
-        name in properties.get(library, {})
-        for library, name in (("sitk_stuff", "original_orientation"), ("nibabel_stuff", "reoriented_affine"))
-    )

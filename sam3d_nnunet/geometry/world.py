@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from nibabel.orientations import inv_ornt_aff, io_orientation
+from nibabel.orientations import (
+    aff2axcodes,
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
 
 from sam3d_nnunet.errors import SAM3DError, last_line
 
@@ -31,11 +38,15 @@ class ImageHeader:
         size: voxels along i, j, k and, where one file holds several channels, their number.
         affine: (4, 4), homogeneous index (i, j, k) -> LPS millimetres.
         components: numbers per voxel; an intensity or a label is one, a colour three.
+        is_complex: whether voxels hold complex numbers.
+        is_integer: whether voxels hold whole numbers, which no scale in the header changes.
     """
 
     size: tuple[int, ...]
     affine: np.ndarray
     components: int
+    is_complex: bool = False
+    is_integer: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -70,7 +81,8 @@ def read_header(file: str | Path) -> ImageHeader:
     except RuntimeError as e:
         raise SAM3DError(f"ITK can't read the header of {file}: {last_line(e)}") from e
     affine = _itk_affine(header.GetDirection(), header.GetSpacing(), header.GetOrigin())
-    return ImageHeader(header.GetSize(), affine, header.GetNumberOfComponents())
+    kind = sitk.GetPixelIDValueAsString(header.GetPixelID())
+    return ImageHeader(header.GetSize(), affine, header.GetNumberOfComponents(), "complex" in kind, "integer" in kind)
 
 
 @dataclass(frozen=True)
@@ -95,17 +107,22 @@ class ImageGeometry:
                 raise SAM3DError(f"The image's header has an unusable affine, {affine.tolist()}. Repair it.")
 
     @classmethod
-    def from_properties(cls, properties: dict[str, Any]) -> "ImageGeometry":
+    def from_properties(cls, properties: dict[str, Any], shape: Sequence[int] | None = None) -> "ImageGeometry":
         """From the properties that any of nnU-Net's readers returns with an image.
 
         For formats without a position in the world (PNG, TIFF), the world has the origin and axes of the array. If
         qform and sform of a file differ, nibabel's world is not ITK's; use `from_file` then.
+
+        Args:
+            properties: from the reader.
+            shape: (D, H, W) of the array. Without it, the axes of a file are not known where ITK has reoriented it.
         """
         if "sitk_stuff" in properties:
             itk = properties["sitk_stuff"]
             affine = _itk_affine(itk["direction"], itk["spacing"], itk["origin"])
-            reoriented = "original_orientation" in itk
-            return cls(affine[:, REVERSED], None if reoriented else affine)
+            if "original_orientation" in itk:
+                return cls(affine[:, REVERSED], None if shape is None else affine @ _itk_reorientation(itk, shape))
+            return cls(affine[:, REVERSED], affine)
         if "nibabel_stuff" in properties:
             original = properties["nibabel_stuff"]["original_affine"]
             affine = properties["nibabel_stuff"].get("reoriented_affine", original)
@@ -152,6 +169,11 @@ class ImageGeometry:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     @property
+    def orientation(self) -> str:
+        """Where the array's axes run to in the patient, as a code: see `geometry.turn`. The nearest one if oblique."""
+        return "".join(aff2axcodes(RAS_TO_LPS @ self.affine[:, REVERSED]))
+
+    @property
     def axial_order(self) -> np.ndarray:
         """The image's axes in the order z, y, x of the patient, each the nearest one; none is reversed.
 
@@ -166,6 +188,20 @@ class ImageGeometry:
     def to_voxels(self, world: np.ndarray) -> np.ndarray:
         """(N, 3) millimetres (x, y, z) -> (N, 3) array indices (d, h, w)."""
         return _invert(self.affine, world)
+
+    def in_file_order(self, array: np.ndarray) -> tuple[np.ndarray, "ImageGeometry"]:
+        """An array of the image (D, H, W) along the axes of the image file, in reverse, and where its voxels are.
+
+        It is the same for all readers, however they turn images. If the axes of the file are not known, the array stays
+        as it is.
+        """
+        if self.file_affine is None:
+            return array, self
+        in_file = self.file_affine[:, REVERSED]
+        turn = io_orientation(np.linalg.solve(in_file, self.affine))
+        affine = self.affine @ inv_ornt_aff(turn, array.shape)
+        affine = in_file if np.allclose(affine, in_file, rtol=0, atol=1e-6) else affine  # without its rounding errors
+        return apply_orientation(array, turn), ImageGeometry(affine, affine[:, REVERSED])
 
     def corner_shifts(self, other: "ImageGeometry", shape: Sequence[int]) -> np.ndarray:
         """How far another geometry moves the corner voxels of an image.
@@ -205,6 +241,14 @@ class ImageGeometry:
         return self.file_affine
 
 
+def turned_by_reader(properties: dict[str, Any]) -> bool:
+    """Whether nnU-Net's reader, which returned these properties, turns all images to one orientation."""
+    return any(
+        name in properties.get(library, {})
+        for library, name in (("sitk_stuff", "original_orientation"), ("nibabel_stuff", "reoriented_affine"))
+    )
+
+
 def _itk_affine(direction: tuple[float, ...], spacing: tuple[float, ...], origin: tuple[float, ...]) -> np.ndarray:
     """(4, 4) index (i, j, k) -> world, for an image with 2, 3 or 4 axes, the fourth for channels."""
     axes = min(3, len(spacing))
@@ -213,6 +257,14 @@ def _itk_affine(direction: tuple[float, ...], spacing: tuple[float, ...], origin
     affine[:axes, :axes] = cosines * spacing[:axes]
     affine[:axes, 3] = origin[:axes]
     return affine
+
+
+def _itk_reorientation(itk: dict[str, Any], shape: Sequence[int]) -> np.ndarray:
+    """(4, 4) index in the file -> index in an image (D, H, W) that ITK has reoriented for nnU-Net's reader."""
+    ends = (("R", "L"), ("A", "P"), ("I", "S"))  # of the axes of the world
+    turned = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(itk["direction"])
+    codes = [axcodes2ornt(code, ends) for code in (turned, itk["original_orientation"])]
+    return inv_ornt_aff(ornt_transform(*codes), shape[::-1])
 
 
 def _reorientation(nibabel: dict[str, np.ndarray], size: tuple[int, ...]) -> np.ndarray:

@@ -8,6 +8,9 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from tqdm import tqdm
 
+from sam3d_nnunet.datasets.raw_dataset import RawDataset
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.image_grid import ImageGrid
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.prediction.cases import ImageCase
@@ -45,9 +48,10 @@ def validate_prompted(trainer: "PromptedTrainer", count: int, save_probabilities
     predictor.use(model)
     for case in tqdm(cases, desc=folder.name, disable=trainer.local_rank != 0):
         data, _, _, properties = dataset.load_case(case)
-        truth = _truth_file(trainer, case)
-        image = ImageCase.from_preprocessed(data[:], properties, model, ImageGeometry.from_file(truth, properties))
-        prompt = _draw_prompt(trainer, case, truth, image, count)
+        file = _image_file(trainer, case)
+        geometry = None if file is None else ImageGeometry.from_file(file, properties)
+        image = ImageCase.from_preprocessed(data[:], properties, model, geometry)
+        prompt = _draw_prompt(trainer, case, file, image, count)
         predict = predictor.predict_read if len(prompt.points) else predictor.predict_nothing
         writer.write(case, predict(image, prompt))
     if trainer.is_ddp:
@@ -75,9 +79,23 @@ def _truth_file(trainer: "PromptedTrainer", case: str) -> Path:
     return folder / f"{case}{trainer.dataset_json['file_ending']}"
 
 
-def _draw_prompt(trainer: "PromptedTrainer", case: str, truth: Path, image: ImageCase, count: int) -> Prompt:
-    label_map = read_label_map(truth, trainer.plans_manager.image_reader_writer_class())
-    segmentation, geometry = label_map.in_file_order() or (label_map.array, image.geometry)
+def _image_file(trainer: "PromptedTrainer", case: str) -> Path | None:
+    """The first channel of a case; None where the raw data set is not there any more, since training can do without."""
+    try:
+        file = RawDataset.find(trainer.plans_manager.dataset_name).image_files(case)[0]
+    except SAM3DError:
+        return None
+    return file if file.is_file() else None
+
+
+def _draw_prompt(trainer: "PromptedTrainer", case: str, file: Path | None, image: ImageCase, count: int) -> Prompt:
+    """Clicks by the voxels of the label map, and where these are in the world of the image."""
+    label_map = read_label_map(_truth_file(trainer, case), trainer.plans_manager.image_reader_writer_class())
+    name = "its image" if file is None else f"its image {file}"
+    note = label_map.place_note(ImageGrid.from_properties(name, image.shape, image.geometry, image.properties))
+    if note is not None:
+        trainer.print_to_log_file(f"{case}: {note}")
+    segmentation, geometry = image.geometry.in_file_order(label_map.array)
     classes = list(trainer.label_manager.foreground_labels)
     clicks = clicks_per_class(segmentation, classes, count, case_generator(case))
     return Prompt(geometry.to_world(clicks.points), clicks.labels, case)

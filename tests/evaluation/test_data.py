@@ -35,6 +35,9 @@ def test_cases(data, tmp_path):
     for fold in ("1", "all", "-1"):
         with pytest.raises(SAM3DError, match="fold"):
             data.cases_of_fold(fold)
+    splits_file(data.name).write_text(json.dumps([{"train": ["elsewhere"], "val": ["case_1", "nobody"]}]))
+    with pytest.raises(SAM3DError, match=r"Fold 0 of .* names 1 case\(s\) that are not in .*Dataset720_Some: nobody"):
+        data.cases_of_fold("0")
     splits_file(data.name).unlink()
     with pytest.raises(SAM3DError, match="no file .*splits_final.json"):
         data.cases_of_fold("0")
@@ -56,8 +59,10 @@ def test_files_that_dataset_json_lists(data, nnunet_folders, tmp_path):
 
 
 def test_truth_is_read_as_its_file_lies(data):
-    image = sitk.DICOMOrient(sitk.ReadImage(str(data.truth_file("case_1"))), "SAR")
-    sitk.WriteImage(image, str(data.truth_file("case_1")))
+    for file in (data.truth_file("case_1"), data.image_file("case_1")):
+        image = sitk.DICOMOrient(sitk.ReadImage(str(file)), "SAR")
+        sitk.WriteImage(image, str(file))
+    image = sitk.ReadImage(str(data.truth_file("case_1")))
     segmentation, geometry = data.read_truth("case_1")
     assert (segmentation == sitk.GetArrayFromImage(image)).all()
     assert spacing_of(geometry) == pytest.approx(image.GetSpacing()[::-1])
