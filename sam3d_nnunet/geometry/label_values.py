@@ -10,14 +10,6 @@ LARGEST = 2**24
 """From here on, float32, in which nnU-Net's readers return label maps, lacks some whole numbers."""
 
 
-def is_whole(values: np.ndarray) -> np.ndarray:
-    """Whether each value stands for a label: it is finite and at most `WHOLE` away from a whole number."""
-    if values.dtype.kind != "f":
-        return np.full(values.shape, values.dtype.kind in "biu")
-    with np.errstate(invalid="ignore"):  # infinite values
-        return np.abs(values - np.rint(values)) <= WHOLE
-
-
 def whole_labels(values: np.ndarray, name: str) -> np.ndarray:
     """Labels from stored values.
 
@@ -35,18 +27,47 @@ def whole_labels(values: np.ndarray, name: str) -> np.ndarray:
         return values
     labels = np.empty(values.shape, np.int32)
     for number, part in enumerate(values):  # slice by slice, which takes less memory
-        _refuse(part, ~is_whole(part), number, name, "is no whole number")
-        rounded = np.rint(part)
-        _refuse(part, np.abs(rounded) >= LARGEST, number, name, "is too large for a label")
-        labels[number] = rounded
+        labels[number] = _rounded(part, number, name)
     return labels
 
 
-def _refuse(values: np.ndarray, wrong: np.ndarray, number: int, name: str, why: str) -> None:
+def refuse_cut_labels(values: np.ndarray, name: str) -> None:
+    """Refuse values that nnU-Net takes for other labels: it cuts off what is behind the decimal point.
+
+    Args:
+        values: (D, H, W) of any type.
+        name: of what holds them, as the subject of messages.
+
+    Raises:
+        SAM3DError: a value is no whole number; says which one, and at which voxel.
+    """
+    if values.dtype.kind in "biu":
+        return
+    for number, part in enumerate(values):
+        cut = part != _rounded(part, number, name)
+        if cut.any():
+            raise SAM3DError(
+                f"{name} holds {_first(part, cut, number)}, which nnU-Net cuts off to {int(part[cut][0])}. Save its "
+                "labels as integers, without a scale (scl_slope) in the header, and preprocess the data set again."
+            )
+
+
+def _rounded(part: np.ndarray, number: int, name: str) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # infinite values
+        rounded = np.rint(part)
+        wrong = ~(np.abs(part - rounded) <= WHOLE)
     if wrong.any():
-        place = np.unravel_index(wrong.argmax(), wrong.shape)
-        voxel = ", ".join(map(str, (number, *place)))
         raise SAM3DError(
-            f"{name} holds {values[place]:.9g} at voxel ({voxel}), (d, h, w), which {why}. Labels are whole numbers: "
-            "correct the values and save them as integers. To resample labels, use the nearest neighbour."
+            f"{name} holds {_first(part, wrong, number)}, which is no whole number and so no label. Correct the "
+            "values and save them as integers. To resample labels, take the nearest neighbour."
         )
+    large = np.abs(rounded) >= LARGEST
+    if large.any():
+        raise SAM3DError(f"{name} holds {_first(part, large, number)}. Labels must be below {LARGEST}: renumber them.")
+    return rounded
+
+
+def _first(part: np.ndarray, chosen: np.ndarray, number: int) -> str:
+    place = np.unravel_index(chosen.argmax(), chosen.shape)
+    voxel = ", ".join(map(str, (number, *place)))
+    return f"{float(part[place]):.9g} at voxel ({voxel}) along (d, h, w)"

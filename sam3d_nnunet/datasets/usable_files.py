@@ -1,0 +1,50 @@
+"""Refuse files that nnU-Net would read as something else than they are: damaged ones, and labels it cuts off."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sam3d_nnunet.datasets.raw_dataset import for_each_case
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.damaged_files import refuse_damaged
+from sam3d_nnunet.geometry.images import check_image_file
+from sam3d_nnunet.geometry.label_maps import read_stored_values
+from sam3d_nnunet.geometry.label_values import refuse_cut_labels
+from sam3d_nnunet.geometry.world import read_header
+
+
+def refuse_unusable_files(
+    label_maps: Mapping[str, Path], reader: Any, images: Mapping[str, Sequence[Path]] | None = None
+) -> None:
+    """Refuse files of a data set, before nnU-Net trains on them or measures with them.
+
+    Args:
+        label_maps: by case. Values are read only of files that do not store integers.
+        reader: nnU-Net's for their format, an instance.
+        images: files of the channels by case, for as many cases as are to be checked.
+
+    Raises:
+        SAM3DError: names files that are missing or damaged, and label maps whose values are not exactly labels.
+    """
+
+    def check(case: str) -> None:
+        for file in (images or {}).get(case, ()):
+            check_image_file(file)
+        _check_label_map(label_maps[case], reader)
+
+    _, failed = for_each_case(check, label_maps, "Checking files")
+    if failed:
+        reasons = " ".join(list(failed.values())[:3])
+        raise SAM3DError(f"{len(failed)} of {len(label_maps)} case(s) can't be used. {reasons}")
+
+
+def _check_label_map(file: Path, reader: Any) -> None:
+    if not file.is_file():
+        raise SAM3DError(f"There is no label map {file}.")
+    refuse_damaged(file)
+    try:
+        if read_header(file).is_integer:
+            return
+    except SAM3DError:  # a format that ITK doesn't read
+        pass
+    refuse_cut_labels(read_stored_values(file, reader).array, f"The label map {file}")
