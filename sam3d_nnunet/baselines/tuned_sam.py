@@ -112,16 +112,6 @@ class TunedSAMTrainer(SAMTuning, AutomaticTrainer):
         self.print_to_log_file(f"Tuned in the image encoder: {count / 1e6:.2f} M parameters; {paper}")
         super().on_train_start()
 
-    def train_step(self, batch: dict) -> dict:
-        """nnU-Net's training step, with the plan's gradient clipping."""
-        image, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(self.network(image), target)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
-        self.optimizer.step()
-        return {"loss": loss.detach().cpu().numpy()}
-
     def load_sam(self, encoder: nn.Module, path: Path) -> None:
         """Copy the weights of a SAM file into the encoder, in place."""
         encoder.load_sam(path)

@@ -3,19 +3,58 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from nnunetv2.utilities.crossval_split import generate_crossval_split
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from typing_extensions import Self
 
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.io import listing, read_json, write_json
+from sam3d_nnunet.io import brief, listing, read_json, write_json
 from sam3d_nnunet.nnunet.folders import preprocessed_root
 
 Splits = list[dict[str, list[str]]]
 """For each fold the names of its cases in `train` and in `val`."""
 FILE = "splits_final.json"
 FOLDS = 5
+PARTS = ("train", "val")
+
+
+def _each_once(names: list[str]) -> list[str]:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"names the case(s) {listing(twice)} more than once")
+    return names
+
+
+Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1), AfterValidator(_each_once)]
+
+
+class Fold(BaseModel):
+    """What nnU-Net reads of a fold. Other keys are allowed.
+
+    Attributes:
+        train: names of the cases to train on.
+        val: names of the cases to validate on, none of which is in `train`.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    train: Names
+    val: Names
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        both = set(self.train) & set(self.val)
+        if both:
+            raise ValueError(
+                f'has the case(s) {listing(both)} in "train" and in "val" (the fold "all" trains on all cases)'
+            )
+        return self
+
+
+_FOLDS = TypeAdapter(Annotated[list[Fold], Field(min_length=1)], config=ConfigDict(strict=True))
 
 
 def splits_file(dataset_name: str) -> Path:
@@ -31,15 +70,47 @@ def read_splits(file: Path) -> Splits:
     """Read nnU-Net's folds.
 
     Raises:
-        SAM3DError: the file can't be read, or isn't laid out as nnU-Net wants it.
+        SAM3DError: the file can't be read, or a fold can't be used: it isn't laid out as nnU-Net wants it, is empty,
+            names a case twice, or validates on what it trains on.
     """
     content = read_json(file, "nnU-Net writes the folds of a data set when its first training starts.")
-    if not isinstance(content, list) or not content:
-        raise SAM3DError(f"{file} holds no list of folds.")
-    for number, fold in enumerate(content):
-        if not isinstance(fold, dict) or not all(_is_names(fold.get(part)) for part in ("train", "val")):
-            raise SAM3DError(f'Fold {number} of {file} needs lists of names "train" and "val".')
-    return content
+    try:
+        return [fold.model_dump() for fold in _FOLDS.validate_python(content)]
+    except ValidationError as e:
+        raise SAM3DError(_sentence(file, e.errors()[0])) from e
+
+
+def read_fold(
+    file: Path, number: int, there: Collection[str], where: str | Path, parts: Collection[str] = PARTS
+) -> dict[str, list[str]]:
+    """Read one of nnU-Net's folds, and check that its cases are there.
+
+    Args:
+        file: with all folds.
+        number: of the fold; the first is 0.
+        there: names of the cases that can be used.
+        where: their place, for errors.
+        parts: of the fold that are needed.
+
+    Returns:
+        names of its cases in `train` and in `val`.
+
+    Raises:
+        SAM3DError: the file can't be used (see `read_splits`), has no such fold, or the fold names cases that are not
+            there.
+    """
+    splits = read_splits(file)
+    if number >= len(splits):
+        raise SAM3DError(
+            f"{file} has no fold {number}, only {_numbers(len(splits))}. Choose one of these, or add the fold there."
+        )
+    absent = {name for part in parts for name in splits[number][part]} - set(there)
+    if absent:
+        raise SAM3DError(
+            f"Fold {number} of {file} names {len(absent)} case(s) that are not in {where}: {listing(absent)}. Add them "
+            "there, or correct the names."
+        )
+    return splits[number]
 
 
 def draw_splits(cases: Sequence[str], file: Path) -> None:
@@ -59,7 +130,7 @@ def draw_splits(cases: Sequence[str], file: Path) -> None:
 
 def write_splits(splits: Splits, file: Path) -> None:
     """Write nnU-Net's folds, cases in alphabetical order; the file appears complete or not at all."""
-    content = [{part: sorted(fold[part]) for part in ("train", "val")} for fold in splits]
+    content = [{part: sorted(fold[part]) for part in PARTS} for fold in splits]
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, content, indent=4)
 
@@ -84,13 +155,12 @@ def describe_splits(splits: Splits, cases: Collection[str] | None = None) -> lis
         cases: of the data set. None: not known.
     """
     validated = Counter(name for fold in splits for name in set(fold["val"]))
-    named = {name for fold in splits for part in ("train", "val") for name in fold[part]}
+    named = {name for fold in splits for part in PARTS for name in fold[part]}
     known = named if cases is None else set(cases)
     lines = [f"{len(splits)} fold(s), {len(named)} case(s)"]
     for number, fold in enumerate(splits):
         train, val = set(fold["train"]), set(fold["val"])
         lines.append(f"fold {number}: {len(train)} for training, {len(val)} for validation")
-        lines += _cases(f"fold {number} validates on what it trains on", train & val)
         left = named - train - val
         lines += _cases(f"fold {number} leaves out", left)
     if all(validated[name] == 1 for name in named):
@@ -106,5 +176,26 @@ def _cases(what: str, names: Collection[str]) -> list[str]:
     return [f"{what}: {len(names)} case(s): {listing(names)}"] if names else []
 
 
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+def _numbers(count: int) -> str:
+    return "0" if count == 1 else f"0 to {count - 1}"
+
+
+def _sentence(file: Path, problem: dict[str, Any]) -> str:
+    """What pydantic found, with the place in the file."""
+    fold, part, entry = (*problem["loc"], None, None, None)[:3]
+    value, kind = brief(problem["input"]), problem["type"]
+    subject = str(file) if fold is None else f"Fold {fold} of {file}"
+    if kind == "value_error":
+        what = str(problem["ctx"]["error"])
+        return f"{subject} {what}. Correct it." if part is None else f'{subject} {what} in "{part}". Correct it.'
+    if kind == "missing":
+        return f'{subject} has no list "{part}". Add it.'
+    if kind == "too_short":
+        return f'{subject} has no cases in "{part}". Add some.' if part else f"{subject} holds no folds. Add some."
+    if fold is None:
+        return f'{subject} must hold a list of folds, each with "train" and "val", not {value}. Correct it.'
+    if part is None:
+        return f'{subject} must be an object with "train" and "val", not {value}. Correct it.'
+    if entry is None:
+        return f'"{part}" of fold {fold} of {file} must be a list of names of cases, not {value}. Correct it.'
+    return f'"{part}" of fold {fold} of {file} must hold names of cases, but one of them is {value}. Correct it.'

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
 from sam3d_nnunet.datasets.raw_dataset import RawDataset, for_each_case
-from sam3d_nnunet.datasets.splits import FILE, Splits, read_splits, splits_file, write_splits
+from sam3d_nnunet.datasets.splits import FILE, PARTS, Splits, read_splits, splits_file, write_splits
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.io import listing, whole_folder, write_json
 from sam3d_nnunet.nnunet.folders import new_dataset_name, raw_root
+from sam3d_nnunet.nnunet.readers import find_reader
 
 
 def link_or_copy(file: Path, link: Path) -> bool:
@@ -97,10 +97,13 @@ def derive_target(dataset: str, labels: list[str], new_dataset: str, drop_empty:
         for case in dropped:
             writer.remove_label(case)
         kept = sorted(found.keys() - dropped)
+        splits = splits and _restricted(splits, kept)
         links = [link for case in kept for link in writer.link_images(case)] + writer.link_test_images()
         write_json(part / "dataset.json", _description(source, labels, len(kept)), indent=4)
-    carried = None if splits is None else _carry_splits(splits, name, kept)
-    return TargetDataset(root / name, len(kept), empty, drop_empty, sum(links), len(links) - sum(links), carried)
+    folds = splits_file(name) if splits else None
+    if folds:
+        write_splits(splits, folds)
+    return TargetDataset(root / name, len(kept), empty, drop_empty, sum(links), len(links) - sum(links), folds)
 
 
 def target_values(source: RawDataset, labels: list[str]) -> list[int]:
@@ -122,8 +125,7 @@ class _TargetWriter:
     def __init__(self, source: RawDataset, values: list[int], folder: Path) -> None:
         self.source, self.values, self.folder = source, values, folder
         self.ignore = source.dataset_json["labels"].get("ignore")
-        example = str(source.image_files(source.cases[0])[0])
-        self.files = determine_reader_writer_from_dataset_json(source.dataset_json, example, verbose=False)
+        self.files = find_reader(source.dataset_json, (source.image_files(case)[0] for case in source.cases))
         for part in ("imagesTr", "labelsTr"):
             (folder / part).mkdir(parents=True)
 
@@ -184,8 +186,15 @@ def _splits_of(source: RawDataset) -> Splits | None:
     return next((read_splits(file) for file in files if file.is_file()), None)
 
 
-def _carry_splits(splits: Splits, name: str, cases: list[str]) -> Path:
-    """Write the same folds for another data set, without the cases that it lacks."""
-    file, there = splits_file(name), set(cases)
-    write_splits([{part: [c for c in fold[part] if c in there] for part in ("train", "val")} for fold in splits], file)
-    return file
+def _restricted(splits: Splits, cases: list[str]) -> Splits:
+    """The same folds, without the cases that the new data set lacks."""
+    there = set(cases)
+    folds = [{part: [case for case in fold[part] if case in there] for part in PARTS} for fold in splits]
+    for number, fold in enumerate(folds):
+        for part in PARTS:
+            if not fold[part]:
+                raise SAM3DError(
+                    f'Fold {number} would hold no case in "{part}", because all of them lack the target. Keep these '
+                    "cases (without --drop-empty), or remove the splits_final.json of the source."
+                )
+    return folds

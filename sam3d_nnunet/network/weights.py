@@ -201,6 +201,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def refuse_broken_weights(weights: Mapping[str, Tensor], what: str, remedy: str) -> None:
+    """Refuse weights that are not finite, as a training leaves them that has gone wrong.
+
+    Args:
+        weights: a state dict.
+        what: has them; the error begins with it.
+        remedy: a sentence for the error that says what to do.
+
+    Raises:
+        SAM3DError: a tensor holds NaN or infinite numbers. It names the first.
+    """
+    broken = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        more = f" and {len(broken) - 1} more tensor(s)" if len(broken) > 1 else ""
+        raise SAM3DError(f"{what} has weights that are NaN or infinite: {broken[0]}{more}. {remedy}")
+
+
 def _why_unreadable(path: Path, error: Exception) -> str:
     """The reason in our own words, because torch's message advises to load the file without any safety."""
     try:

@@ -1,21 +1,33 @@
 """PlannedTrainer: nnU-Net's trainer with the lengths and the batch size of the plan."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
+from sam3d_nnunet.datasets.splits import FILE, draw_splits, read_fold
+from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
-from sam3d_nnunet.io import whole_file
+from sam3d_nnunet.io import listing, whole_file
+from sam3d_nnunet.network.weights import refuse_broken_weights
 from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, merge, parse_settings, planned_block
+from sam3d_nnunet.training.finite import (
+    LONGEST_RUN,
+    RunningStatistics,
+    SkippedSteps,
+    cases_with_broken_voxels,
+    step_if_finite,
+    with_finite_losses,
+)
 
 show_as_sentence()
 
@@ -50,15 +62,135 @@ class PlannedTrainer(nnUNetTrainer):
         self.oversample_foreground_percent = self.settings.foreground_share
         self.probabilistic_oversampling = True
         self.save_every = 1
+        self.gradient_clip = 12.0  # nnU-Net's
+        self.skipped = SkippedSteps()
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's split: the names of the cases to train on, and of those to validate on.
+
+        Raises:
+            SAM3DError: splits_final.json can't be used, or has no such fold, or names cases that are not preprocessed.
+        """
+        if self.fold != "all":
+            file, folder = Path(self.preprocessed_dataset_folder_base) / FILE, self.preprocessed_dataset_folder
+            self.dataset_class = self.dataset_class or infer_dataset_class(folder)
+            there = self.dataset_class.get_identifiers(folder)
+            if not file.is_file():
+                draw_splits(there, file)
+            read_fold(file, self.fold, there, folder)
+        return super().do_split()
+
+    def on_train_start(self) -> None:
+        """Refuse weights that are not finite and labels that nnU-Net misreads; name cases whose images aren't finite.
+
+        Raises:
+            SAM3DError: there are such weights or labels, or no image of a training case is finite.
+        """
+        if not self.was_initialized:
+            self.initialize()
+        refuse_broken_weights(self.plain_network().state_dict(), "The network", "Start from other weights.")
+        if self.current_epoch == 0:
+            if self.local_rank == 0:
+                self._name_broken_cases()
+                self._refuse_misread_labels([case for part in self.do_split() for case in part])
+            if self.is_ddp:
+                wait_for_all_ranks()
+        super().on_train_start()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's final validation.
+
+        Raises:
+            SAM3DError: nnU-Net would misread a true label map, and so measure nonsense.
+        """
+        self._refuse_misread_labels(self.do_split()[1])
+        super().perform_actual_validation(save_probabilities)
+
+    def train_step(self, batch: dict) -> dict:
+        """nnU-Net's training step. It changes nothing if the loss or the gradient is not finite.
+
+        Raises:
+            SAM3DError: many steps in a row were skipped for this reason.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        statistics = RunningStatistics(self.network)
+        loss = self.training_loss(batch)
+        outcome = step_if_finite(loss, self.network, self.optimizer, self.gradient_clip, self.grad_scaler)
+        if outcome.stepped:
+            self.skipped.in_a_row = 0
+        else:
+            statistics.restore()
+        is_skipped = not outcome.stepped and not outcome.seeks_scale
+        if is_skipped:
+            self.skipped.add(batch)
+            if self.skipped.in_a_row == LONGEST_RUN:
+                self._stop(f"{LONGEST_RUN} steps in a row")
+        return {"loss": loss.detach().cpu().numpy(), "skipped": is_skipped}
+
+    def training_loss(self, batch: dict) -> Tensor:
+        """The loss of a training batch; where nnU-Net scales gradients, the network computes in float16."""
+        with nullcontext() if self.grad_scaler is None else torch.autocast(self.device.type):
+            output = self.network(batch["data"].to(self.device, non_blocking=True))
+            return self.loss(output, self.on_device(batch["target"]))
+
+    def on_device(self, target: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+        """A target of nnU-Net's; with deep supervision it is a list."""
+        if isinstance(target, list):
+            return [t.to(self.device, non_blocking=True) for t in target]
+        return target.to(self.device, non_blocking=True)
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """Say how many steps were skipped. The loss of the epoch is the mean of the others.
+
+        Raises:
+            SAM3DError: all steps were skipped.
+        """
+        outputs = [{"loss": output["loss"]} for output in train_outputs if not output["skipped"]]
+        if not outputs:
+            self._stop(f"All {len(train_outputs)} steps")
+        if len(outputs) < len(train_outputs):
+            self._gather_broken_cases()
+            self.print_to_log_file(
+                f"{len(train_outputs) - len(outputs)} of {len(train_outputs)} steps skipped: loss or gradient not "
+                f"finite. {self.skipped.cause}"
+            )
+            self.skipped.cases.clear()
+        super().on_train_epoch_end(outputs)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """As in nnU-Net. Losses that are not finite don't count."""
+        super().on_validation_epoch_end(with_finite_losses(val_outputs))
 
     def save_checkpoint(self, filename: str) -> None:
-        """As in nnU-Net, but a file appears complete or not at all."""
+        """As in nnU-Net, but a file appears complete or not at all.
+
+        Raises:
+            SAM3DError: the weights are not finite. An earlier file stays as it is.
+        """
         # other ranks write nothing, and must not touch the file that the first may be writing
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
+        refuse_broken_weights(
+            self.plain_network().state_dict(),
+            f"{filename} is not written: after epoch {self.current_epoch} the network",
+            "Continue from the last checkpoint (--c) with a lower learning rate.",
+        )
         with whole_file(Path(filename), only_writer=True) as part:
             super().save_checkpoint(str(part))
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """As in nnU-Net.
+
+        Raises:
+            SAM3DError: the weights are not finite.
+        """
+        super().load_checkpoint(filename_or_checkpoint)
+        refuse_broken_weights(
+            self.plain_network().state_dict(),
+            str(filename_or_checkpoint),
+            "Delete this file, so that --c takes an earlier checkpoint if there is one, or train the fold again.",
+        )
 
     def plain_network(self) -> nn.Module:
         """The network without the wrappers of torch.compile and DDP, which would wait for ranks with fewer calls."""
@@ -73,6 +205,42 @@ class PlannedTrainer(nnUNetTrainer):
         yield
         if self.is_ddp and self.local_rank == 0:
             wait_for_all_ranks()
+
+    def _name_broken_cases(self) -> None:
+        training_set, validation_set = self.get_tr_and_val_datasets()
+        train, val = (cases_with_broken_voxels(d, d.identifiers) for d in (training_set, validation_set))
+        hint = f"Correct their images and preprocess them again ({self.preprocessed_dataset_folder})."
+        if len(train) == len(training_set.identifiers):
+            raise SAM3DError(f"All training cases of fold {self.fold} hold NaN or infinite voxels. {hint}")
+        if train:
+            self.print_to_log_file(
+                f"WARNING: {len(train)} training case(s) hold NaN or infinite voxels: {listing(train)}. Steps with "
+                f"such voxels in a patch are skipped. {hint}"
+            )
+        if val:
+            self.print_to_log_file(
+                f"WARNING: {len(val)} validation case(s) hold NaN or infinite voxels: {listing(val)}. What is measured "
+                f"on them means nothing. {hint}"
+            )
+
+    def _refuse_misread_labels(self, cases: list[str]) -> None:
+        """Check the copies of the true label maps that nnU-Net's preprocessing has made, and its validation reads."""
+        folder = Path(self.preprocessed_dataset_folder_base) / "gt_segmentations"
+        files = {case: folder / f"{case}{self.dataset_json['file_ending']}" for case in cases}
+        there = {case: file for case, file in files.items() if file.is_file()}
+        refuse_unusable_files(there, self.plans_manager.image_reader_writer_class())
+
+    def _stop(self, steps: str) -> None:
+        raise SAM3DError(
+            f"{steps} were skipped in epoch {self.current_epoch}: loss or gradient not finite. {self.skipped.cause} "
+            f"{self.skipped.remedy} Then train again; --c continues from the last checkpoint."
+        )
+
+    def _gather_broken_cases(self) -> None:
+        if self.is_ddp:
+            found: list[set[str]] = [set()] * dist.get_world_size()
+            dist.all_gather_object(found, self.skipped.cases)
+            self.skipped.cases = set().union(*found)
 
     def _set_batch_size_and_oversample(self) -> None:
         """The block's batch size, distributed over the GPUs; the share of foreground is the same on each."""

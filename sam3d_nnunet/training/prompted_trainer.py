@@ -6,7 +6,7 @@ from typing import Any
 import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as upstream
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.prompts import Prompts
@@ -36,7 +36,6 @@ class PromptedTrainer(PlannedTrainer):
     ) -> None:
         """Arguments and errors are those of `PlannedTrainer`."""
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.gradient_clip = 12.0  # nnU-Net's
         self.grad_scaler = None  # the network computes in bfloat16, which needs none, or in float32
 
     def get_dataloaders(self) -> tuple[Any, Any]:
@@ -55,17 +54,12 @@ class PromptedTrainer(PlannedTrainer):
         self._refuse_empty_training_set()
         super().on_train_start()
 
-    def train_step(self, batch: dict) -> dict:
-        """A training step of nnU-Net with prompts; in a share of the steps, a click corrects the first mask."""
+    def training_loss(self, batch: dict) -> Tensor:
+        """The loss of a training batch with prompts; in a share of the batches, a click corrects the first mask."""
         corrects = np.random.random() < self.settings.iterated_share
         correct = self._correction(_finest(batch["target"])) if corrects else None
-        self.optimizer.zero_grad(set_to_none=True)
         output = self.network(batch["data"].to(self.device, non_blocking=True), self._prompts(batch), correct)
-        loss = self.loss(output, self._on_device(batch["target"]))
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
-        self.optimizer.step()
-        return {"loss": loss.detach().cpu().numpy()}
+        return self.loss(output, self.on_device(batch["target"]))
 
     def validation_step(self, batch: dict) -> dict:
         """nnU-Net's validation step, with prompts."""
@@ -123,11 +117,6 @@ class PromptedTrainer(PlannedTrainer):
             f"No training case of fold {self.fold} in {self.preprocessed_dataset_folder} holds any foreground voxel. "
             "Check the labels of the data set and the fold."
         )
-
-    def _on_device(self, target: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
-        if isinstance(target, list):
-            return [t.to(self.device, non_blocking=True) for t in target]
-        return target.to(self.device, non_blocking=True)
 
 
 def _finest(target: Tensor | list[Tensor]) -> Tensor:

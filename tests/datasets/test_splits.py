@@ -3,7 +3,7 @@ import json
 import pytest
 
 from sam3d_nnunet.datasets.paper_folds import describe_file
-from sam3d_nnunet.datasets.splits import describe_splits, read_splits, same_splits, write_splits
+from sam3d_nnunet.datasets.splits import describe_splits, read_fold, read_splits, same_splits, write_splits
 from sam3d_nnunet.errors import SAM3DError
 
 GOOD = [{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}]
@@ -19,10 +19,9 @@ def test_good_folds():
 
 
 def test_everything_that_can_be_wrong():
-    splits = [{"train": ["a", "b"], "val": ["b"]}, {"train": ["c"], "val": ["b", "x"]}]
+    splits = [{"train": ["a"], "val": ["b"]}, {"train": ["c"], "val": ["b", "x"]}]
     assert describe_splits(splits, ["a", "b", "c", "d"])[1:] == [
-        "fold 0: 2 for training, 1 for validation",
-        "fold 0 validates on what it trains on: 1 case(s): b",
+        "fold 0: 1 for training, 1 for validation",
         "fold 0 leaves out: 2 case(s): c, x",
         "fold 1: 1 for training, 2 for validation",
         "fold 1 leaves out: 1 case(s): a",
@@ -49,15 +48,49 @@ def test_same_splits():
 
 
 @pytest.mark.parametrize(
-    "content",
-    ["{", "[]", "{}", "[1]", '[{"train": ["a"]}]', '[{"train": "a", "val": []}]', '[{"train": [1], "val": []}]'],
+    "content, message",
+    [
+        ("{", "^FILE, line 1: this is not JSON"),
+        ("[]", "^FILE holds no folds"),
+        ("{}", '^FILE must hold a list of folds, each with "train" and "val", not {}'),
+        ("[1]", '^Fold 0 of FILE must be an object with "train" and "val", not 1'),
+        ('[{"train": ["a"]}]', '^Fold 0 of FILE has no list "val"'),
+        ('[{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": []}]', '^Fold 1 of FILE has no cases in "val"'),
+        ('[{"train": "a", "val": ["b"]}]', "^\"train\" of fold 0 of FILE must be a list of names of cases, not 'a'"),
+        ('[{"train": ["b", 1], "val": ["b"]}]', '^"train" of fold 0 of FILE must hold names .* one of them is 1'),
+        ('[{"train": ["b"], "val": [null]}]', '^"val" of fold 0 of FILE must hold names .* one of them is None'),
+        ('[{"train": ["b", ""], "val": ["c"]}]', "one of them is ''"),
+        (
+            '[{"train": ["a", "b", "a"], "val": ["c"]}]',
+            r'^Fold 0 of FILE names the case\(s\) a more than once in "train"',
+        ),
+        ('[{"train": ["a", "b"], "val": ["b"]}]', r'^Fold 0 of FILE has the case\(s\) b in "train" and in "val"'),
+    ],
 )
-def test_bad_files(tmp_path, content):
+def test_bad_files(tmp_path, content, message):
     file = tmp_path / "splits_final.json"
     file.write_text(content)
-    with pytest.raises(SAM3DError, match="splits_final.json"):
+    with pytest.raises(SAM3DError, match=message.replace("FILE", str(file))) as refused:
         read_splits(file)
+    assert "\n" not in str(refused.value)
     file.write_text(json.dumps(GOOD))
     assert read_splits(file) == GOOD
     with pytest.raises(SAM3DError, match="none.json.*nnU-Net writes"):
         read_splits(tmp_path / "none.json")
+
+
+def test_keys_of_other_tools_are_left_alone(tmp_path):
+    file = tmp_path / "splits_final.json"
+    file.write_text('[{"train": ["a"], "val": ["b"], "test": []}]')
+    assert read_splits(file) == GOOD[:1]
+
+
+def test_one_fold(tmp_path):
+    file = tmp_path / "splits_final.json"
+    write_splits(GOOD, file)
+    assert read_fold(file, 1, ["a", "b", "c"], "there") == GOOD[1]
+    assert read_fold(file, 1, ["a"], "there", parts=["val"]) == GOOD[1]
+    with pytest.raises(SAM3DError, match=f"^{file} has no fold 2, only 0 to 1. "):
+        read_fold(file, 2, ["a", "b"], "there")
+    with pytest.raises(SAM3DError, match=rf"^Fold 1 of {file} names 1 case\(s\) that are not in there: b. "):
+        read_fold(file, 1, ["a"], "there")

@@ -114,6 +114,15 @@ def test_cases_without_the_target(with_empty, nnunet_folders, verify):
     verify(dropped.folder)
 
 
+def test_fold_that_would_be_empty(with_empty, nnunet_folders, small_hippocampus):
+    first, (fold, _) = with_empty
+    file = nnunet_folders.preprocessed / small_hippocampus.name / "splits_final.json"
+    file.write_text(json.dumps([{"train": fold["train"], "val": [first]}]))
+    with pytest.raises(SAM3DError, match='Fold 0 would hold no case in "val".*--drop-empty'):
+        derive_target("4", ["Posterior"], "41", drop_empty=True)
+    assert [folder.name for folder in nnunet_folders.raw.iterdir()] == [small_hippocampus.name]
+
+
 def test_folds_beside_the_raw_data(with_empty, small_hippocampus, nnunet_folders):
     file = nnunet_folders.preprocessed / small_hippocampus.name / "splits_final.json"
     file.rename(small_hippocampus / file.name)

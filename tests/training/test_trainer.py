@@ -14,6 +14,7 @@ from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.run.run_training import maybe_load_checkpoint
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 import sam3d_nnunet.network.weights as weights
@@ -29,7 +30,11 @@ from sam3d_nnunet.nnunet.names import class_lookup
 from sam3d_nnunet.prompts.files import read_prompt
 from sam3d_nnunet.simulation.draw import case_generator, clicks_per_class
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
-from sam3d_nnunet.training.variants import SAM3DAdapterTrainer_5epochs, SAM3DAdapterTrainer_smoke
+from sam3d_nnunet.training.variants import (
+    SAM3DAdapterTrainer_5epochs,
+    SAM3DAdapterTrainer_smoke,
+    nnUNetTrainer_planned,
+)
 
 
 class ShortTrainer(SAM3DAdapterTrainer_smoke):
@@ -97,6 +102,34 @@ def test_fewer_patches_than_gpus(make_trainer, results, monkeypatch):
     ):
         make_trainer(settings={"batch_size": 1})
     assert not results.exists()
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ([{"train": ["case_1"], "val": ["case_2"]}], "has no fold 4, only 0. Choose"),
+        ([{"train": ["case_1"], "val": ["nobody"]}] * 5, r"Fold 4 of .* names 1 case\(s\) that are not in .*: nobody."),
+        ([{"train": ["case_1"], "val": []}] * 5, 'Fold 0 of .* has no cases in "val"'),
+        ({"train": ["case_1"], "val": ["case_2"]}, "must hold a list of folds"),
+    ],
+)
+@pytest.mark.parametrize("trainer_class", [SAM3DAdapterTrainer_smoke, nnUNetTrainer_planned])
+def test_folds_that_cannot_be_used(make_trainer, prepared, tmp_path, trainer_class, content, message):
+    """nnU-Net would validate on nothing, or silently take a random split instead of a fold that is not there."""
+    trainer = make_trainer(trainer_class=trainer_class)
+    trainer.fold, trainer.preprocessed_dataset_folder_base = 4, str(tmp_path)
+    file = tmp_path / "splits_final.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(SAM3DError, match=message):
+        trainer.on_train_start()
+
+
+def test_folds_that_nobody_has_written_are_nnunets_own(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.preprocessed_dataset_folder_base = str(tmp_path)
+    train, val = trainer.do_split()
+    folds = generate_crossval_split(sorted([*train, *val]), seed=12345, n_splits=5)
+    assert (train, val) == (folds[0]["train"], folds[0]["val"])
 
 
 def test_training_set_without_foreground(make_trainer, monkeypatch):
