@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import nn
 from tqdm import tqdm
 
+from sam3d_nnunet.datasets.case_files import cases_in_folder
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.io import whole_files
 from sam3d_nnunet.network.weights import read_checkpoint
-from sam3d_nnunet.prompts.files import ENDINGS, JSON, check_prompt, find_prompts, read_prompt
+from sam3d_nnunet.prompts.files import JSON, check_prompt, files_in_folder, find_prompts, read_prompt
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -141,6 +143,7 @@ class SliceReport:
         clicks: number of clicks.
         slices: number of slices with clicks on foreground.
         seconds: for reading, predicting and writing.
+        notes: what was assumed when the clicks were read.
     """
 
     name: str
@@ -148,11 +151,13 @@ class SliceReport:
     clicks: int = 0
     slices: int = 0
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.error is not None:
             return f"{self.name}: failed. {self.error}"
-        return f"{self.name}: {self.clicks} click(s), {self.slices} slice(s), {self.seconds:.1f} s"
+        counts = f"{self.name}: {self.clicks} click(s), {self.slices} slice(s), {self.seconds:.1f} s"
+        return "; ".join([counts, *self.notes])
 
 
 class SliceCases:
@@ -161,7 +166,7 @@ class SliceCases:
     def __init__(self, images: str | Path, output: str | Path, dataset_json: dict[str, Any]) -> None:
         """
         Args:
-            images: folder of CASE_0000.
+            images: folder of CASE_0000, as `cases_in_folder` takes it.
             output: folder for the segmentations CASE; created if it is missing.
             dataset_json: nnU-Net's description of these images.
 
@@ -185,11 +190,10 @@ class SliceCases:
         self._class_names = {k: v for k, v in dataset_json["labels"].items() if isinstance(v, int) and k != "ignore"}
         if not self.folder.is_dir():
             raise SAM3DError(f"There is no folder {self.folder} with images.")
-        last = f"_0000{self.ending}"
-        # macOS puts files ._CASE_0000 on disks of other systems
-        self.names = sorted(file.name.removesuffix(last) for file in self.folder.glob(f"[!.]*{last}"))
-        if not self.names:
-            raise SAM3DError(f"{self.folder} holds no image CASE{last}.")
+        numbers = issubclass(type(self._files), Tiff3DIO)
+        found = cases_in_folder(self.folder, self.ending, len(dataset_json.get("channel_names", "0")), numbers)
+        self._images = {case: channels[0] for case, channels in found.items()}
+        self.names = sorted(self._images)
 
     def is_finished(self, name: str) -> bool:
         """Whether a case has a segmentation."""
@@ -207,7 +211,7 @@ class SliceCases:
         folder = Path(prompts)
         if not folder.is_dir():
             return list(find_prompts(folder, self.names))
-        clicked = [name for name in self.names if any((folder / f"{name}{ending}").is_file() for ending in ENDINGS)]
+        clicked = [name for name, files in files_in_folder(folder, self.names).items() if files]
         if not clicked:
             raise SAM3DError(
                 f"{folder} holds no prompt file of the {len(self.names)} case(s) in {self.folder}, such as "
@@ -253,10 +257,10 @@ class SliceCases:
         segmentation = sam.predict(slices, points, prompt.labels, name).transpose(np.argsort(axes))
         self._write(name, segmentation, properties)
         used = np.unique(slice_numbers(points, len(slices))[prompt.labels > 0])
-        return SliceReport(name, None, len(points), len(used), time.perf_counter() - start)
+        return SliceReport(name, None, len(points), len(used), time.perf_counter() - start, prompt.notes)
 
     def _read(self, name: str) -> tuple[np.ndarray, dict[str, Any], ImageGeometry]:
-        file = self.folder / f"{name}_0000{self.ending}"
+        file = self._images[name]
         channels, properties = read_image([file], self._files)
         geometry = ImageGeometry.from_file(file, properties)
         if len(channels) != 1:

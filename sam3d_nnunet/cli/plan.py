@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -46,7 +47,7 @@ def plan(
         number = dataset_number(plans.parent.name)
         configurations = " ".join(configuration or [CONFIGURATION])
         typer.echo(f"plans: {plans}")
-        typer.echo(f"next: nnUNetv2_preprocess -d {number} -plans_name {plans.stem} -c {configurations}")
+        typer.echo(f"next: nnUNetv2_preprocess -d {number} -plans_name {quote(plans.stem)} -c {configurations}")
 
 
 @app.command("import-released", epilog="Example: sam3d import-released kits.pth --task kits21_tumor -o kits_model")
@@ -62,7 +63,7 @@ def import_released(
     from sam3d_nnunet.prediction import import_released as module
 
     typer.echo(f"model folder: {module.import_released(checkpoint, task, folder)}")
-    typer.echo(f"next: sam3d predict -i IMAGE -o OUT -m {folder} --prompts CLICKS")
+    typer.echo(f"next: sam3d predict -i IMAGE -o OUT -m {quote(str(folder))} --prompts CLICKS")
 
 
 @app.command(epilog="Example: sam3d demo --folder demo --seed 0")

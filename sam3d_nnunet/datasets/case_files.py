@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.io import listing
+from sam3d_nnunet.io import find_file, listing, same_name
 
 ENDINGS = (
     *(".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".hdr", ".img", ".img.gz"),
@@ -22,6 +22,14 @@ WITH_HEADER = {".img": ".hdr", ".img.gz": ".hdr"}
 """Files that are the second half of an image, whose header has this ending."""
 CONVERT = "DICOM slices can't be read one by one: convert the series to one file first, for example with dcm2niix."
 NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>[0-9]{4})", re.DOTALL)
+
+
+OF_PREDICTION = ("dataset", "plans")
+"""Names of files that nnU-Net's tools need beside predictions, which CASE.json would overwrite."""
+OF_TRAINING = (*OF_PREDICTION, "summary", "metrics", "settings", "prediction")
+"""The same beside the predictions of a validation and of an evaluation."""
+OTHER_NIFTI = re.compile(r"\.(nii|nia|hdr|img)(\.gz)?$", re.IGNORECASE)
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -163,6 +171,48 @@ def _channels(folder: Path, case: str, there: dict[int, ImageName], channels: in
     for channel in range(channels):
         name = there.get(channel)
         yield folder / f"{case}_{channel:04}{ending}" if name is None else name.file
+
+
+def name_fault(case: str, training: bool = False) -> str | None:
+    """Why a case can't have this name, in words that follow "the name"; None if it can.
+
+    Args:
+        case: its name.
+        training: whether it is one of those that nnU-Net preprocesses and validates.
+    """
+    if case in (OF_TRAINING if training else OF_PREDICTION):
+        return f"is that of another file, {case}.json or {case}.csv"
+    if case.startswith("."):
+        return "makes hidden files, as those that macOS leaves on other disks"
+    if training and case.endswith("_seg"):
+        return "ends in _seg, as the files of preprocessed label maps do, so nnU-Net mixes both up"
+    if match := OTHER_NIFTI.search(case):
+        return f"ends in {match[0]}, which ITK takes for the file ending when it writes CASE.nii.gz"
+    if UNPRINTABLE.search(case):
+        return "holds a line break, another control character, or bytes that are no Unicode"
+    return None
+
+
+def stem(file: str | Path, ending: str) -> str:
+    """The name of an image file without its ending, which may be that of the data set or any other."""
+    name = image_name(Path(file), [ending])
+    return Path(file).stem if name is None else name.stem
+
+
+def label_map_file(folder: Path, case: str, ending: str) -> Path:
+    """The label map of a case in a folder: CASE with the data set's ending, else with another one. It may be missing.
+
+    Raises:
+        SAM3DError: there are several with other endings.
+    """
+    file = find_file(folder, f"{case}{ending}")
+    if file.is_file() or not folder.is_dir():
+        return file
+    names = [name for other in sorted(folder.iterdir()) if (name := image_name(other, [ending]))]
+    own = [name for name in names if same_name(name.stem, case) and name.ending not in WITH_HEADER]
+    if len(own) > 1:
+        _refuse_two(*own[:2])
+    return own[0].file if own else file
 
 
 def is_dicom(file: Path) -> bool:

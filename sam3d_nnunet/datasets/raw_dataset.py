@@ -3,7 +3,7 @@
 import copy
 import sys
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +14,9 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
+from sam3d_nnunet.datasets.case_files import NUMBERED, name_fault
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.io import read_json_object
+from sam3d_nnunet.io import find_file, read_json_object
 from sam3d_nnunet.nnunet.folders import dataset_name, raw_root
 
 
@@ -77,6 +78,47 @@ class RawDataset:
         if not cases:
             raise SAM3DError(f"There is no image of the {len(self.cases)} training case(s) of {self.name}.")
         return cases
+
+    def refuse_case_names(self, cases: Iterable[str] | None = None) -> None:
+        """Refuse names of training cases with which nnU-Net or an evaluation would fail later.
+
+        Args:
+            cases: their names. None: those of the label maps.
+
+        Raises:
+            SAM3DError: names the first such case, and says what to do.
+        """
+        for case in self.cases if cases is None else cases:
+            if fault := name_fault(case, training=True):
+                raise SAM3DError(f"{self.name} can't have a case {case!a}: the name {fault}. Rename its files.")
+
+    def refuse_file_names(self) -> None:
+        """Refuse names of training files that nnU-Net would take otherwise than they are meant.
+
+        Raises:
+            SAM3DError: names the first such file, and says what to do.
+        """
+        cases = self._cases_of_nnunet() if self.listed is None else sorted(self.listed)
+        self.refuse_case_names(cases)
+        for case in cases:
+            label = self.label_file(case)
+            other = find_file(label.parent, label.name)
+            if not label.is_file() and other.is_file():
+                raise SAM3DError(
+                    f"The names of {other} and of its image look the same, but use two forms of Unicode, which nnU-Net "
+                    "tells apart. Rename one of them."
+                )
+
+    def _cases_of_nnunet(self) -> list[str]:
+        """Cases in imagesTr, with each file that nnU-Net takes for an image."""
+        files = sorted((self.folder / "imagesTr").glob(f"*{self.file_ending}"))
+        for file in files:
+            if file.name.startswith("."):
+                raise SAM3DError(f"nnU-Net takes the hidden file {file} for an image. Delete all files ._* there.")
+            if not NUMBERED.fullmatch(file.name.removesuffix(self.file_ending)):
+                example = f"{file.name.removesuffix(self.file_ending)}_0000{self.file_ending}"
+                raise SAM3DError(f"{file} has no number of a channel: names need _0000. Rename it, say to {example}.")
+        return sorted({NUMBERED.fullmatch(f.name.removesuffix(self.file_ending))["case"] for f in files})
 
     def image_files(self, case: str) -> list[Path]:
         """One for each channel.

@@ -88,7 +88,7 @@ def _read_costs(file: Path, cases: Collection[str]) -> pd.DataFrame | None:
     if not file.is_file():
         return None
     try:
-        table = pd.read_csv(file, dtype={"case": str, "seconds": float})
+        table = pd.read_csv(file, converters={"case": str}, dtype={"seconds": float})
         costs = table.loc[table["case"].isin(cases), COSTS]
     except (OSError, ValueError, KeyError) as e:
         raise SAM3DError(

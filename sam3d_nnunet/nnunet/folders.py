@@ -39,7 +39,7 @@ def new_dataset_name(dataset: str, title: str) -> str:
     Raises:
         SAM3DError: `dataset` is neither an id nor a name, or a data set with this id exists.
     """
-    whole = re.fullmatch(r"Dataset([0-9]{3})_[\w.+-]+", dataset)
+    whole = re.fullmatch(r"Dataset([0-9]{3})_[^/\\\x00-\x1f]+", dataset)
     if not whole and not re.fullmatch(r"[0-9]{1,3}", dataset):
         raise SAM3DError(
             f"The data set {dataset!r} is neither an id from 1 to 999 nor a name such as Dataset220_KiTS21."
@@ -66,9 +66,31 @@ def _root(variable: os.PathLike) -> Path:
     return root
 
 
+def refuse_plans_name(plans: str) -> None:
+    """Refuse a name that plans can't have: they are a file of this name, and model folders are split at "__".
+
+    Raises:
+        SAM3DError: names the plans.
+    """
+    if not plans or "/" in plans or "\\" in plans or plans in (".", ".."):
+        raise SAM3DError(f"Plans cannot be named {plans!r}: they are a file of this name. Give a name without slashes.")
+    if "__" in plans or plans.startswith(("-", "_")) or plans.endswith("_"):
+        raise SAM3DError(
+            f"Plans cannot be named {plans!r}: nnU-Net splits the names of model folders, TRAINER__PLANS__CONFIGURATION, "
+            "at two underscores, and takes a leading hyphen for an option. Give another name."
+        )
+
+
 def dataset_number(name: str) -> int:
-    """Id of a data set, from a name such as Dataset004_Hippocampus."""
-    return int(name.removeprefix("Dataset").partition("_")[0])
+    """Id of a data set, from a name such as Dataset004_Hippocampus. Any text may follow the id.
+
+    Raises:
+        SAM3DError: the name doesn't begin like this.
+    """
+    match = re.match("Dataset([0-9]{3})", name)
+    if not match:
+        raise SAM3DError(f"The data set {name!r} has no id of three digits, as Dataset004_Hippocampus has. Rename it.")
+    return int(match[1])
 
 
 def dataset_name(dataset: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
+from sam3d_nnunet.datasets.case_files import label_map_file
 from sam3d_nnunet.errors import SAM3DError, refusal
 from sam3d_nnunet.geometry.world import ImageGeometry, read_header
 from sam3d_nnunet.io import read_json
@@ -93,7 +94,7 @@ def plan_cases(
         images: as `find_cases` takes them.
         clicks: source of the clicks.
         writer: of the predictions.
-        refine_from: folder with a segmentation CASE to refine for each case.
+        refine_from: folder with a segmentation CASE to refine for each case, in any format that nnU-Net's reader opens.
         overwrite: predict finished cases again.
 
     Raises:
@@ -194,16 +195,18 @@ def _plan(
     writer: CaseWriter,
     refine_from: str | Path | None,
 ) -> PlannedCase:
-    previous = None if refine_from is None else Path(refine_from) / f"{name}{predictor.model.file_ending}"
-    case = PlannedCase(name, files, clicks, previous)
+    case = PlannedCase(name, files, clicks)
     try:
+        if refine_from is not None:
+            previous = label_map_file(Path(refine_from), name, predictor.model.file_ending)
+            case = replace(case, refine_from=previous)
         for file in case.voxel_files:
             if not file.is_file():
                 raise SAM3DError(f"There is no file {file}.")
         header, prompt = _header(files[0], predictor.model), None
         if header is not None and clicks:
             prompt = clicks.prompt(name, header[0])
-            predictor.check_clicks(prompt, *header, complete=previous is None)
+            predictor.check_clicks(prompt, *header, complete=case.refine_from is None)
         click_file = clicks.file(name)
         writer.refuse_to_overwrite(name, case.voxel_files)
         if click_file is not None and not _stays_as_it_is(click_file, case, prompt):

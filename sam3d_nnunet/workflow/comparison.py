@@ -6,6 +6,7 @@ from pydantic import Field
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results import PROMPTS
+from sam3d_nnunet.nnunet.folders import refuse_plans_name
 from sam3d_nnunet.planning.planner import PLANS
 from sam3d_nnunet.planning.recipes import load_recipe
 from sam3d_nnunet.planning.settings import Block
@@ -142,6 +143,7 @@ class Comparison(Block):
         for method in self.methods:
             if (method.trainer is None) == (method.sam2d is None):
                 raise SAM3DError(f"{where} must give the method {method.name!r} either a trainer or sam2d.")
+            refuse_plans_name(method.plans)
             if names.count(method.name) > 1:
                 raise SAM3DError(f"{where} has two methods {method.name!r}. Give each method its own name.")
             if method.name in RESERVED:

@@ -86,6 +86,7 @@ class Steps:
 
     def _check(self) -> None:
         """Refuse now what would stop a step later, or mix results of different models."""
+        self.data.raw.refuse_case_names()
         self.results.check_data(self.data)
         for method in self.comparison.methods:
             self.results.check_method(method.name, method.facts)
