@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ class EvaluationData:
         """nnU-Net's reader of these files."""
         cases = self.cases_with_truth()
         images = filter(None, map(self.image_file, cases))
-        return find_reader(self.dataset_json, [*images, *map(self.truth_file, cases)])()
+        return find_reader(self.dataset_json, chain(images, map(self.truth_file, cases)))()
 
     def cases_of_fold(self, fold: str) -> list[str]:
         """The validation cases of a fold.

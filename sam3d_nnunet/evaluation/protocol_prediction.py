@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
-from sam3d_nnunet.geometry.images import check_image_file
+from sam3d_nnunet.geometry.images import check_axes, check_image_file
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.io import whole_files
 from sam3d_nnunet.prediction.batch import CaseReport, PlannedCase, predict_cases
@@ -55,6 +56,8 @@ def _predict(predictor: nnUNetPredictor, data: EvaluationData, case: str, folder
     files = data.image_files(case)
     for file in files:
         check_image_file(file)  # nnU-Net reads it
+        if not issubclass(predictor.plans_manager.image_reader_writer_class, NaturalImage2DIO):
+            check_axes(file, "image")
     with whole_files(folder, last=f"{case}{data.file_ending}") as part:
         with contextlib.redirect_stdout(io.StringIO()):  # many lines for each case
             predictor.predict_from_files_sequential([[str(file) for file in files]], [str(part / case)])
@@ -167,7 +170,7 @@ class IteratedPrediction:
         """(D, H, W) label map with the axes of the model's reader; NO_ERROR where no click may correct."""
         model, file = self.predictor.model, self.data.truth_file(case)
         label_map = read_label_map(file, model.plans.image_reader_writer_class())
-        label_map.check_shape(image.shape)
+        label_map.check_shape(image.shape, f"its image {self.data.image_file(case)}")
         truth = label_map.array.astype(np.int16)
         if model.labels.ignore_label is not None:
             truth[truth == model.labels.ignore_label] = NO_ERROR

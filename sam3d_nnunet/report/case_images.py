@@ -1,16 +1,17 @@
 """Read image, truth, predictions and clicks of a case, and turn them as radiologists view them."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
 from sam3d_nnunet.evaluation.results import PredictionFolder, Results
 from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.world import REVERSED, ImageGeometry
+from sam3d_nnunet.nnunet.readers import find_reader
 from sam3d_nnunet.prompts.files import read_prompt
 from sam3d_nnunet.simulation.protocols import AUTOMATIC
 
@@ -19,10 +20,16 @@ class PatientView:
     """Turns arrays so that d runs to the head, h to the back and w to the patient's left, as closely as the axes allow.
 
     A slice drawn row by row then shows the patient from the feet, front up, as radiologists view it.
+
+    Attributes:
+        shape: (D, H, W) of the arrays before.
+        geometry: of the arrays after.
+        spacing: mm along (d, h, w) after.
     """
 
     def __init__(self, geometry: ImageGeometry, shape: tuple[int, ...]) -> None:
         self._orientation = io_orientation(geometry.affine)  # of the array's axes among x, y, z
+        self.shape = tuple(shape)
         turned = geometry.affine @ inv_ornt_aff(self._orientation, shape)
         self.geometry = ImageGeometry(turned[:, REVERSED])
         self.spacing = self.geometry.spacing
@@ -56,7 +63,7 @@ class CaseReader:
 
     def __init__(self, results: Results) -> None:
         self._results = results
-        self._reader = determine_reader_writer_from_dataset_json(results.data["dataset_json"], verbose=False)()
+        self._reader = find_reader(results.data["dataset_json"], self._examples())()
 
     def image(self, case: str) -> CaseImage:
         """
@@ -67,7 +74,7 @@ class CaseReader:
         channels, properties = read_image([file], self._reader)
         view = PatientView(ImageGeometry.from_file(file, properties), channels.shape[1:])
         image = view.turn(channels[0])
-        truth = self._labels(truth_file, view, image.shape)
+        truth = self._labels(truth_file, view, file)
         # nnU-Net recognises CT by this name too
         is_ct = next(iter(self._results.data["dataset_json"].get("channel_names", {}).values()), "").upper() == "CT"
         return CaseImage(case, image, truth, view, is_ct)
@@ -78,7 +85,8 @@ class CaseReader:
         Raises:
             SAM3DError: it isn't there, can't be read, or doesn't have the image's voxels.
         """
-        return self._labels(folder.path / f"{case.name}{self._results.file_ending}", case.view, case.image.shape)
+        file = folder.path / f"{case.name}{self._results.file_ending}"
+        return self._labels(file, case.view, self._files(case.name)[0])
 
     def clicks(self, case: CaseImage, folder: PredictionFolder) -> tuple[np.ndarray, np.ndarray]:
         """Clicks that the prediction was made with: (N, 3) voxel coordinates (d, h, w) and (N,) labels.
@@ -96,6 +104,13 @@ class CaseReader:
                 return case.view.geometry.to_voxels(prompt.points), prompt.labels
         return np.empty((0, 3)), np.empty(0, dtype=int)
 
+    def _examples(self) -> Iterator[Path]:
+        """Images of the results, then label maps."""
+        for case in self._results.metrics["case"].unique():
+            yield self._files(case)[0]
+        for case in self._results.metrics["case"].unique():
+            yield self._files(case)[1]
+
     def _files(self, case: str) -> tuple[Path, Path]:
         """First channel and truth of a training case, or of a test case if there is no such training case."""
         data, ending = self._results.data, self._results.file_ending
@@ -106,8 +121,7 @@ class CaseReader:
             return Path(data["test_images"]) / image, Path(data["test_truth"]) / truth
         return file, Path(data["truth"]) / truth
 
-    def _labels(self, file: Path, view: PatientView, shape: tuple[int, ...]) -> np.ndarray:
+    def _labels(self, file: Path, view: PatientView, image: Path) -> np.ndarray:
         label_map = read_label_map(file, self._reader)
-        turned = replace(label_map, array=view.turn(label_map.array))
-        turned.check_shape(shape)
-        return turned.array
+        label_map.check_shape(view.shape, f"its image {image}")
+        return view.turn(label_map.array)

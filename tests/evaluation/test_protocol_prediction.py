@@ -1,4 +1,7 @@
 from pathlib import Path
+from types import SimpleNamespace
+
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.evaluation.protocol_prediction import predict_automatic
@@ -6,6 +9,8 @@ from sam3d_nnunet.evaluation.protocol_prediction import predict_automatic
 
 class PredictorOfTIFF:
     """Writes what nnU-Net's predictor does, with the spacing in a file of its own."""
+
+    plans_manager = SimpleNamespace(image_reader_writer_class=Tiff3DIO)
 
     def predict_from_files_sequential(self, images: list[list[str]], outputs: list[str]) -> None:
         output = Path(outputs[0])
