@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.geometry.turn import NO_TURN, Turn
 
 
 @dataclass(frozen=True)
@@ -33,24 +34,27 @@ class AxisMap:
         crop_start: first voxel of the image in the crop.
         crop: voxels of the crop.
         grid: voxels of the grid.
+        flipped: whether the grid runs against the image.
     """
 
     crop_start: int
     crop: int
     grid: int
+    flipped: bool = False
 
     def to_grid(self, voxels: np.ndarray) -> np.ndarray:
         """(N,) indices of the image -> (N,) float64 coordinates of the grid."""
-        return _rescaled(np.asarray(voxels, np.float64) - self.crop_start, self.crop, self.grid)
+        return _rescaled(self._along_grid(np.asarray(voxels, np.float64) - self.crop_start), self.crop, self.grid)
 
     def to_image(self, coordinates: np.ndarray) -> np.ndarray:
         """(N,) coordinates of the grid -> (N,) float64 indices of the image."""
-        return _rescaled(np.asarray(coordinates, np.float64), self.grid, self.crop) + self.crop_start
+        position = _rescaled(np.asarray(coordinates, np.float64), self.grid, self.crop)
+        return self._along_grid(position) + self.crop_start
 
     def nearest_in_image(self, start: int, stop: int) -> np.ndarray:
         """For each voxel of the grid from `start` to before `stop`, the nearest voxel of the image in the crop."""
         position = _rescaled(np.arange(start, stop), self.grid, self.crop)
-        return self.crop_start + np.clip(np.rint(position).astype(int), 0, self.crop - 1)
+        return self.crop_start + self._along_grid(np.clip(np.rint(position).astype(int), 0, self.crop - 1))
 
     def nearest_on_grid(self) -> np.ndarray:
         """For each voxel of the crop, the nearest voxel of the grid."""
@@ -62,8 +66,11 @@ class AxisMap:
         Returns:
             the first of these voxels, and the one after the last.
         """
-        first, end = np.searchsorted(self._centres(), [start - 0.5, stop - 0.5])
-        return self.crop_start + int(first), self.crop_start + int(end)
+        rising = self._centres()[::-1] if self.flipped else self._centres()
+        first, end = map(int, np.searchsorted(rising, [start - 0.5, stop - 0.5]))
+        if self.flipped:
+            first, end = self.crop - end, self.crop - first
+        return self.crop_start + first, self.crop_start + end
 
     def linear_weights(self, start: int, stop: int) -> LinearWeights:
         """Interpolation from the voxels of the grid from `start` to before `stop` to the voxels of `voxels_in`.
@@ -79,7 +86,11 @@ class AxisMap:
 
     def _centres(self) -> np.ndarray:
         """(crop,) coordinates on the grid of all voxels of the crop."""
-        return _rescaled(np.arange(self.crop), self.crop, self.grid)
+        return _rescaled(self._along_grid(np.arange(self.crop)), self.crop, self.grid)
+
+    def _along_grid(self, position: np.ndarray) -> np.ndarray:
+        """Positions in the crop, counted in the direction of the image -> of the grid; and back, which is the same."""
+        return self.crop - 1 - position if self.flipped else position
 
 
 def _rescaled(position: np.ndarray, old: int, new: int) -> np.ndarray:
@@ -91,34 +102,49 @@ def _rescaled(position: np.ndarray, old: int, new: int) -> np.ndarray:
 class PreprocessedGrid:
     """The grid nnU-Net trains on: axes transposed, cropped to non-zero, resampled with voxel centres at integers.
 
+    The grid knows how an image was turned to the orientation of the model: its axes may run against those of the image.
+    Everything that is not on the grid lies as the reader has it.
+
     Attributes:
-        transpose: axis of the image for each axis of the grid (the plan's `transpose_forward`).
-        crop_start: first voxel of the crop, after the transpose.
+        transpose: axis of the image for each axis of the grid (the plan's `transpose_forward`, after a turn).
+        crop_start: first voxel of the crop along each of these axes, in the direction of the image.
         crop_shape: voxels of the crop.
         shape: voxels of the grid.
+        flipped: whether each axis of the grid runs against that of the image.
     """
 
     transpose: tuple[int, ...]
     crop_start: np.ndarray
     crop_shape: np.ndarray
     shape: np.ndarray
+    flipped: tuple[bool, ...] = (False, False, False)
 
     @classmethod
     def from_properties(
-        cls, properties: dict[str, Any], transpose: list[int], shape: tuple[int, ...]
+        cls, properties: dict[str, Any], transpose: list[int], shape: tuple[int, ...], turn: Turn = NO_TURN
     ) -> "PreprocessedGrid":
-        """From the properties that nnU-Net's preprocessor stores with a case, and the shape of its array."""
+        """From what nnU-Net's preprocessor tells of a case.
+
+        Args:
+            properties: of the preprocessed array.
+            transpose: the plan's `transpose_forward`.
+            shape: of the preprocessed array.
+            turn: of the image before it was preprocessed.
+        """
+        flipped = tuple(turn.flipped[axis] for axis in transpose)
+        sides = zip(properties["bbox_used_for_cropping"], properties["shape_before_cropping"], flipped)
         return cls(
-            tuple(transpose),
-            np.array([start for start, _ in properties["bbox_used_for_cropping"]]),
+            tuple(turn.axes[axis] for axis in transpose),
+            np.array([size - stop if flip else start for (start, stop), size, flip in sides]),
             np.array(properties["shape_after_cropping_and_before_resampling"]),
             np.array(shape),
+            flipped,
         )
 
     @property
     def axes(self) -> tuple[AxisMap, ...]:
         """One mapping for each axis of the grid."""
-        numbers = zip(self.crop_start.tolist(), self.crop_shape.tolist(), self.shape.tolist())
+        numbers = zip(self.crop_start.tolist(), self.crop_shape.tolist(), self.shape.tolist(), self.flipped)
         return tuple(AxisMap(*of_axis) for of_axis in numbers)
 
     @property

@@ -1,14 +1,18 @@
 """The block "sam3d" in a configuration of the plans: the settings of our trainers."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.turn import ORIENTATIONS
 from sam3d_nnunet.network.sam3d import PRESETS, STRIDES
 
 BLOCK = "sam3d"
+SMALLEST_PATCH = 8
+"""Voxels a side."""
 
 
 class Block(BaseModel):
@@ -32,6 +36,14 @@ class Block(BaseModel):
         except ValidationError as e:
             problems = "; ".join(f"'{'.'.join(map(str, p['loc']))}': {_reason(p)}" for p in e.errors())
             raise SAM3DError(f"{what} cannot be used. {problems}.") from e
+
+
+def _is_orientation(code: str) -> str:
+    if code not in ORIENTATIONS:
+        raise PydanticCustomError(
+            "orientation", "must be three letters such as LPS: one of L and R, one of P and A, one of I and S"
+        )
+    return code
 
 
 class ClickSettings(Block):
@@ -78,6 +90,11 @@ class SAM3DSettings(Block):
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 if the device computes in it")
     activation_checkpointing: bool | None = Field(
         None, description="compute blocks again in the backward pass instead of keeping them; null: for SAM's encoders"
+    )
+    orientation: Annotated[str, AfterValidator(_is_orientation)] | None = Field(
+        None,
+        description="where the indices i, j, k of training images run to, such as LPS; new images are turned to it. "
+        "null: the images differ, or their format does not tell",
     )
     batch_size: int = Field(2, ge=1, description="patches of a step, over all GPUs")
     foreground_share: float = Field(0.5, ge=0, le=1, description="share of patches centred on a foreground voxel")

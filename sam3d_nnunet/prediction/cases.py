@@ -5,7 +5,6 @@ training.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,73 +12,93 @@ from typing import Any
 
 import cc3d
 import numpy as np
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
+from sam3d_nnunet.datasets.case_files import (
+    CONVERT,
+    ENDINGS,
+    ImageName,
+    cases_in_folder,
+    image_name,
+    is_dicom,
+    name_fault,
+)
 from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.geometry.grid import PreprocessedGrid, to_grid
 from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.label_maps import read_label_map
-from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.geometry.turn import NO_TURN, Turn
+from sam3d_nnunet.geometry.world import ImageGeometry, read_header
 from sam3d_nnunet.io import listing
 from sam3d_nnunet.prediction.model_folder import TrainedModel
+from sam3d_nnunet.prediction.preprocessing import preprocess
 from sam3d_nnunet.prompts.files import find_prompts, read_prompt
 from sam3d_nnunet.prompts.labels import LabelReader
 from sam3d_nnunet.prompts.prompt import KINDS, MASK, NOTHING, Prompt
 from sam3d_nnunet.simulation.draw import interior_point
 
 MAX_CLICKS = 32  # in a segmentation to refine
-RESERVED = {"dataset", "plans"}  # CASE.json would overwrite nnU-Net's dataset.json or plans.json in the output
 
 
 def find_cases(path: str | Path, model: TrainedModel) -> dict[str, list[Path]]:
     """Files of each case, one for each channel of the model. They may be missing.
 
     Args:
-        path: a folder with CASE_0000, CASE_0001, ... (one number for each channel) and the data set's file ending. Or
-            the first channel of one image, which may have any name where the model has one channel.
+        path: a folder, as `cases_in_folder` takes it: usually with CASE_0000, CASE_0001, ..., one number for each
+            channel. Or the first channel of one image, which may have any name where the model has one channel, and
+            any ending that nnU-Net's reader opens.
         model: for the prediction.
 
     Raises:
-        SAM3DError: there is no such image, or a case has a reserved name.
+        SAM3DError: there is no such image, its name doesn't tell the case and the channel, or a case has a reserved
+            name.
     """
     path = Path(path)
     if path.is_dir():
-        cases = _in_folder(path, model)
+        numbers = issubclass(model.plans.image_reader_writer_class, Tiff3DIO)
+        cases = cases_in_folder(path, model.file_ending, model.channels, needs_numbers=numbers)
     elif path.is_file():
         cases = _single(path, model)
     else:
         raise SAM3DError(f"There is no image file or folder {path}.")
-    for case in sorted(RESERVED & cases.keys()):
-        raise SAM3DError(f"{path} holds a case {case!r}, but {case}.json is a file of nnU-Net's. Rename the image.")
+    for case, files in cases.items():
+        if fault := name_fault(case):
+            raise SAM3DError(f"{files[0]} can't be predicted as the case {case!a}: the name {fault}. Rename the file.")
     return cases
 
 
-def _in_folder(folder: Path, model: TrainedModel) -> dict[str, list[Path]]:
-    ending = model.file_ending
-    # macOS puts files ._CASE_0000 on disks of other systems
-    names = sorted(f.name for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
-    numbered = re.compile(rf"(.+)_[0-9]{{4}}{re.escape(ending)}")
-    cases = dict.fromkeys(match[1] for name in names if (match := numbered.fullmatch(name)))
-    if not cases:
-        there = listing(names, 5) or "no file"
-        raise SAM3DError(f"{folder} holds no image CASE_0000{ending}, as the model needs. It holds {there}.")
-    for name in names:
-        if numbered.fullmatch(name) and int(name.removesuffix(ending)[-4:]) >= model.channels:
-            raise SAM3DError(f"{folder / name} is a channel too many: the model has {model.channels} channel(s).")
-    return {case: [folder / f"{case}_{channel:04}{ending}" for channel in range(model.channels)] for case in cases}
-
-
 def _single(file: Path, model: TrainedModel) -> dict[str, list[Path]]:
-    endings = {model.file_ending, *model.plans.image_reader_writer_class.supported_file_endings}
-    ending = max((e for e in endings if file.name.lower().endswith(e.lower())), key=len, default=None)
-    if ending is None:
-        raise SAM3DError(f"The model's reader can't read {file}: it reads {', '.join(sorted(endings))}.")
-    stem, ending = file.name[: -len(ending)], file.name[-len(ending) :]
-    numbered = re.fullmatch(r"(.+)_0000", stem)
-    if model.channels == 1:
-        return {numbered[1] if numbered else stem: [file]}
-    if not numbered:
-        raise SAM3DError(f"The model has {model.channels} channels: give the first one, CASE_0000{ending}, not {file}.")
-    return {numbered[1]: [file.with_name(f"{numbered[1]}_{c:04}{ending}") for c in range(model.channels)]}
+    name = _name_of_image(file, model)
+    if model.channels == 1 and name.channel != 0:
+        if issubclass(model.plans.image_reader_writer_class, Tiff3DIO):
+            raise SAM3DError(
+                f"Rename {file} to {name.renamed()}: nnU-Net looks for the spacing of a TIFF image in CASE.json beside "
+                "CASE_0000."
+            )
+        return {name.stem: [file]}
+    if name.channel != 0:
+        raise SAM3DError(
+            f"The model has {model.channels} channels: give the first one, CASE_0000{name.ending}, not {file}."
+        )
+    return {name.case: [file.with_name(f"{name.case}_{c:04}{name.ending}") for c in range(model.channels)]}
+
+
+def _name_of_image(file: Path, model: TrainedModel) -> ImageName:
+    """The parts of the file's name. ITK is asked whether a file of an unusual ending holds a volume."""
+    if is_dicom(file):
+        raise SAM3DError(f"{file} is a DICOM file. {CONVERT}")
+    name = image_name(file, [model.file_ending, *model.plans.image_reader_writer_class.supported_file_endings])
+    if name is None:
+        try:
+            axes = len(read_header(file).size)
+        except SAM3DError as e:
+            raise SAM3DError(
+                f"{file} is no image of a known format: its name should end like {listing(ENDINGS)}."
+            ) from e
+        if axes < 3:
+            raise SAM3DError(f"{file} is a flat image, but the model segments volumes.")
+        name = ImageName(file, file.stem, file.suffix)
+    return name
 
 
 @dataclass(frozen=True)
@@ -177,19 +196,23 @@ class ClickSource:
 
 @dataclass(frozen=True)
 class ImageCase:
-    """A preprocessed image.
+    """A preprocessed image. All but `data` lies as the reader has it, also if the image was turned for the model.
 
     Attributes:
         data: (C, D, H, W) preprocessed.
         properties: from nnU-Net's reader and preprocessor.
         geometry: of the original image.
         grid: of `data`.
+        shape: voxels of the original image along (d, h, w).
+        turn: what was done to the original image before it was preprocessed.
     """
 
     data: np.ndarray
     properties: dict[str, Any]
     geometry: ImageGeometry
     grid: PreprocessedGrid
+    shape: tuple[int, int, int]
+    turn: Turn = NO_TURN
 
     @classmethod
     def from_preprocessed(
@@ -204,14 +227,10 @@ class ImageCase:
             geometry: of the original image. Default: from the properties.
         """
         grid = PreprocessedGrid.from_properties(properties, model.plans.transpose_forward, data.shape[1:])
-        geometry = geometry or ImageGeometry.from_properties(properties)
-        return cls(np.asarray(data, np.float32), properties, geometry, grid)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Voxels of the original image along (d, h, w), as the reader has it."""
-        before = self.properties["shape_before_cropping"]
-        return tuple(int(before[axis]) for axis in self.grid.transpose_back)
+        before = properties["shape_before_cropping"]
+        shape = tuple(int(before[axis]) for axis in grid.transpose_back)
+        geometry = geometry or ImageGeometry.from_properties(properties, shape)
+        return cls(np.asarray(data, np.float32), properties, geometry, grid, shape)
 
     @property
     def voxel_ml(self) -> float:
@@ -220,7 +239,7 @@ class ImageCase:
 
 
 def read_case(image_files: Sequence[str | Path], model: TrainedModel) -> ImageCase:
-    """Read the channels of an image and preprocess them.
+    """Read the channels of an image, turn it to the orientation of the model and preprocess it.
 
     Args:
         image_files: one for each channel.
@@ -236,19 +255,16 @@ def read_case(image_files: Sequence[str | Path], model: TrainedModel) -> ImageCa
             f"The model needs {model.channels} channel(s), but there are {len(files)} file(s): {', '.join(files)}."
         )
     image, properties = read_image(files, model.plans.image_reader_writer_class())
+    geometry = ImageGeometry.from_file(files[0], properties)
     try:
-        data, outside, properties = model.configuration.preprocessor_class(verbose=False).run_case_npy(
-            image, None, properties, model.plans, model.configuration, model.dataset_json
-        )
+        done = preprocess(image, properties, geometry, model)
     except Exception as e:  # whatever a header leads to
         raise SAM3DError(f"The image {', '.join(files)} can't be preprocessed: {last_line(e)}") from e
-    if not np.isfinite(data).all():
+    if not np.isfinite(done.data).all():
         raise SAM3DError(f"The image {', '.join(files)} holds values that are not finite numbers. Replace them.")
-    if (outside == -1).all():  # nnU-Net's mark of voxels around the image, where all channels are 0
+    if done.empty:
         raise SAM3DError(f"The image {', '.join(files)} is empty: all its voxels are 0.")
-    geometry = ImageGeometry.from_file(files[0], properties)
-    grid = PreprocessedGrid.from_properties(properties, model.plans.transpose_forward, data.shape[1:])
-    return ImageCase(np.asarray(data, np.float32), properties, geometry, grid)
+    return ImageCase(done.data, done.properties, geometry, done.grid, image.shape[1:], done.turn)
 
 
 @dataclass(frozen=True)
@@ -284,7 +300,9 @@ def read_previous_mask(file: str | Path, case: ImageCase, model: TrainedModel, n
     label_map.check_labels([0, *model.labels.foreground_labels])
     segmentation, crop = np.zeros(case.shape, np.int16), case.grid.crop.slices
     segmentation[crop] = label_map.array[crop]  # nothing is predicted outside the crop
-    voxels, labels, components = clicks_in_components(segmentation)
+    # the same clicks however the file lies: of two voxels that are equally deep, the first in the array is taken
+    voxels, labels, components = clicks_in_components(np.ascontiguousarray(case.turn.array(segmentation)))
+    voxels = case.turn.voxels_back(voxels, case.shape)
     prompt = Prompt(case.geometry.to_world(voxels), labels, name)
     return PreviousMask(prompt, mask_maps(segmentation, case), components)
 

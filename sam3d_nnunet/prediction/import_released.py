@@ -20,6 +20,7 @@ SPACING = (1.0, 1.0, 1.0)  # mm
 # Turns images so that slices follow each other along d, however the file is stored: KiTS keeps slices along its first
 # axis, most others along their last.
 READER = "SimpleITKIOWithReorient"
+ORIENTATION = "RAS"  # that this reader turns images to
 DATASET = {
     "channel_names": {"0": "CT"},
     "labels": {"background": 0, "tumour": 1},
@@ -128,7 +129,14 @@ def released_plans(task: str) -> dict[str, Any]:
 
 
 def _configuration(task: str) -> dict[str, Any]:
-    block = {"preset": "paper", "stride": 4, "num_click_labels": 2, "batch_size": 1, "clicks": {"policy": "released"}}
+    block = {
+        "preset": "paper",
+        "stride": 4,
+        "num_click_labels": 2,
+        "orientation": ORIENTATION,
+        "batch_size": 1,
+        "clicks": {"policy": "released"},
+    }
     resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     return {
         "data_identifier": f"SAM3DPlans_{CONFIGURATION}",

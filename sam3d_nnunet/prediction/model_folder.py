@@ -14,6 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import listing, read_json_object
 from sam3d_nnunet.network.prompts import PromptableNetwork
+from sam3d_nnunet.network.weights import refuse_broken_weights
 from sam3d_nnunet.nnunet.folders import dataset_name
 from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
 from sam3d_nnunet.planning.settings import BLOCK, parse_settings
@@ -66,6 +67,14 @@ class TrainedModel:
         return self.labels.regions_class_order if self.labels.has_regions else None
 
     @property
+    def orientation(self) -> str | None:
+        """Of the arrays that the networks were trained on, see `geometry.turn`. None: it is not known, or they differ.
+
+        Images are turned to it.
+        """
+        return self.configuration.configuration.get(BLOCK, {}).get("orientation")
+
+    @property
     def takes_maps(self) -> bool:
         """Whether the networks take previous masks, scribbles and boxes."""
         return all(network.takes_maps for network in self.networks)
@@ -110,6 +119,11 @@ def load_model_folder(
         except RuntimeError as e:
             file = folder / f"fold_{fold}" / checkpoint_name
             raise SAM3DError(f"{file} doesn't fit the network of {folder / 'plans.json'}: {e}") from e
+        refuse_broken_weights(
+            checkpoint["network_weights"],
+            str(folder / f"fold_{fold}" / checkpoint_name),
+            "Choose another checkpoint or fold, or train the fold again.",
+        )
         networks.append(network.eval())
     mirror_axes = checkpoints[0].get("inference_allowed_mirroring_axes")
     return TrainedModel(

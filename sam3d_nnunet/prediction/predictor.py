@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sam3d_nnunet.datasets.case_files import stem
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.grid import to_image
+from sam3d_nnunet.geometry.turn import NO_TURN
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.network.device import usable_device
 from sam3d_nnunet.prediction.cases import ImageCase, PreviousMask, mask_maps, read_case, read_previous_mask
@@ -204,12 +206,13 @@ class SAM3DPredictor:
         previous = None
         maps = None if so_far is None else mask_maps(so_far, case)
         if refine_from is not None:
-            name = Path(refine_from).name.removesuffix(self.model.file_ending) if prompt is None else prompt.image
+            name = stem(refine_from, self.model.file_ending) if prompt is None else prompt.image
             previous = read_previous_mask(refine_from, case, self.model, name)
             maps = previous.maps
         elif prompt is None:
             raise SAM3DError("There is no prompt and no segmentation to refine. Give one of them.")
         prompt, notes = self._all_clicks(prompt, previous)
+        notes += self._turned(case)
         if previous is None or len(prompt.points):
             self.check_clicks(prompt, case.geometry, case.shape)
             if self.keep_in_crop:
@@ -227,10 +230,16 @@ class SAM3DPredictor:
         """The prediction of an image without clicks: all background."""
         return CasePrediction(case, prompt, self._nothing(case), None, [], self.model)
 
+    def _turned(self, case: ImageCase) -> list[str]:
+        """A note if the image lies otherwise than those of the training."""
+        if case.turn == NO_TURN:
+            return []
+        return [f"turned from {case.geometry.orientation} to {self.model.orientation}, as the training images lie"]
+
     def _all_clicks(self, prompt: Prompt | None, previous: PreviousMask | None) -> tuple[Prompt, list[str]]:
+        notes = [] if prompt is None else list(prompt.notes)
         if previous is None:
-            return prompt, []
-        notes = []
+            return prompt, notes
         if not self.model.takes_maps:
             notes.append("the model takes no previous mask: only clicks from the segmentation are used")
         if previous.components > len(previous.prompt.points):

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.geometry.label_values import whole_labels
 from sam3d_nnunet.network.device import usable_device
 from sam3d_nnunet.prediction.interaction import InteractiveMask, TargetBuffer
 from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load_model_folder
-from sam3d_nnunet.prediction.session_image import Region, SessionImage, box_points, fill_contour
+from sam3d_nnunet.prediction.session_image import Region, SessionImage, box_points, fill_contour, geometry_of
 from sam3d_nnunet.prompts.prompt import BOX, SCRIBBLE
 
 logger = logging.getLogger(__name__)
@@ -96,22 +97,28 @@ class SAM3DSession:
         """Set the image. Set its target buffer next; the buffers of earlier images stay as they are.
 
         Args:
-            image: (C, x, y, z), not preprocessed: the model's plan says how to resample and normalise. Works best with
-                the axes that the model was trained on, those of SimpleITK's `GetArrayFromImage`.
-            image_properties: "spacing" holds the millimetres along each axis of the array. Default: 1.
+            image: (C, x, y, z), not preprocessed: the model's plan says how to resample and normalise.
+            image_properties: "spacing" holds the millimetres along each axis of the array. Default: 1. The model sees
+                the image as its training images lie, if the properties tell how the array lies in the patient. They are
+                those of nnU-Net's reader; or "direction" is ITK's `GetDirection()`, for the array of
+                `GetArrayFromImage`; or "affine" is nibabel's, for the array of `get_fdata()`, and tells the spacing,
+                too. Otherwise the array must lie as the training images do.
 
         Raises:
             SAM3DError: there is no model, or it can't be applied to this image.
         """
         if self.model is None:
             raise SAM3DError("There is no model yet: call initialize_from_trained_model_folder before set_image.")
-        spacing = (image_properties or {}).get("spacing")
+        properties = image_properties or {}
+        geometry, spacing = geometry_of(properties), properties.get("spacing")
+        if spacing is None and properties.get("affine") is not None:
+            spacing = geometry.spacing
         if spacing is None:
             logger.warning("The image has no spacing: 1 mm along each axis is assumed.")
             spacing = (1.0, 1.0, 1.0)
         self._mask = None  # one image in memory, not two
         self._mask = InteractiveMask(
-            SessionImage(self.model, _as_array(image), spacing), self.model, self.supports_undo
+            SessionImage(self.model, _as_array(image), spacing, geometry), self.model, self.supports_undo
         )
         self.original_image_shape = tuple(image.shape)
 
@@ -255,12 +262,13 @@ class SAM3DSession:
             The box of all changed voxels; None if there are none, or without prediction.
 
         Raises:
-            SAM3DError: the mask has another shape than the image or a label that the model doesn't know, or the image
+            SAM3DError: the mask has another shape than the image or a value that is no label of the model, or the image
                 or target buffer is missing. Nothing has changed then.
         """
         mask, labels = _as_array(initial_seg), self._known_labels("add_initial_seg_interaction")
         if mask.shape != self._mask.image.shape:
             raise SAM3DError(f"The mask has the shape {mask.shape}, but the image has {self._mask.image.shape}.")
+        mask = whole_labels(mask, "The mask")
         unknown = mask[~np.isin(mask, [0, *labels])]
         if len(unknown):
             known = ", ".join(map(str, labels))

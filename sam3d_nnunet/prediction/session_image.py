@@ -6,6 +6,7 @@ other models as a few points.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
-from sam3d_nnunet.geometry.grid import PreprocessedGrid
+from sam3d_nnunet.geometry.world import PLACED, RAS_TO_LPS, REVERSED, ImageGeometry
 from sam3d_nnunet.prediction.model_folder import TrainedModel
+from sam3d_nnunet.prediction.preprocessing import preprocess
 from sam3d_nnunet.prediction.windows import WindowPredictor
 
 CACHED_WINDOWS = 16  # ViT-B on 128^3: about 0.2 GB each
@@ -27,16 +29,19 @@ class SessionImage:
 
     Attributes:
         shape: voxels of the array, without channels.
-        grid: of the preprocessed image: the array without its empty border, resampled.
+        grid: of the preprocessed image: the array without its empty border, turned as training images lie, resampled.
         predictor: applies the networks to windows of the grid; keeps the embeddings of the last windows.
     """
 
-    def __init__(self, model: TrainedModel, image: np.ndarray, spacing: Sequence[float]) -> None:
+    def __init__(
+        self, model: TrainedModel, image: np.ndarray, spacing: Sequence[float], geometry: ImageGeometry | None = None
+    ) -> None:
         """
         Args:
             model: its plans say how to preprocess.
             image: (C, D, H, W).
             spacing: millimetres along each axis of the array.
+            geometry: of the array, which is turned to the orientation of the model; None: it has this orientation.
 
         Raises:
             SAM3DError: the model can't be applied to this array or spacing.
@@ -44,14 +49,11 @@ class SessionImage:
         _check_image(image, model.channels)
         _check_spacing(spacing)
         self.shape = tuple(image.shape[1:])
-        preprocessor = model.configuration.preprocessor_class(verbose=False)
-        data, _, properties = preprocessor.run_case_npy(
-            image, None, {"spacing": list(map(float, spacing))}, model.plans, model.configuration, model.dataset_json
-        )
-        self.grid = PreprocessedGrid.from_properties(properties, model.plans.transpose_forward, data.shape[1:])
+        done = preprocess(image, {"spacing": list(map(float, spacing))}, geometry, model)
+        self.grid = done.grid
         self.predictor = WindowPredictor(
             model.networks,
-            torch.from_numpy(data),
+            torch.from_numpy(done.data),
             tuple(model.configuration.patch_size),
             model.region_order,
             cached_windows=CACHED_WINDOWS,
@@ -94,6 +96,8 @@ class SessionImage:
         indices, hits = [], region.mask.transpose(self.grid.transpose)
         for number, (axis, turned) in enumerate(zip(self.grid.axes, self.grid.transpose)):
             along = np.arange(region.mask.shape[turned]) + region.start[turned]
+            if axis.flipped:  # `reduceat` needs indices of the grid that rise
+                along, hits = along[::-1], np.flip(hits, number)
             index, first = np.unique(np.rint(axis.to_grid(along)).astype(int), return_index=True)
             hits = np.logical_or.reduceat(hits, first, axis=number)
             inside = (index >= 0) & (index < axis.grid)
@@ -120,6 +124,34 @@ def _check_spacing(spacing: Sequence[float]) -> None:
     values = np.asarray(spacing, dtype=float)
     if values.shape != (3,) or not (np.isfinite(values).all() and (values > 0).all()):
         raise SAM3DError(f"The spacing is {spacing}. Give three numbers above 0, in the order of the image's axes.")
+
+
+def geometry_of(properties: dict[str, Any]) -> ImageGeometry | None:
+    """Where the voxels of an array are in the patient, as far as its properties tell; None if they don't.
+
+    Args:
+        properties: of nnU-Net's readers; or with "direction", as ITK's `GetDirection` has it for an array of
+            `GetArrayFromImage`; or with "affine", as nibabel has it for an array of `get_fdata`.
+
+    Raises:
+        SAM3DError: direction or affine are not usable.
+    """
+    if PLACED & properties.keys():
+        return ImageGeometry.from_properties(properties)
+    if properties.get("affine") is not None:
+        return ImageGeometry(RAS_TO_LPS @ _matrix(properties["affine"], 4, "affine"))
+    if properties.get("direction") is not None:
+        affine = np.eye(4)
+        affine[:3, :3] = _matrix(properties["direction"], 3, "direction")
+        return ImageGeometry(affine[:, REVERSED], affine)
+    return None
+
+
+def _matrix(values: Any, side: int, name: str) -> np.ndarray:
+    matrix = np.asarray(values, dtype=float)
+    if matrix.size != side**2:
+        raise SAM3DError(f"The {name} of the image is {values}. Give {side} x {side} numbers.")
+    return matrix.reshape(side, side)
 
 
 @dataclass(frozen=True)

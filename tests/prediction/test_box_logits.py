@@ -11,11 +11,13 @@ from sam3d_nnunet.prediction.growth import BoxLogits
 
 LABELS = LabelManager({"background": 0, "core": 1, "rim": 2}, None)
 REGIONS = LabelManager({"background": 0, "whole": [1, 2], "core": 1}, [2, 1])
-# image, transpose, crop start and shape (axes exchanged), grid, box
+STRAIGHT = (False, False, False)
+# image, transpose, crop start and shape (axes exchanged), grid, box, axes that run against the image
 SCENES = [
-    ((20, 22, 24), (0, 1, 2), (0, 0, 0), (20, 22, 24), (20, 22, 24), ((0, 0, 0), (20, 22, 24))),
-    ((20, 22, 24), (2, 0, 1), (3, 2, 1), (18, 15, 20), (27, 40, 11), ((4, 10, 0), (12, 16, 8))),
-    ((9, 40, 31), (0, 2, 1), (0, 1, 5), (9, 29, 33), (30, 16, 33), ((22, 0, 13), (8, 9, 20))),
+    ((20, 22, 24), (0, 1, 2), (0, 0, 0), (20, 22, 24), (20, 22, 24), ((0, 0, 0), (20, 22, 24)), STRAIGHT),
+    ((20, 22, 24), (2, 0, 1), (3, 2, 1), (18, 15, 20), (27, 40, 11), ((4, 10, 0), (12, 16, 8)), STRAIGHT),
+    ((9, 40, 31), (0, 2, 1), (0, 1, 5), (9, 29, 33), (30, 16, 33), ((22, 0, 13), (8, 9, 20)), STRAIGHT),
+    ((20, 22, 24), (2, 0, 1), (3, 2, 1), (18, 15, 20), (27, 40, 11), ((4, 10, 0), (12, 16, 8)), (True, False, True)),
 ]
 
 
@@ -26,8 +28,8 @@ def probabilities_of(found, grid, image_shape, labels) -> np.ndarray:
 
 
 def scene(number: int) -> tuple[tuple[int, ...], PreprocessedGrid, BoxLogits]:
-    image_shape, transpose, crop_start, crop_shape, shape, (start, size) = SCENES[number]
-    grid = PreprocessedGrid(transpose, np.array(crop_start), np.array(crop_shape), np.array(shape))
+    image_shape, transpose, crop_start, crop_shape, shape, (start, size), flipped = SCENES[number]
+    grid = PreprocessedGrid(transpose, np.array(crop_start), np.array(crop_shape), np.array(shape), flipped)
     logits = torch.randn(3, *size, generator=torch.Generator().manual_seed(number))
     return image_shape, grid, BoxLogits(logits, start, shape, regions=False)
 

@@ -55,7 +55,8 @@ def case_and_model(folder, reader) -> tuple[ImageCase, SimpleNamespace]:
     model = SimpleNamespace(
         plans=SimpleNamespace(image_reader_writer_class=reader), labels=SimpleNamespace(foreground_labels=[1, 2])
     )
-    return ImageCase(np.zeros((1, 14, 22, 14)), properties, ImageGeometry.from_file(image, properties), grid), model
+    geometry = ImageGeometry.from_file(image, properties)
+    return ImageCase(np.zeros((1, 14, 22, 14)), properties, geometry, grid, SHAPE), model
 
 
 @pytest.mark.parametrize("reader", [SimpleITKIO, SimpleITKIOWithReorient])

@@ -18,7 +18,8 @@ def random_grid(seed: int) -> tuple[SessionImage, tuple[int, ...], np.random.Gen
     transpose = rng.permutation(3)
     start = rng.integers(0, 4, 3)
     crop = shape[transpose] - start - rng.integers(0, 3, 3)
-    grid = PreprocessedGrid(tuple(transpose.tolist()), start, crop, rng.integers(4, 40, 3))
+    flipped = tuple(bool(flip) for flip in np.random.default_rng(seed + 100).integers(0, 2, 3))
+    grid = PreprocessedGrid(tuple(transpose.tolist()), start, crop, rng.integers(4, 40, 3), flipped)
     image = SessionImage.__new__(SessionImage)
     vars(image).update(vars(SimpleNamespace(grid=grid, shape=tuple(shape.tolist()))))
     return image, tuple(shape.tolist()), rng
