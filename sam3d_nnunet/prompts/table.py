@@ -20,8 +20,8 @@ IMAGE = "image"
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # Excel's first line; it may quote it, and adds empty cells when it saves the table again
-EXCEL_SEPARATOR = re.compile(r'\s*"?sep=([,;\t|])"?[,;\t|]*(?:\r\n|\r|\n)', re.IGNORECASE)
-HEAD = re.compile(r"(?:[ \t]*(?:#[^\r\n]*)?(?:\r\n|\r|\n))*")  # comments and blank lines
+EXCEL_SEPARATOR = re.compile(r'\s*"?sep=([,;\t|])"?[,;\t|]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
+HEAD = re.compile(r"(?:[ \t]*(?:#[^\r\n]*)?(?:\r\n|\r|\n|\Z))*")  # comments and blank lines
 LINE_END = re.compile(r"\r\n|\r|\n")
 SLICER_COLUMNS = re.compile(r"\s*columns\s*=")
 SLICER_SYSTEM = re.compile(r"\s*coordinatesystem\s*=\s*(\w*)", re.IGNORECASE)
@@ -157,7 +157,8 @@ def _rows(lines: list[tuple[int, list[str]]], header: list[str], path: Path, not
 def _use_decimal_points(rows: list[Row], notes: list[str]) -> None:
     """Spreadsheets separate cells by semicolons or tabs in languages that write 1,5."""
     names = {name for columns in COORDINATES.values() for name in columns}
-    commas = [(cells, name) for _, cells in rows for name in names & cells.keys() if "," in cells[name]]
+    written = [(cells, name) for _, cells in rows for name in names & cells.keys()]
+    commas = [(cells, name) for cells, name in written if "," in cells[name] and "." not in cells[name]]
     for cells, name in commas:
         cells[name] = cells[name].replace(",", ".")
     if commas:

@@ -23,17 +23,20 @@ def model(make_model):
     return make_model()
 
 
-def test_typed_clicks(model, tmp_path):
-    image, out = model.images / "case_1_0000.nii.gz", tmp_path / "out"
+def test_typed_clicks_and_a_table(model, tmp_path):
+    image, out, table = model.images / "case_1_0000.nii.gz", tmp_path / "out", tmp_path / "clicks.CSV"
+    table.write_text("label,r,a,s,defined\nF-1,-8,-7,6,1\n")
     done = predict(
         *("-i", image, "-o", out, "-m", model.folder, "--click", "9,8,7", "--click", "3,4,5=background"),
-        *("--click-mm", "11,10,9=rim", "--dtype", "fp32", "--disable_tta"),
+        *("--click-mm", "11,10,9=rim", "--prompts", table, "--dtype", "fp32", "--disable_tta"),
     )
     assert done.exit_code == 0, done.output
-    assert "case_1: 3 click(s), " in done.output
+    assert "case_1: 4 click(s), " in done.output
+    note = "clicks.CSV: columns r, a, s (RAS), 1 click(s) name no class and have the label 1 (core)"
+    assert note in " ".join(done.output.split())
     clicks = read_prompt(out / "case_1.json")
-    assert clicks.points.tolist() == [[9, 8, 7], [3, 4, 5], [11, 10, 9]]
-    assert clicks.labels.tolist() == [1, 0, 2]
+    assert clicks.points.tolist() == [[8, 7, 6], [9, 8, 7], [3, 4, 5], [11, 10, 9]]
+    assert clicks.labels.tolist() == [1, 1, 0, 2]
     segmentation = sitk.ReadImage(str(out / "case_1.nii.gz"))
     assert segmentation.GetSize() == sitk.ReadImage(str(image)).GetSize()
 

@@ -171,13 +171,16 @@ MARKUPS = documents(
     )
 )
 CELLS = st.text(max_size=6) | st.floats().map(str) | st.integers().map(str)
-HEADERS = st.sampled_from(["x,y,z,label", "X, Y ,Z", "i,j,k,label,image", "image;x;y;z", "x,y,z,i", "", "\ufeffx,y,z"])
+HEADERS = st.sampled_from(
+    ["x,y,z,label", "X, Y ,Z", "i,j,k,label,image", "image;x;y;z", "x,y,z,i", "", "\ufeffx,y,z", "sep=,\nlabel,r,a,s"]
+    + ["# x,y,z", "# CoordinateSystem = 0\n# columns = x,y,z,label", "l,p,s,defined,label", "sep=;", "#"]
+)
 TABLES = st.tuples(HEADERS, st.lists(st.lists(CELLS, max_size=6).map(",".join), max_size=4)).map(
     lambda parts: "\n".join([parts[0], *parts[1]])
 )
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", WRITTEN)
 def test_whatever_the_file_holds_it_is_read_or_refused(tmp_path, ending):
     """Nothing but a Prompt or a sentence comes out."""
     file = tmp_path / f"case{ending}"

@@ -141,6 +141,12 @@ def test_several_lists_are_joined(tmp_path):
         ("posterior-7", 2),
         ("Left Kidney-3", 5),
         ("left kidney-3-2", 5),
+        ("LEFT_KIDNEY_3", 5),
+        ("N-1", 0),
+        ("negative_points-1", 0),
+        ("exclude_4", 0),
+        ("P-2", 1),
+        ("2-1", 2),
     ],
 )
 def test_labels(tmp_path, key, text, label):
@@ -158,7 +164,9 @@ def test_the_description_counts_before_the_label(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["description", "label"])
-@pytest.mark.parametrize("text", ["Posterior", "tumour", "two words-3", "-1", "label=-1", "1.5", "1" * 30, True, ["2"]])
+@pytest.mark.parametrize(
+    "text", ["Posterior", "tumour", "tumour-1", "two words-3", "-1", "label=-1", "1.5", "1" * 30, True, ["2"]]
+)
 def test_texts_that_name_no_label(tmp_path, key, text):
     file = write(tmp_path, fiducial(point(), point(**{key: text})))
     with pytest.raises(SAM3DError, match=rf"markups\[0\]\.controlPoints\[1\] has the {key} .*label=K") as refused:
