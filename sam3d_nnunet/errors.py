@@ -5,6 +5,12 @@ import sys
 from types import TracebackType
 
 
+SHEARED = (
+    "its axes are sheared, but ITK reads only orthonormal ones. Resample it to axes at right angles; or, for a new data "
+    'set, set "overwrite_image_reader_writer": "NibabelIO" in dataset.json'
+)
+
+
 class SAM3DError(Exception):
     """A mistake of the user's, with a sentence that says what is wrong, where, and what to do."""
 
@@ -17,6 +23,8 @@ def last_line(error: Exception) -> str:
     name, lines = type(error).__name__, str(error).strip().splitlines()
     if not lines:
         return name
+    if any("orthonormal" in line for line in lines):
+        return SHEARED
     return lines[-1] if isinstance(error, (OSError, RuntimeError)) else f"{name}: {lines[-1]}"
 
 

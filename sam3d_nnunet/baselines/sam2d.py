@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import nn
@@ -25,6 +24,7 @@ from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.io import whole_files
 from sam3d_nnunet.network.weights import read_checkpoint
+from sam3d_nnunet.nnunet.readers import find_reader
 from sam3d_nnunet.prompts.files import JSON, check_prompt, files_in_folder, find_prompts, read_prompt
 
 if TYPE_CHECKING:
@@ -176,10 +176,6 @@ class SliceCases:
         self.folder, self.output = Path(images), Path(output)
         self.ending = dataset_json["file_ending"]
         try:
-            self._files = determine_reader_writer_from_dataset_json(dataset_json, verbose=False)()
-        except RuntimeError as e:
-            raise SAM3DError(f"nnU-Net has no reader for the data set's files, which end in {self.ending}.") from e
-        try:
             manager = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
         except (AssertionError, AttributeError, TypeError) as e:
             raise SAM3DError(
@@ -190,10 +186,11 @@ class SliceCases:
         self._class_names = {k: v for k, v in dataset_json["labels"].items() if isinstance(v, int) and k != "ignore"}
         if not self.folder.is_dir():
             raise SAM3DError(f"There is no folder {self.folder} with images.")
-        numbers = issubclass(type(self._files), Tiff3DIO)
+        numbers = self.ending.lower() in Tiff3DIO.supported_file_endings
         found = cases_in_folder(self.folder, self.ending, len(dataset_json.get("channel_names", "0")), numbers)
         self._images = {case: channels[0] for case, channels in found.items()}
         self.names = sorted(self._images)
+        self._files = find_reader(dataset_json, self._images.values())()
 
     def is_finished(self, name: str) -> bool:
         """Whether a case has a segmentation."""
@@ -263,8 +260,6 @@ class SliceCases:
         file = self._images[name]
         channels, properties = read_image([file], self._files)
         geometry = ImageGeometry.from_file(file, properties)
-        if len(channels) != 1:
-            raise SAM3DError(f"The image {file} holds {len(channels)} volumes instead of one. Give each its own file.")
         if not np.isfinite(channels[0]).all():
             raise SAM3DError(f"The image {file} holds values that are not finite numbers. Replace them.")
         return channels[0], properties, geometry

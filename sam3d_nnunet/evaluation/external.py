@@ -10,7 +10,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData, TestFolders
 from sam3d_nnunet.evaluation.measure import measure, print_failed
 from sam3d_nnunet.evaluation.results import METRICS, METRICS_JSON, PREDICTION, TEST, ResultsFolder
-from sam3d_nnunet.io import whole_file, write_text
+from sam3d_nnunet.io import find_file, listing, whole_file, write_text
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, Protocol
 
 COSTS = ["case", "clicks", "windows", "seconds"]
@@ -54,9 +54,14 @@ def evaluate_predictions(
     else:
         fold, test_data = TEST, data.test_set(*fold_or_test)
         cases = test_data.cases_with_truth()
-    there = [case for case in cases if (source / f"{case}{data.file_ending}").is_file()]
+    files = {case: find_file(source, f"{case}{data.file_ending}") for case in cases}
+    there = [case for case in cases if files[case].is_file()]
     if not there:
-        raise SAM3DError(f"{source} holds no prediction CASE{data.file_ending} of fold {fold}.")
+        found = listing([file.name for file in source.iterdir()], 5) if source.is_dir() else ""
+        raise SAM3DError(
+            f"{source} holds no prediction CASE{data.file_ending} of fold {fold}, such as that of the case {cases[0]}. "
+            f"It holds {found or 'nothing'}."
+        )
     costs = _read_costs(source / PREDICTION, there)
     root.claim(data, test_data)
     kind = "automatic" if wanted.is_automatic else "prompted"
@@ -68,7 +73,7 @@ def evaluate_predictions(
     for old in (*gone, METRICS, METRICS_JSON):  # of an earlier run, in case none of the new ones can be measured
         (folder / old).unlink(missing_ok=True)
     for case in there:
-        _copy(source / f"{case}{data.file_ending}", folder)
+        _copy(files[case], folder / f"{case}{data.file_ending}")
     if costs is None:
         (folder / PREDICTION).unlink(missing_ok=True)
     else:
@@ -77,9 +82,9 @@ def evaluate_predictions(
     return print_failed(str(folder.relative_to(root.root)), failed)
 
 
-def _copy(file: Path, folder: Path) -> None:
+def _copy(file: Path, copy: Path) -> None:
     """Copy a file. The copy gets the current time, so that it is measured."""
-    with whole_file(folder / file.name) as part:
+    with whole_file(copy) as part:
         shutil.copyfile(file, part)
 
 

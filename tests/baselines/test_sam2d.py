@@ -276,7 +276,7 @@ def test_command_refuses_one_prompt_file_for_several_images(folder):
 
 
 @pytest.mark.parametrize(
-    "array, message", [(np.full(SHAPE, np.nan), "not finite"), (np.zeros((2, *SHAPE)), "holds 2 volumes")]
+    "array, message", [(np.full(SHAPE, np.nan), "not finite"), (np.zeros((2, *SHAPE)), "has 2 time points")]
 )
 def test_images_that_sam_would_misread(sam, folder, array, message):
     for name, voxels in (("a", array), ("b", np.zeros(SHAPE))):  # as NRRD, since ITK reads no NaN from NIfTI
