@@ -41,7 +41,7 @@ PerLesion = Annotated[
 MaxWindows = Annotated[int, typer.Option("--max-windows", min=1, help="Largest number of windows in an image.")]
 Continue = Annotated[bool, typer.Option("--continue", help="Skip cases that are finished.")]
 OutputFolder = Annotated[Path, typer.Option("-o", help="Folder for the segmentations.")]
-PROMPTS_HELP = "Prompt file, or a folder with one per case: CASE.json, CASE.mrk.json or CASE.csv."
+PROMPTS_HELP = "Prompt file, or a folder with one per case: CASE.json, CASE.mrk.json, CASE.csv, .tsv or .fcsv."
 
 # What to evaluate
 ResultsFolder = Annotated[

@@ -54,7 +54,8 @@ def test_examples_of_the_documentation(tmp_path):
     """One of each format, in the order of the page."""
     page = (Path(__file__).parents[2] / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
     examples = re.findall(r"```(?:json)?\n(.*?)```", page, re.DOTALL)
-    for ending, text, labels in zip((".json", ".mrk.json", ".csv"), examples, ([1, 0], [2, 0], [1, 0])):
+    expected = ((".json", [1, 0]), (".mrk.json", [2, 0]), (".csv", [1, 0]), (".tsv", [1, 0]))
+    for (ending, labels), text in zip(expected, examples):
         (tmp_path / f"case_001{ending}").write_text(text, encoding="utf-8")
         prompt = read_prompt(tmp_path / f"case_001{ending}", image_name="case_001")
         assert prompt.points.tolist() == [[-12.5, 30, 118.2], [-20, 31.5, 118.2]] and prompt.labels.tolist() == labels
