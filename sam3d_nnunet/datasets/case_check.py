@@ -1,0 +1,219 @@
+"""Check the files of one case: damage, headers, intensities and labels."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pandas as pd
+
+from sam3d_nnunet.datasets.faults import Fault
+from sam3d_nnunet.datasets.file_check import CaseFiles
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.damaged_files import refuse_damaged
+from sam3d_nnunet.geometry.image_grid import ImageGrid
+from sam3d_nnunet.geometry.images import check_axes, read_image
+from sam3d_nnunet.geometry.label_maps import LabelMap, read_stored_values
+from sam3d_nnunet.geometry.label_values import WHOLE, refuse_cut_labels
+from sam3d_nnunet.geometry.world import ImageGeometry, read_header
+
+THIN = 8  # voxels: the smallest side of a patch
+
+
+@dataclass
+class CaseReport:
+    """What was found in a case.
+
+    Attributes:
+        faults: of its files.
+        grid: voxels of the image. None where it could not be read.
+        is_default: whether the image's header is that of programs that know no geometry.
+        labels: in the label map. None where it could not be read.
+    """
+
+    faults: list[Fault] = field(default_factory=list)
+    grid: ImageGrid | None = None
+    is_default: bool = False
+    labels: set[int] | None = None
+
+
+@dataclass(frozen=True)
+class CaseChecker:
+    """Checks cases of a data set.
+
+    Attributes:
+        reader: nnU-Net's, an instance.
+        labels: values that label maps may hold. None: not known.
+        ignore: value of the ignore label, if there is one.
+    """
+
+    reader: Any
+    labels: Collection[int] | None
+    ignore: int | None = None
+
+    def check(self, case: CaseFiles, place: str = "") -> CaseReport:
+        """Read and check the files of a case, each once.
+
+        Args:
+            case: its files.
+            place: folder before the case's name in the report.
+        """
+        return _CaseCheck(self, f"{place}{case.name}").run(case)
+
+
+class _CaseCheck:
+    """The check of one case, whose report grows."""
+
+    def __init__(self, checker: CaseChecker, subject: str) -> None:
+        self.checker, self.subject, self.report = checker, subject, CaseReport()
+
+    def run(self, case: CaseFiles) -> CaseReport:
+        varied = [self._check_image(file) for _, file in sorted(case.images.items())]
+        if False in varied and True not in varied:
+            self._fault("all voxels of the image have the same value", "export the image again")
+        if case.label is not None:
+            self._check_label_map(case.label)
+        return self.report
+
+    def _fault(self, found: str, todo: str, detail: object = "", serious: bool = True) -> None:
+        self.report.faults.append(Fault(serious, self.subject, found, todo, str(detail)))
+
+    def _is_whole_file(self, file: Path) -> bool:
+        try:
+            refuse_damaged(file)
+        except SAM3DError as e:
+            self._fault("a file is damaged", "copy it or make it again", e)
+            return False
+        return True
+
+    def _refused(self, file: Path, kind: str, error: SAM3DError) -> None:
+        """Say why a file that is whole can't be read."""
+        try:
+            check_axes(file, kind, refused=True)
+        except SAM3DError as e:
+            self._fault(f"the {kind} is not one volume with one number per voxel", "convert it, or remove the case", e)
+        else:
+            self._fault(f"the {kind} can't be read", "make it again, or remove the case", error)
+
+    # --- images ---
+
+    def _check_image(self, file: Path) -> bool | None:
+        """Whether the intensities differ from each other. None where they can't be read."""
+        if not self._is_whole_file(file):
+            return None
+        try:
+            image, properties = read_image([file], self.checker.reader)
+            shape = image.shape[1:]
+            geometry = ImageGeometry.from_properties(properties, shape)
+        except SAM3DError as e:
+            self._refused(file, "image", e)
+            return None
+        self._check_spacing(file)
+        if self.report.grid is None:
+            self._take(file, ImageGrid(f"its image {file}", shape, geometry, geometry))
+        else:
+            self._compare_channel(LabelMap(file, image[0], properties))
+        low, high = image.min(), image.max()  # both are NaN where a voxel is
+        if not np.isfinite([low, high]).all():
+            count = np.size(image) - np.count_nonzero(np.isfinite(image))
+            todo = "replace these values, for example by the lowest intensity"
+            self._fault("intensities are infinite or no numbers", todo, f"{count} voxel(s) of {file.name}")
+        return bool(low != high)
+
+    def _take(self, file: Path, grid: ImageGrid) -> None:
+        """Make this the image that others are compared with."""
+        self.report.grid = grid
+        self.report.is_default = bool((grid.geometry.spacing == 1).all()) and _has_default_header(file)
+        if min(grid.shape) < THIN:
+            todo = "patches are padded there; check that no slices are missing"
+            shape = " x ".join(map(str, grid.shape))
+            self._fault(f"the image has fewer than {THIN} voxels along an axis", todo, shape, serious=False)
+
+    def _check_spacing(self, file: Path) -> None:
+        sizes = _stored_spacing(file)
+        if sizes is not None and not (np.isfinite(sizes) & (sizes > 0)).all():
+            todo = "write it into image and label map; readers take 0 for 1 mm, and leave out a minus"
+            self._fault("the header has no usable size of voxels", todo, f"{file.name} has {sizes.tolist()} mm")
+
+    def _compare_channel(self, channel: LabelMap) -> None:
+        try:
+            difference = channel.place_note(self.report.grid)
+        except SAM3DError as e:
+            difference = str(e)
+        if difference is not None:
+            todo = "resample them to one grid"
+            self._fault("the channels of the image don't lie on each other", todo, difference)
+
+    # --- label map ---
+
+    def _check_label_map(self, file: Path) -> None:
+        if not self._is_whole_file(file):
+            return
+        try:
+            label_map = read_stored_values(file, self.checker.reader)
+        except SAM3DError as e:
+            self._refused(file, "label map", e)
+            return
+        if self.report.grid is not None:
+            self._compare_label_map(label_map)
+        self._check_values(label_map)
+
+    def _compare_label_map(self, label_map: LabelMap) -> None:
+        try:
+            difference = label_map.place_note(self.report.grid)
+        except SAM3DError as e:
+            self._fault("label map and image have different numbers of voxels", "resample the label map", e)
+            return
+        if difference is not None:
+            found = "by its header, the label map lies elsewhere than the image, and nnU-Net does not heed that"
+            todo = "resample the label map, or give it the image's header if the voxels correspond"
+            self._fault(found, todo, difference)
+
+    def _check_values(self, label_map: LabelMap) -> None:
+        values = pd.unique(label_map.array.ravel())
+        nearest = np.rint(values)
+        with np.errstate(invalid="ignore"):  # infinite values
+            near = np.abs(values - nearest) <= WHOLE
+        if (values != nearest).any() or not near.all():
+            try:
+                refuse_cut_labels(label_map.array, label_map.file.name)
+            except SAM3DError as e:
+                self._fault("labels are no whole numbers", "round them and save them as integers", e)
+        self.report.labels = set(nearest[near].astype(int).tolist())
+        self._check_labels(self.report.labels)
+
+    def _check_labels(self, labels: set[int]) -> None:
+        known = self.checker.labels
+        unknown = [] if known is None else sorted(labels - set(known))
+        if unknown:
+            todo = "correct the label map, or add the labels to dataset.json"
+            self._fault("the label map has labels that dataset.json lacks", todo, ", ".join(map(str, unknown[:10])))
+        if 0 not in labels:
+            found, todo = "no voxel of the label map is background", "check that 0 means background in it"
+            self._fault(found, todo, serious=False)
+        if not labels - {0, self.checker.ignore}:
+            todo = "correct it, unless there is nothing to segment"
+            self._fault("no voxel of the label map is foreground", todo, serious=False)
+
+
+def _has_default_header(file: Path) -> bool:
+    try:
+        return read_header(file).is_default()
+    except SAM3DError:  # a format that ITK can't read
+        return False
+
+
+def _stored_spacing(file: Path) -> np.ndarray | None:
+    """(3,) millimetres as NIfTI's header has them, which readers change if they are wrong. None for other formats."""
+    if not file.name.lower().endswith((".nii", ".nii.gz")):
+        return None
+    try:
+        with nibabel.openers.Opener(str(file)) as stream:
+            size = int.from_bytes(stream.read(4), "little")
+            header = nibabel.Nifti2Header if size in (540, 0x1C020000) else nibabel.Nifti1Header
+            stream.seek(0)
+            return header.from_fileobj(stream, check=False)["pixdim"][1:4]
+    except Exception:  # a file that another reader can read
+        return None

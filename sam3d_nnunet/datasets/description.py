@@ -1,0 +1,122 @@
+"""dataset.json, nnU-Net's description of a data set: what its keys must hold."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from sam3d_nnunet.io import brief
+
+
+class DatasetDescription(BaseModel):
+    """The keys that nnU-Net v2 reads. Others are allowed.
+
+    Attributes:
+        channel_names: by number: "0", "1", ...
+        labels: by name: one label, or for a region several.
+        numTraining: number of training cases.
+        file_ending: of images and label maps, with the dot.
+        regions_class_order: the label that each region writes; needed with regions.
+        overwrite_image_reader_writer: nnU-Net's reader to use whatever the file ending.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    channel_names: dict[str, str]
+    labels: dict[str, int | list[int]]
+    numTraining: int  # noqa: N815  (nnU-Net's name)
+    file_ending: str
+    regions_class_order: list[int] | None = Field(None, validate_default=True)
+    overwrite_image_reader_writer: str | None = None
+
+    @field_validator("channel_names", mode="before")
+    @classmethod
+    def _numbered(cls, names: Any) -> Any:
+        if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+            raise ValueError(f'must name each channel, as in {{"0": "CT"}}, and not be {brief(names)}')
+        numbers = [str(number) for number in range(len(names))]
+        if list(names) != numbers:
+            raise ValueError(f"must number the channels {', '.join(numbers)} in this order, not {brief(list(names))}")
+        return names
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _consecutive(cls, labels: Any) -> Any:
+        if not isinstance(labels, dict) or not labels:
+            raise ValueError(f'must be an object such as {{"background": 0, "liver": 1}}, not {brief(labels)}')
+        if all(name.isdigit() for name in labels):
+            raise ValueError('must give a number to each name, as in {"liver": 1}, not a name to each number')
+        for name, value in labels.items():
+            if not _is_label(value) and not _is_labels(value):
+                raise ValueError(f"must be whole numbers or lists of them, but {brief(name)} is {brief(value)}")
+        if _is_labels(labels.get("background")) or labels.get("background") != 0:
+            raise ValueError('must hold "background": 0')
+        values = label_values(labels)
+        if values != list(range(len(values))):
+            raise ValueError(f"must be the numbers 0, 1, 2, ... without gaps, not {brief(values)}")
+        others = label_values({name: value for name, value in labels.items() if name != "ignore"})
+        if "ignore" in labels and labels["ignore"] != max(others) + 1:
+            raise ValueError('must give "ignore" the highest number, which no other label has')
+        if len(others) == 1:
+            raise ValueError("must hold a label other than the background")
+        return labels
+
+    @field_validator("numTraining", mode="before")
+    @classmethod
+    def _count(cls, count: Any) -> Any:
+        if not _is_label(count):
+            raise ValueError(f"must be the number of training cases, not {brief(count)}")
+        return count
+
+    @field_validator("file_ending", mode="before")
+    @classmethod
+    def _dotted(cls, ending: Any) -> Any:
+        if not isinstance(ending, str) or len(ending) < 2 or ending[0] != "." or "/" in ending:
+            raise ValueError(f'must be an ending with its dot, such as ".nii.gz", not {brief(ending)}')
+        return ending
+
+    @field_validator("regions_class_order", mode="before")
+    @classmethod
+    def _one_for_each_region(cls, order: Any, info: ValidationInfo) -> Any:
+        if order is not None and not _is_labels(order):
+            raise ValueError(f"must be a list of labels, not {brief(order)}")
+        labels = info.data.get("labels", {})  # none where they can't be used
+        regions = [value for name, value in labels.items() if name != "ignore" and label_values({name: value}) != [0]]
+        if any(isinstance(value, list) and len(value) > 1 for value in labels.values()) and (
+            order is None or len(order) != len(regions)
+        ):
+            raise ValueError(f'must list {len(regions)} labels, one for each region of "labels", not {brief(order)}')
+        return order
+
+    @field_validator("overwrite_image_reader_writer", mode="before")
+    @classmethod
+    def _name(cls, name: Any) -> Any:
+        if name is not None and not isinstance(name, str):
+            raise ValueError(f"must be the name of a reader, not {brief(name)}")
+        return name
+
+
+def description_problems(content: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with the content of a dataset.json: sentences without subject, by the key they are about."""
+    try:
+        DatasetDescription.model_validate(content)
+    except ValidationError as e:
+        return {str(problem["loc"][0]): _words(problem) for problem in e.errors()}
+    return {}
+
+
+def label_values(labels: Mapping[str, int | list[int]]) -> list[int]:
+    """All labels that "labels" names, in order."""
+    return sorted({value for entry in labels.values() for value in (entry if isinstance(entry, list) else [entry])})
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_labels(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_label, value))
+
+
+def _words(problem: Mapping[str, Any]) -> str:
+    return "is missing" if problem["type"] == "missing" else str(problem["ctx"]["error"])

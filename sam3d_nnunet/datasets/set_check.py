@@ -1,0 +1,75 @@
+"""Check the cases of a data set against each other: orientations, sizes of voxels, labels that never occur."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from sam3d_nnunet.datasets.case_check import CaseReport
+from sam3d_nnunet.datasets.description import label_values
+from sam3d_nnunet.datasets.faults import Fault
+
+TARGET = 1.0  # mm between voxels that SAM3DPlanner resamples to
+COARSE = 2.0  # times as coarse as the data, from where it takes the spacing of the data
+
+
+def check_geometries(reports: Mapping[str, CaseReport]) -> Iterator[Fault]:
+    """Compare orientations and sizes of voxels of training images."""
+    read = {case: report for case, report in reports.items() if report.grid is not None}
+    if not read:
+        return
+    yield from _check_orientations(read)
+    yield from _check_default_headers(read)
+    slices = np.median([report.grid.shape[0] for report in read.values()])
+    if slices == 1:
+        yield Fault(True, "images", "they are 2-D", "SAM3DPlanner needs volumes; use nnU-Net's own planner")
+    spacing = np.median([report.grid.geometry.spacing for report in read.values()], axis=0)
+    if TARGET > COARSE * np.median(spacing):
+        found = f"voxels are small, {' x '.join(f'{side:.3g}' for side in spacing)} mm (d, h, w) in the median"
+        todo = "SAM3DPlanner takes this spacing instead of 1 mm; -overwrite_target_spacing chooses another"
+        yield Fault(False, "images", found, todo)
+
+
+def _check_orientations(reports: Mapping[str, CaseReport]) -> Iterator[Fault]:
+    codes = {case: report.grid.geometry.orientation for case, report in reports.items()}
+    (most, count), *others = Counter(codes.values()).most_common()
+    for case, code in codes.items() if others else ():
+        if code != most:
+            found = (
+                f"the image is turned against most others, of which {count} are {most}, and nnU-Net does not turn it"
+            )
+            todo = 'turn the files, or write "overwrite_image_reader_writer": "SimpleITKIOWithReorient" in dataset.json'
+            yield Fault(False, case, found, todo, code)
+
+
+def _check_default_headers(reports: Mapping[str, CaseReport]) -> Iterator[Fault]:
+    """Find headers of programs that know no geometry, unless the other images have voxels of 1 mm, too."""
+    others = [report.grid.geometry.spacing for report in reports.values() if not report.is_default]
+    if others and np.allclose(np.median(others, axis=0), 1, rtol=0.01):
+        return
+    for case, report in reports.items():
+        if report.is_default:
+            found = "the header says 1 x 1 x 1 mm at the origin, as where the size of voxels is lost"
+            yield Fault(False, case, found, "check it, and write the right size into image and label map")
+
+
+def check_labels(reports: Mapping[str, CaseReport], labels: Mapping[str, int | list[int]] | None) -> Iterator[Fault]:
+    """Find labels that no label map holds.
+
+    Args:
+        reports: of training cases.
+        labels: of dataset.json; None: not known.
+    """
+    present = [report.labels for report in reports.values() if report.labels is not None]
+    if not present:
+        return
+    there = set().union(*present)
+    expected = {} if labels is None else {n: v for n, v in labels.items() if n not in ("background", "ignore")}
+    ignored = {} if labels is None else {labels.get("ignore")}
+    if not there - {0} - set(ignored):
+        yield Fault(True, "label maps", "none holds foreground", "correct them")
+        return
+    for name, value in expected.items():
+        if not there & set(label_values({name: value})):
+            found = "no label map that can be read holds this label"
+            yield Fault(False, f"label {name}", found, "remove it from dataset.json, or correct the label maps")
