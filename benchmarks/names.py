@@ -92,6 +92,8 @@ class Run:
         folders = {"raw": raw, "preprocessed": preprocessed, "results": results}
         self.environment = os.environ | {f"nnUNet_{key}": str(root / key / name) for key, name in folders.items()}
         self.environment |= {"nnUNet_def_n_proc": "1", "nnUNet_compile": "f", "nnUNet_n_proc_DA": "1"}
+        # on tiny images, threads mostly wait for each other
+        self.environment |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         for key, name in folders.items():
             (root / key / name).mkdir(parents=True)
         self.raw = root / "raw" / raw / self.dataset

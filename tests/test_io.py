@@ -1,15 +1,18 @@
 import errno
 import os
+import unicodedata
 from contextlib import ExitStack, nullcontext
 
 import pytest
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import (
+    find_file,
     listing,
     read_json,
     read_json_object,
     read_text,
+    same_name,
     whole_file,
     whole_files,
     whole_folder,
@@ -187,6 +190,25 @@ def test_a_new_folder(tmp_path):
     with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "other") as part:
         fail()
     assert names(tmp_path) == ["new", "new/a"]
+
+
+def test_a_name_as_long_as_file_systems_take(tmp_path):
+    file = tmp_path / ("病" * 83 + ".json")  # 254 bytes
+    write_text(file, "text")
+    with whole_file(file, only_writer=True) as part:
+        part.write_text("more")
+    assert [f.name for f in tmp_path.iterdir()] == [file.name] and file.read_text() == "more"
+
+
+def test_files_are_found_by_the_look_of_their_names(tmp_path):
+    composed, taken_apart = (unicodedata.normalize(form, "Ångström") for form in ("NFC", "NFD"))
+    assert composed != taken_apart and same_name(composed, taken_apart) and not same_name("a", "A")
+    assert find_file(tmp_path / "missing", composed) == tmp_path / "missing" / composed
+    assert find_file(tmp_path, composed) == tmp_path / composed
+    (tmp_path / taken_apart).touch()
+    assert find_file(tmp_path, composed) == tmp_path / taken_apart
+    (tmp_path / composed).touch()
+    assert find_file(tmp_path, composed) == tmp_path / composed
 
 
 def test_listing():

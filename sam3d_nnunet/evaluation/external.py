@@ -9,7 +9,7 @@ import pandas as pd
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData, TestFolders
 from sam3d_nnunet.evaluation.measure import measure, print_failed
-from sam3d_nnunet.evaluation.results import METRICS, METRICS_JSON, PREDICTION, TEST, ResultsFolder
+from sam3d_nnunet.evaluation.results import METRICS, METRICS_JSON, PREDICTION, TEST, ResultsFolder, read_table
 from sam3d_nnunet.io import find_file, listing, whole_file, write_text
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, Protocol
 
@@ -93,7 +93,7 @@ def _read_costs(file: Path, cases: Collection[str]) -> pd.DataFrame | None:
     if not file.is_file():
         return None
     try:
-        table = pd.read_csv(file, converters={"case": str}, dtype={"seconds": float})
+        table = read_table(file).astype({"seconds": float})
         costs = table.loc[table["case"].isin(cases), COSTS]
     except (OSError, ValueError, KeyError) as e:
         raise SAM3DError(

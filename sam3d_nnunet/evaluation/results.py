@@ -49,7 +49,7 @@ KEYS = ["method", "protocol", "fold", "trial", "clicks"]
 NEEDED = {METRICS: ["case", "target", "dice", "truth_voxels"], PREDICTION: ["seconds"]}
 """Columns that a table must have."""
 NAMES = {"case": str, "target": str}
-"""Columns of names, such as "NA", which pandas would take for a missing one; all others hold numbers."""
+"""Columns of names; all others hold numbers."""
 WRITTEN = "sam3d evaluate writes this file."
 _PLACE = re.compile(r"fold_(?P<fold>[0-9]+|test)/trial_(?P<trial>[0-9]+)(?:/after_(?P<clicks>[0-9]+))?")
 
@@ -161,9 +161,20 @@ class Results:
         return pd.concat(tables, ignore_index=True)
 
 
+def read_table(file: Path) -> pd.DataFrame:
+    """A CSV file of ours. A case or a target can be called NA or null, which pandas would take for a missing name.
+
+    Raises:
+        OSError, ValueError: it can't be read.
+    """
+    columns = pd.read_csv(file, nrows=0).columns
+    missing = {column: ["", "nan", "NaN", "NA"] for column in columns.difference(list(NAMES))}
+    return pd.read_csv(file, dtype=NAMES, keep_default_na=False, na_values=missing)
+
+
 def _read_csv(file: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(file, converters=NAMES)
+        table = read_table(file)
     except (OSError, ValueError) as e:
         raise SAM3DError(f"{file} can't be read: {e}.") from e
     for column in table.columns.difference(list(NAMES), sort=False):
@@ -342,7 +353,7 @@ def add_cost(folder: Path, case: str, clicks: int, windows: int | None, seconds:
     file = folder / PREDICTION
     row = pd.DataFrame([{"case": case, "clicks": clicks, "windows": windows, "seconds": round(seconds, 3)}])
     if file.is_file():
-        known = pd.read_csv(file, converters={"case": str})
+        known = read_table(file)
         row = pd.concat([known[known["case"] != case], row])
     write_text(file, row.sort_values("case").to_csv(index=False))
 

@@ -8,7 +8,7 @@ import torch
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
-from sam3d_nnunet.evaluation.results import ResultsFolder, add_cost, check_settings, fingerprint
+from sam3d_nnunet.evaluation.results import ResultsFolder, add_cost, check_settings, fingerprint, read_table
 
 FACTS = {"name": "M", "trainer": "T", "plans": "P", "configuration": "C", "kind": "prompted", "parameters": 7}
 
@@ -128,3 +128,12 @@ def test_fingerprints_of_other_files(tmp_path):
     for name, content in (("a", b"some"), ("b", b"some"), ("c", b"other")):
         (tmp_path / name).write_bytes(content)
     assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b") != fingerprint(tmp_path / "c")
+
+
+def test_costs_of_cases_whose_names_look_like_missing_values(tmp_path):
+    for case in ("NA", "null", "007", "nan", "1e5"):
+        add_cost(tmp_path, case, 1, None, 0.5)
+    add_cost(tmp_path, "NA", 2, None, 0.5)
+    table = read_table(tmp_path / "prediction.csv").set_index("case")
+    assert table["clicks"].to_dict() == {"007": 1, "1e5": 1, "NA": 2, "nan": 1, "null": 1}
+    assert table["windows"].isna().all()
