@@ -12,7 +12,7 @@ from typing_extensions import Self
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import brief, listing, read_json, write_json
-from sam3d_nnunet.nnunet.folders import preprocessed_root
+from sam3d_nnunet.nnunet.folders import preprocessed_root, raw_root
 
 Splits = list[dict[str, list[str]]]
 """For each fold the names of its cases in `train` and in `val`."""
@@ -111,6 +111,25 @@ def read_fold(
             "there, or correct the names."
         )
     return splits[number]
+
+
+def refuse_other_splits(dataset_name: str) -> None:
+    """Refuse folds beside the raw data that can't be used, or are not those of nnUNet_preprocessed.
+
+    nnU-Net's planners copy them there when a data set is planned for the first time, and accept no others later.
+
+    Raises:
+        SAM3DError: names the file.
+    """
+    given, taken = raw_root() / dataset_name / FILE, splits_file(dataset_name)
+    if not given.is_file():
+        return
+    splits = read_splits(given)
+    if taken.is_file() and not same_splits(splits, read_splits(taken)[: len(splits)]):
+        raise SAM3DError(
+            f"{given} and {taken} hold different folds. nnU-Net trains on the second: copy it over the first, or "
+            "delete it and train the folds again."
+        )
 
 
 def draw_splits(cases: Sequence[str], file: Path) -> None:

@@ -4,18 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.configuration import default_num_processes
-from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
+from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.label_maps import read_label_map
+from sam3d_nnunet.geometry.world import read_header
 from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.network.sam3d import PRESETS
-from sam3d_nnunet.nnunet.folders import dataset_name
+from sam3d_nnunet.nnunet.folders import dataset_name, refuse_plans_name
+from sam3d_nnunet.planning.fingerprint import extract_fingerprint
 from sam3d_nnunet.planning.planner import PLANS, SAM3DPlanner, unet_topology
 from sam3d_nnunet.planning.recipes import load_recipe
 from sam3d_nnunet.planning.settings import BLOCK, merge, parse_settings, planned_block
@@ -45,14 +48,13 @@ def plan_dataset(
             this name.
     """
     plans = overwrite_plans_name or PLANS
-    if Path(plans).name != plans:
-        raise SAM3DError(f"Plans cannot be named {plans!r}: they are a file of this name. Give a name without slashes.")
+    refuse_plans_name(plans)
     name = _name_in_raw(dataset)
     chosen = load_recipe(recipe) if recipe else {}
     fingerprint = Path(nnUNet_preprocessed) / name / "dataset_fingerprint.json"
     if not fingerprint.is_file():
-        _refuse_empty_labels(name)
-        DatasetFingerprintExtractor(name, default_num_processes).run()
+        images, reader = _refuse_unusable_files(name)
+        extract_fingerprint(name, images, reader)
     spacing = target_spacing or chosen.get("target_spacing")
     planner = SAM3DPlanner(
         name,
@@ -83,10 +85,13 @@ def _name_in_raw(dataset: str) -> str:
     return name
 
 
-def _refuse_empty_labels(name: str) -> None:
-    """Refuse label maps without foreground, on which nnU-Net's fingerprint ends in an IndexError."""
+def _refuse_unusable_files(name: str) -> tuple[dict[str, list[Path]], BaseReaderWriter]:
+    """Refuse names and headers that nnU-Net can't take, and label maps without foreground, on which its fingerprint
+    ends in an IndexError. Returns the images of all cases, and nnU-Net's reader for them.
+    """
     folder = Path(nnUNet_raw) / name
     dataset_json = read_json_object(folder / "dataset.json", ("labels", "file_ending"))
+    RawDataset(folder, dataset_json).refuse_file_names()
     listed = "dataset" in dataset_json or (folder / "imagesTr").is_dir()
     cases = get_filenames_of_train_images_and_targets(str(folder), dataset_json) if listed else {}
     if not cases:
@@ -95,9 +100,13 @@ def _refuse_empty_labels(name: str) -> None:
         )
     first = next(iter(cases.values()))
     reader = determine_reader_writer_from_dataset_json(dataset_json, first["images"][0], verbose=False)()
-    for case in tqdm(cases.values(), desc="Looking for foreground"):
-        if np.any(read_label_map(case["label"], reader).array > 0):
-            return
+    if isinstance(reader, SimpleITKIO):  # the first image decides, so others may still be sheared
+        for files in cases.values():
+            for file in (*files["images"], files["label"]):
+                read_header(file)
+    for files in tqdm(cases.values(), desc="Looking for foreground"):
+        if np.any(read_label_map(files["label"], reader).array > 0):
+            return {case: list(map(Path, files["images"])) for case, files in cases.items()}, reader
     raise SAM3DError(f"The label maps of {name} hold no foreground voxel. Correct them.")
 
 
@@ -116,7 +125,8 @@ def differences(plans: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
     """
     configuration = plans["configurations"]["3d_fullres"]
     planned = parse_settings(planned_block(plans, "3d_fullres"), "the plans").model_dump()
-    wanted = parse_settings(merge({"stride": planned["stride"]}, recipe.get(BLOCK, {})), "the recipe").model_dump()
+    found = {key: planned[key] for key in ("stride", "orientation")}  # by the planner, unless the recipe says otherwise
+    wanted = parse_settings(merge(found, recipe.get(BLOCK, {})), "the recipe").model_dump()
     found = [key for key in planned if planned[key] != wanted[key]]
     # sorted, since nnU-Net transposes axes; fitted, since it enlarges patches to what its U-Net can divide
     spacing, patch_size = configuration["spacing"], configuration["patch_size"]

@@ -2,20 +2,28 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from sam3d_nnunet.datasets.splits import refuse_other_splits
+from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
-from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.network.sam3d import default_stride
+from sam3d_nnunet.nnunet.folders import dataset_name
 from sam3d_nnunet.nnunet.names import TRAINERS
-from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, merge, parse_settings
+from sam3d_nnunet.planning.fingerprint import refuse_broken_statistics
+from sam3d_nnunet.planning.orientation import shared_orientation
+from sam3d_nnunet.planning.settings import BLOCK, SMALLEST_PATCH, SAM3DSettings, merge, parse_settings
+from sam3d_nnunet.planning.spacing import DEFAULT, describe_finer, isotropic_spacing, refuse_flat_images
 
 show_as_sentence()
 
@@ -29,7 +37,8 @@ TOKEN_MULTIPLE = 32  # whole windows at stride 4
 class SAM3DPlanner(ExperimentPlanner):
     """Writes plans with 1 mm target spacing, patches of up to 128^3 and a block "sam3d" in each 3-D configuration.
 
-    The plans also hold nnU-Net's U-Net, fitted to the patch size. nnU-Net's own trainers can use the same plans.
+    Images with much smaller voxels get a finer spacing, see `isotropic_spacing`. The plans also hold nnU-Net's U-Net,
+    fitted to the patch size. nnU-Net's own trainers can use the same plans.
     """
 
     def __init__(
@@ -44,10 +53,12 @@ class SAM3DPlanner(ExperimentPlanner):
         """Arguments are those of nnU-Net's planner.
 
         Raises:
-            SAM3DError: the data set is 2-D, or has no foreground; or nnUNet_n_proc_DA is 0.
+            SAM3DError: the data set is 2-D, has no foreground, files that nnU-Net would misread, or folds that can't be
+                used; its images are not finite, or become flat; or nnUNet_n_proc_DA is 0.
         """
         if get_allowed_n_proc_DA() == 0:
             raise SAM3DError("nnU-Net cannot plan while nnUNet_n_proc_DA is 0. Unset it for planning.")
+        refuse_other_splits(dataset_name(str(dataset_name_or_id)))
         super().__init__(
             dataset_name_or_id,
             gpu_memory_target_in_gb,
@@ -64,37 +75,42 @@ class SAM3DPlanner(ExperimentPlanner):
 
     def _refuse_unusable_data(self) -> None:
         shapes = np.array(self.dataset_fingerprint["shapes_after_crop"])
-        if np.median(shapes[:, 0]) == 1:
+        if (np.median(shapes, axis=0) == 1).any():
             raise SAM3DError(
                 f"{self.dataset_name} is a 2-D data set. SAM3DPlanner needs volumes; use nnU-Net's own planner instead."
             )
         labels = [v for k, v in self.dataset_json["labels"].items() if k not in ("background", "ignore")]
         if not labels:
             raise SAM3DError(f"dataset.json of {self.dataset_name} has no label other than the background. Add one.")
-        statistics = self.dataset_fingerprint["foreground_intensity_properties_per_channel"].values()
-        if not all(np.isfinite(s["mean"]) for s in statistics):
-            raise SAM3DError(f"The label maps of {self.dataset_name} hold no foreground voxel. Correct them.")
+        images = {case: [Path(file) for file in files["images"]] for case, files in self.dataset.items()}
+        fingerprint = Path(nnUNet_preprocessed) / self.dataset_name / "dataset_fingerprint.json"
+        refuse_broken_statistics(self.dataset_name, self.dataset_fingerprint, images, self._reader(), fingerprint)
+        target = self.determine_fullres_target_spacing()
+        refuse_flat_images(list(images), shapes, self.dataset_fingerprint["spacings"], target)
+        label_maps = {case: Path(files["label"]) for case, files in self.dataset.items()}
+        refuse_unusable_files(label_maps, self._reader(), images)
 
-    def determine_reader_writer(self) -> type[BaseReaderWriter]:
-        """nnU-Net's reader for the data set; the one that reorients images, if the data set allows it.
+    def _reader(self) -> BaseReaderWriter:
+        """nnU-Net's reader for the data set."""
+        example = next(iter(self.dataset.values()))["images"][0]
+        return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)()
 
-        With that reader a new image gets the same segmentation however its file is oriented. Two kinds of data sets do
-        not allow it. If the axes of training images are permuted, nnU-Net's fingerprint describes the files as stored.
-        If an image and its label map are oriented differently, only their stored arrays match.
-        """
-        reader = super().determine_reader_writer()
-        # the other reader writes labels as bytes
-        fits_bytes = max(np.max(v) for v in self.dataset_json["labels"].values()) <= 255
-        if reader is SimpleITKIO and fits_bytes and self._all_upright():
-            return SimpleITKIOWithReorient
-        return reader
-
-    def _all_upright(self) -> bool:
-        return all(_are_upright([*case["images"], case["label"]]) for case in self.dataset.values())
+    def _orientation(self) -> str | None:
+        """How all training images lie, as nnU-Net's reader returns them; None if they differ."""
+        images = {case: Path(files["images"][0]) for case, files in self.dataset.items()}
+        return shared_orientation(images, self._reader())
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
-        """The spacing that the user asks for, or 1 mm along every axis."""
-        return np.array(self.overwrite_target_spacing or (1.0, 1.0, 1.0))
+        """The spacing that the user asks for, or that of `isotropic_spacing`."""
+        return np.array(self.overwrite_target_spacing or [self._isotropic_spacing] * 3)
+
+    @cached_property
+    def _isotropic_spacing(self) -> float:
+        spacings = self.dataset_fingerprint["spacings"]
+        side = isotropic_spacing(spacings)
+        if side != DEFAULT:
+            print(describe_finer(spacings, side))
+        return side
 
     def get_plans_for_configuration(self, spacing, median_shape, *args, **kwargs) -> dict[str, Any]:
         """nnU-Net's plan with our patch size, a U-Net fitted to it, and our settings. 2-D plans stay as they are."""
@@ -115,7 +131,8 @@ class SAM3DPlanner(ExperimentPlanner):
             "n_conv_per_stage": self.UNet_blocks_per_stage_encoder[:stages],
             "n_conv_per_stage_decoder": self.UNet_blocks_per_stage_decoder[: stages - 1],
         }
-        block = merge({"stride": default_stride(plan["patch_size"])}, self.settings)
+        found = {"stride": default_stride(plan["patch_size"]), "orientation": self._orientation()}
+        block = merge(found, self.settings)
         settings = parse_settings(block, f"the plans {self.plans_identifier}")
         _refuse_unknown_trainers(settings, self.plans_identifier)
         plan[BLOCK] = settings.model_dump()
@@ -133,17 +150,6 @@ def _refuse_unknown_trainers(settings: SAM3DSettings, plans: str) -> None:
         )
 
 
-def _are_upright(files: Sequence[str]) -> bool:
-    """Whether the axes of all files are close to x, y and z of the world, in this order, with the same signs."""
-    try:
-        axes = np.array([ImageGeometry.from_file(file).file_affine[:3, :3] for file in files])
-    except SAM3DError:
-        return False
-    nearest = np.abs(axes).argmax(1)
-    signs = np.sign(np.diagonal(axes, axis1=1, axis2=2))
-    return (nearest == [0, 1, 2]).all() and (signs == signs[0]).all()
-
-
 def unet_topology(spacing: Sequence[float], patch_size: Sequence[int]) -> tuple:
     """nnU-Net's layout of a U-Net, as `get_pool_and_conv_props` returns it; the fitted patch size comes fourth."""
     return get_pool_and_conv_props(spacing, patch_size, MIN_EDGE, 999999)
@@ -152,8 +158,9 @@ def unet_topology(spacing: Sequence[float], patch_size: Sequence[int]) -> tuple:
 def patch_side(extent: float) -> int:
     """Size of a patch along an axis with a median image size of `extent`, both in voxels.
 
-    It is at most 128, and is rounded up to a multiple of 32 if that adds at most a quarter.
+    It is at least 8 (nnU-Net pads smaller images), at most 128, and is rounded up to a multiple of 32 if that adds at
+    most a quarter.
     """
-    side = min(MAX_PATCH, int(np.ceil(extent)))
+    side = max(SMALLEST_PATCH, min(MAX_PATCH, int(np.ceil(extent))))
     rounded = -(-side // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
     return rounded if rounded <= 1.25 * side else side

@@ -7,6 +7,7 @@ from typing import Any
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import read_json
+from sam3d_nnunet.planning.settings import SMALLEST_PATCH
 
 KEYS = ("description", "target_spacing", "patch_size", "sam3d", "benchmark")
 
@@ -57,6 +58,8 @@ def _check(recipe: Any, file: Path) -> None:
             raise SAM3DError(f"{block} of the recipe {file} must be an object with settings.")
     _check_triple(recipe, "target_spacing", (int, float), file)
     _check_triple(recipe, "patch_size", (int,), file)
+    if min(recipe.get("patch_size", [SMALLEST_PATCH])) < SMALLEST_PATCH:
+        raise SAM3DError(f"patch_size of the recipe {file} must be {SMALLEST_PATCH} or more along every axis.")
 
 
 def _check_triple(recipe: dict[str, Any], key: str, types: tuple[type, ...], file: Path) -> None:

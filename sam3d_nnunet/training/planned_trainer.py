@@ -19,7 +19,14 @@ from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
 from sam3d_nnunet.io import listing, whole_file
 from sam3d_nnunet.network.weights import refuse_broken_weights
-from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, merge, parse_settings, planned_block
+from sam3d_nnunet.planning.settings import (
+    BLOCK,
+    SMALLEST_PATCH,
+    SAM3DSettings,
+    merge,
+    parse_settings,
+    planned_block,
+)
 from sam3d_nnunet.training.finite import (
     LONGEST_RUN,
     RunningStatistics,
@@ -281,8 +288,10 @@ def complete_settings(
     sides = patch_size if isinstance(patch_size, (list, tuple)) else []
     if len(sides) == 2:
         raise SAM3DError(f"{trainer} needs volumes, but {where} is 2-D. Train 3d_fullres instead.")
-    if len(sides) != 3 or not all(isinstance(n, int) and n >= 8 for n in sides):
-        raise SAM3DError(f"{where} has the patch size {patch_size}; {trainer} needs three numbers of at least 8.")
+    if len(sides) != 3 or not all(isinstance(n, int) and n >= SMALLEST_PATCH for n in sides):
+        raise SAM3DError(
+            f"{where} has the patch size {patch_size}; {trainer} needs three numbers of at least {SMALLEST_PATCH}."
+        )
     if planned.previous_stage_name is not None:
         raise SAM3DError(f"{trainer} takes no part in a cascade, which {where} is. Train 3d_fullres instead.")
     needed = int(max(manager.get_label_manager(dataset_json).all_labels)) + 1

@@ -49,6 +49,7 @@ def test_missing_file(tmp_path):
         (b'{"description": 3}', ["description"]),
         (b'{"sam3d": "vit_b"}', ["sam3d"]),
         (b'{"patch_size": [32, 32]}', ["patch_size", "three", "[32, 32]"]),
+        (b'{"patch_size": [4, 32, 32]}', ["patch_size", "8 or more"]),
         (b'{"patch_size": [32, 32, 32.5]}', ["patch_size", "[32, 32, 32.5]"]),
         (b'{"patch_size": [32, 32, true]}', ["patch_size", "[32, 32, true]"]),
         (b'{"target_spacing": [1, 0, 1]}', ["target_spacing", "above 0", "[1, 0, 1]"]),

@@ -1,0 +1,75 @@
+"""The voxels that images are resampled to."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+
+from sam3d_nnunet.errors import SAM3DError
+
+DEFAULT = 1.0  # mm
+COARSE = 2
+"""Images whose voxels are shorter than the default by more than this factor, along any axis, get a finer spacing."""
+FEWEST = 2
+"""Voxels along an axis below which nnU-Net takes an image for 2-D, or resamples it to nothing."""
+
+
+def isotropic_spacing(spacings: Sequence[Sequence[float]]) -> float:
+    """Side of cubic voxels, in mm: 1, or less where the images are much finer.
+
+    If 1 mm is more than twice as coarse as the median spacing along any axis, cubes get the volume of the median voxel:
+    resampled images have as many voxels as the images themselves. (A cube of its shortest side would multiply the
+    voxels of anisotropic images: 15-fold at 3 x 0.2 x 0.2 mm.) The side is never above 1 mm.
+
+    Args:
+        spacings: mm along (d, h, w) of each image.
+    """
+    median = np.median(spacings, axis=0)
+    if DEFAULT <= COARSE * median.min():
+        return DEFAULT
+    return min(DEFAULT, float(f"{np.prod(median) ** (1 / 3):.3g}"))
+
+
+def refuse_flat_images(
+    cases: Sequence[str], shapes: Sequence[Sequence[int]], spacings: Sequence[Sequence[float]], target: Sequence[float]
+) -> None:
+    """Refuse images that become flat, or nothing at all, when they are resampled.
+
+    Args:
+        cases: names, for errors; of the same images, or none.
+        shapes: voxels along (d, h, w) of each image.
+        spacings: mm along (d, h, w) of each image.
+        target: mm along (d, h, w) of the voxels to resample to.
+
+    Raises:
+        SAM3DError: an image has no voxel left along an axis, or most images have less than two.
+    """
+    resampled = np.array([compute_new_shape(shape, old, target) for shape, old in zip(shapes, spacings)])
+    flat = np.median(resampled, axis=0) < FEWEST
+    (nothing,) = np.nonzero((resampled < 1).any(axis=1))
+    if not flat.any() and not len(nothing):
+        return
+    example = nothing[0] if len(nothing) else np.argmin(resampled.min(axis=1))
+    name = cases[example] if len(cases) == len(shapes) else f"image {example + 1} of the fingerprint"
+    raise SAM3DError(
+        f"Voxels of {_mm(target)} are too large: {name} has {_times(shapes[example])} voxels of "
+        f"{_mm(spacings[example])} and would have {_times(resampled[example])}. Choose a finer target spacing, such as "
+        f"-overwrite_target_spacing {' '.join(f'{s:.3g}' for s in np.median(spacings, axis=0))}, or remove the case."
+    )
+
+
+def _times(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)
+
+
+def _mm(spacing: Sequence[float]) -> str:
+    return f"{_times(spacing)} mm"
+
+
+def describe_finer(spacings: Sequence[Sequence[float]], side: float) -> str:
+    """The sentence that tells users about a spacing other than the default."""
+    return (
+        f"Voxels of {DEFAULT:g} mm would be more than {COARSE} times as coarse as these images, whose median spacing "
+        f"is {_mm(np.median(spacings, axis=0))}. The target spacing is {side:g} mm along every axis instead; "
+        "-overwrite_target_spacing sets another one."
+    )
