@@ -31,11 +31,11 @@ from sam3d_nnunet.datasets.file_check import (
 )
 from sam3d_nnunet.datasets.raw_dataset import RawDataset, for_each_case
 from sam3d_nnunet.datasets.set_check import check_geometries, check_labels
-from sam3d_nnunet.datasets.splits import FILE, read_splits
+from sam3d_nnunet.datasets.splits import FILE, read_splits, refuse_other_splits, splits_file
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import listing, read_json_object
 from sam3d_nnunet.nnunet.doctor import Finding
-from sam3d_nnunet.nnunet.folders import dataset_name, preprocessed_root, raw_root
+from sam3d_nnunet.nnunet.folders import dataset_name, raw_root
 from sam3d_nnunet.nnunet.readers import find_reader
 
 DESCRIPTION = "dataset.json"
@@ -153,7 +153,7 @@ class _DatasetCheck:
             listed = RawDataset(self.folder, self.description).listed
         except SAM3DError as e:
             self._fault(True, DESCRIPTION, str(e), "correct it")
-            return {}, {}
+            return None
         if listed is None:
             return None
         images = {c: {n: Path(f) for n, f in enumerate(e["images"]) if Path(f).is_file()} for c, e in listed.items()}
@@ -218,19 +218,25 @@ class _DatasetCheck:
     # --- folds ---
 
     def _check_splits(self) -> None:
-        places = [self.folder]
+        """Check the folds beside the raw data and those that nnU-Net trains on."""
+        files = [self.folder / FILE]
         with suppress(SAM3DError):  # nnUNet_preprocessed is not set yet
-            places.append(preprocessed_root() / self.folder.name)
-        for file in (place / FILE for place in places):
-            if file.is_file():
-                self._check_folds(file)
+            files.append(splits_file(self.folder.name))
+        there = [file for file in files if file.is_file()]
+        used = [self._check_folds(file) for file in there]
+        if used == [True, True]:
+            try:
+                refuse_other_splits(self.folder.name)
+            except SAM3DError as e:
+                self._fault(True, FILE, str(e), "keep one of them")
 
-    def _check_folds(self, file: Path) -> None:
+    def _check_folds(self, file: Path) -> bool:
+        """Whether the file holds folds."""
         try:
             splits = read_splits(file)
         except SAM3DError as e:
-            self._fault(True, FILE, str(e), "correct it, or delete it: nnU-Net then draws folds")
-            return
+            self._fault(True, FILE, str(e), "delete the file if nnU-Net is to draw folds")
+            return False
         named = {name for fold in splits for part in fold.values() for name in part}
         absent, unused = named - self.training.keys(), self.training.keys() - named
         if absent:
@@ -239,6 +245,7 @@ class _DatasetCheck:
         if unused:
             found = f"{file} leaves out {len(unused)} case(s): {listing(unused, SHOWN)}"
             self._fault(False, FILE, found, "add their names if they are to be trained on")
+        return True
 
 
 def _is_reader(name: str) -> bool:

@@ -15,6 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.datasets.check import check_dataset
 from sam3d_nnunet.datasets.faults import Fault, findings
+from sam3d_nnunet.errors import SAM3DError
 
 NAME, ENDING = "Dataset077_Some", ".nii.gz"
 SIDE = 12
@@ -54,7 +56,7 @@ class Raw:
             "file_ending": ENDING,
         }
     )
-    folds: Callable[[list[str]], list] | None = None
+    folds: tuple[Callable[[list[str]], list], ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("imagesTr", "labelsTr", "imagesTs"):
@@ -81,6 +83,10 @@ class Raw:
             Path(shutil.copy(self.image(case, c), self.folder / "imagesTs" / self.image(case, c).name)) for c in (0, 1)
         ]
 
+    def set_folds(self, *folds: Callable[[list[str]], list]) -> None:
+        """Those that nnU-Net trains on, and those beside the raw data, from the names of the cases."""
+        self.folds = folds
+
     def rename(self, case: str, new: str) -> None:
         for file in self.files(case):
             file.rename(file.with_name(new + file.name.removeprefix(case)))
@@ -95,9 +101,9 @@ class Raw:
         cases = sorted({name.removesuffix(ENDING)[:-5] for name in images})
         description = {"numTraining": len(cases), **self.description}
         (self.folder / "dataset.json").write_text(json.dumps(description))
-        if self.folds is not None:
-            self.splits_file.parent.mkdir()
-            self.splits_file.write_text(json.dumps(self.folds(cases)))
+        for file, folds in zip((self.splits_file, self.folder / "splits_final.json"), self.folds):
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(folds(cases)))
 
 
 def make_raw(root: Path, cases: Iterable[str]) -> Raw:
@@ -184,10 +190,6 @@ def drop_key(key: str) -> Callable[[Raw, str], object]:
     return lambda raw, case: raw.description.pop(key)
 
 
-def set_folds(raw: Raw, folds: Callable[[list[str]], list]) -> None:
-    raw.folds = folds
-
-
 COLOUR = np.zeros((SIDE, SIDE, SIDE, 3), np.uint8)
 NOISE = np.random.default_rng(5).normal(size=(SIDE,) * 3).astype(np.float32)
 
@@ -238,16 +240,6 @@ IN_CASE = {
     "unknown label": (lambda raw, case: fill(raw.label(case), (0, 0, 0), 7), "FAIL", "CASE.*dataset.json lacks.*7"),
     "no foreground": (lambda raw, case: fill(raw.label(case), ..., 0), "note", "CASE.*no voxel.*foreground"),
     "no background": (lambda raw, case: fill(raw.label(case), labels() == 0, 2), "note", "CASE.*no voxel.*background"),
-    "infinite voxel": (
-        lambda raw, case: raw.read_by_nibabel(fill, raw.image(case), (1, 1, 1), np.inf),
-        "FAIL",
-        "CASE.*infinite.*1 voxel",
-    ),
-    "NaN": (
-        lambda raw, case: raw.read_by_nibabel(fill, raw.image(case, 1), (1, 1, slice(3)), np.nan),
-        "FAIL",
-        "CASE.*infinite.*3 voxel",
-    ),
     "nothing in the image": (
         lambda raw, case: each(raw.files(case)[:2], fill, ..., 0),
         "FAIL",
@@ -291,6 +283,15 @@ IN_CASE = {
         "FAIL",
         "CASE_seg.*preprocessed label maps",
     ),
+    "label map in another form of Unicode": (
+        lambda raw, case: [
+            file.rename(file.with_name(unicodedata.normalize(form, "é") + file.name))
+            for file, form in zip(raw.files(case), ("NFC", "NFC", "NFD"))
+        ],
+        "FAIL",
+        "éCASE.*other forms of Unicode",
+    ),
+    "reserved name": (lambda raw, case: raw.rename(case, f"{case}.nii"), "FAIL", r"CASE\.nii: the name ends in .nii"),
     "same name in capitals": (lambda raw, case: raw.add(case.upper()), "note", "CASE.*upper and lower case"),
     "same name in unicode": (
         lambda raw, case: [raw.add(unicodedata.normalize(form, f"é{case}")) for form in ("NFC", "NFD")],
@@ -298,15 +299,27 @@ IN_CASE = {
         "éCASE.*unicode",
     ),
     "damaged test image": (lambda raw, case: cut(raw.add_test(case)[0]), "FAIL", "imagesTs/CASE.*damaged"),
-    "infinite test image": (
-        lambda raw, case: raw.read_by_nibabel(fill, raw.add_test(case)[1], (0, 0, 0), np.inf),
-        "FAIL",
-        "imagesTs/CASE.*infinite",
-    ),
     "missing channel of a test image": (
         lambda raw, case: raw.add_test(case)[1].unlink(),
         "FAIL",
         "imagesTs/CASE.*channel.*missing.*_0001",
+    ),
+}
+NOT_FINITE = {
+    "infinite voxel": (
+        lambda raw, case: raw.read_by_nibabel(fill, raw.image(case), (1, 1, 1), np.inf),
+        "FAIL",
+        "CASE.*infinite.*1 voxel",
+    ),
+    "NaN": (
+        lambda raw, case: raw.read_by_nibabel(fill, raw.image(case, 1), (1, 1, slice(3)), np.nan),
+        "FAIL",
+        "CASE.*infinite.*3 voxel",
+    ),
+    "infinite test image": (
+        lambda raw, case: raw.read_by_nibabel(fill, raw.add_test(case)[1], (0, 0, 0), np.inf),
+        "FAIL",
+        "imagesTs/CASE.*infinite",
     ),
 }
 IN_DESCRIPTION = {
@@ -325,19 +338,27 @@ IN_DESCRIPTION = {
     "number of cases as text": (set_key("numTraining", "4"), "FAIL", '"numTraining"'),
     "order of regions": (set_key("regions_class_order", "1, 2"), "FAIL", '"regions_class_order"'),
     "unknown reader": (set_key("overwrite_image_reader_writer", "NoSuchIO"), "note", "NoSuchIO"),
+    "two files of folds": (
+        lambda raw, case: raw.set_folds(
+            lambda cases: [{"train": cases[1:], "val": cases[:1]}],
+            lambda cases: [{"train": cases[:1], "val": cases[1:]}],
+        ),
+        "FAIL",
+        "splits_final.json.*hold different folds",
+    ),
     "folds of absent cases": (
-        lambda raw, case: set_folds(raw, lambda cases: [{"train": cases, "val": ["ghost"]}]),
+        lambda raw, case: raw.set_folds(lambda cases: [{"train": cases, "val": ["ghost"]}]),
         "FAIL",
         "splits_final.json.*ghost",
     ),
     "empty fold": (
-        lambda raw, case: set_folds(raw, lambda cases: [{"train": cases, "val": []}]),
+        lambda raw, case: raw.set_folds(lambda cases: [{"train": cases, "val": []}]),
         "FAIL",
         "splits_final.json.*val",
     ),
-    "folds of numbers": (lambda raw, case: set_folds(raw, lambda cases: [{"train": 3}]), "FAIL", "splits_final.json"),
+    "folds of numbers": (lambda raw, case: raw.set_folds(lambda cases: [{"train": 3}]), "FAIL", "splits_final.json"),
     "incomplete folds": (
-        lambda raw, case: set_folds(raw, lambda cases: [{"train": cases[2:], "val": cases[:1]}]),
+        lambda raw, case: raw.set_folds(lambda cases: [{"train": cases[2:], "val": cases[:1]}]),
         "note",
         "splits_final.json.*leaves out 1",
     ),
@@ -405,24 +426,14 @@ def code(name: str) -> str:
     return f"case{sorted(IN_CASE).index(name):02}"
 
 
-def in_nibabel_only(name: str) -> bool:
-    return "infinite" in name or name == "NaN"  # ITK reads them as 0
-
-
-READERS = ["SimpleITKIO", "NibabelIO"]
-
-
-@pytest.fixture(scope="module", params=READERS)
+@pytest.fixture(scope="module", params=["SimpleITKIO", "NibabelIO"])
 def all_faults_at_once(request, tmp_path_factory) -> list[Fault]:
     """What is found with a reader where each fault is planted in a case of its own."""
-    root, names = (
-        tmp_path_factory.mktemp("all"),
-        [n for n in IN_CASE if request.param == "NibabelIO" or not in_nibabel_only(n)],
-    )
-    made = make_raw(root, [*map(code, names), *"abc"])
+    root = tmp_path_factory.mktemp("all")
+    made = make_raw(root, [*map(code, IN_CASE), *"abc"])
     made.description["overwrite_image_reader_writer"] = request.param
-    for name in names:
-        IN_CASE[name][0](made, code(name))
+    for name, (plant, _, _) in IN_CASE.items():
+        plant(made, code(name))
     made.finish()
     with pytest.MonkeyPatch.context() as patch:
         for name in ("raw", "preprocessed"):
@@ -430,11 +441,7 @@ def all_faults_at_once(request, tmp_path_factory) -> list[Fault]:
         return check_dataset("77").faults
 
 
-@pytest.mark.parametrize(
-    "all_faults_at_once, name",
-    [(reader, name) for reader in READERS for name in IN_CASE if reader == "NibabelIO" or not in_nibabel_only(name)],
-    indirect=["all_faults_at_once"],
-)
+@pytest.mark.parametrize("name", IN_CASE)
 def test_one_fault_in_a_case(all_faults_at_once, name):
     _, mark, words = IN_CASE[name]
     (line,) = lines([fault for fault in all_faults_at_once if code(name) in fault.subject.lower()])
@@ -446,9 +453,9 @@ def test_healthy_cases_beside_faulty_ones(all_faults_at_once):
     assert all("case" in fault.subject.lower() for fault in all_faults_at_once)
 
 
-@pytest.mark.parametrize("name", ["cut image", "thin volume"])
+@pytest.mark.parametrize("name", ["cut image", "thin volume", *NOT_FINITE])
 def test_exit_code(raw, name):
-    plant, mark, words = IN_CASE[name]
+    plant, mark, words = (IN_CASE | NOT_FINITE)[name]
     made = raw("ax")
     plant(made, "x")
     made.finish()
@@ -482,7 +489,7 @@ def test_fault_of_the_whole_set(raw, name):
 
 
 @given(
-    st.lists(st.sampled_from(sorted(IN_CASE)), min_size=2, max_size=6, unique=True),
+    st.lists(st.sampled_from(sorted(IN_CASE | NOT_FINITE)), min_size=2, max_size=6, unique=True),
     st.lists(st.sampled_from(sorted(IN_DESCRIPTION)), max_size=1),
 )
 @settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -490,16 +497,16 @@ def test_faults_do_not_hide_each_other(raw, in_cases, in_description):
     cases = {name: f"case{number}" for number, name in enumerate(in_cases)}
     made = raw([*cases.values(), *"abcdef"])
     for name, case in cases.items():
-        IN_CASE[name][0](made, case)
+        (IN_CASE | NOT_FINITE)[name][0](made, case)
     for name in in_description:
         IN_DESCRIPTION[name][0](made, "")
     made.finish()
     if "unknown reader" in in_description:  # ITK reads the image then
-        cases = {name: case for name, case in cases.items() if not in_nibabel_only(name)}
+        cases = {name: case for name, case in cases.items() if name not in NOT_FINITE}
     if any("labels" in name for name in in_description):
         cases.pop("unknown label", None)  # nothing tells which labels are known
     faults = check_dataset("77").faults
-    planted = [pattern(*IN_CASE[name][1:], case) for name, case in cases.items()]
+    planted = [pattern(*(IN_CASE | NOT_FINITE)[name][1:], case) for name, case in cases.items()]
     planted += [pattern(*IN_DESCRIPTION[name][1:], "") for name in in_description]
     each_line = [line for fault in faults for line in lines([fault])]
     for one in planted:
@@ -511,3 +518,112 @@ def test_faults_do_not_hide_each_other(raw, in_cases, in_description):
     assert [line.startswith("[FAIL]") for line in shown] == sorted(
         (x.startswith("[FAIL]") for x in shown), reverse=True
     )
+
+
+# --- other data sets ---
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1, 2]", "no JSON object"),
+        ("{", "line 1"),
+        ('{"labels": [[]], "channel_names": 3, "file_ending": null, "numTraining": {}, "dataset": [1]}', "labels"),
+        ('{"labels": {"background": 0, "a": 1}, "dataset": {"a": 5}}', "dataset"),
+        ("\0\1", "dataset.json"),
+    ],
+)
+def test_hostile_descriptions_hide_no_other_fault(raw, text, words):
+    made = raw("abc")
+    flip_byte(made.label("b"))
+    made.finish()
+    (made.folder / "dataset.json").write_text(text)
+    done = CliRunner().invoke(cli.app, ["doctor", "77"])
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
+    assert re.search(rf"\[FAIL\] dataset.json: .*{words}", done.stdout)
+    assert "b: a file is damaged" in done.stdout
+
+
+def test_no_file_is_an_image(raw, capfd):
+    made = raw("abc")
+    for file in made.folder.rglob("*.nii.gz"):
+        file.write_text("<html>404</html>")
+    made.finish()
+    shown = lines(check_dataset("77").faults)
+    assert [line.split(": ", 1)[1].split(" (")[0] for line in shown] == [
+        "the image can't be read",
+        "the label map can't be read",
+    ]
+    assert all("3 cases (a, b, c)" in line for line in shown)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_no_such_data_set(nnunet_folders):
+    with pytest.raises(SAM3DError, match="77"):
+        check_dataset("77")
+    with pytest.raises(SAM3DError, match="no data set .*Dataset077_Some"):
+        check_dataset("Dataset077_Some")
+
+
+def test_without_preprocessed(raw, monkeypatch):
+    raw("abc").finish()
+    monkeypatch.delenv("nnUNet_preprocessed")
+    assert check_dataset("77").faults == []
+
+
+def test_listed_files(raw):
+    made = raw("abc")
+    made.finish()
+    content = json.loads((made.folder / "dataset.json").read_text())
+    for part in ("imagesTr", "labelsTr"):
+        (made.folder / part).rename(made.folder / f"other_{part}")
+    content["dataset"] = {
+        case: {
+            "images": [f"other_imagesTr/{case}_{channel:04}{ENDING}" for channel in (0, 1)],
+            "label": f"other_labelsTr/{case}{ENDING}",
+        }
+        for case in "abc"
+    }
+    (made.folder / "dataset.json").write_text(json.dumps(content))
+    assert check_dataset("77").faults == []
+    (made.folder / f"other_labelsTr/b{ENDING}").unlink()
+    flip_byte(made.folder / f"other_imagesTr/c_0001{ENDING}")
+    shown = lines(check_dataset("77").faults)
+    assert [line.split(" (")[0].split(" ->")[0] for line in shown] == [
+        "[FAIL] b: the image has no label map",
+        "[FAIL] c: a file is damaged",
+    ]
+
+
+def test_tiff(raw):
+    """The spacing of TIFF is beside the image; the label map needs none."""
+    made = raw("")
+    made.description |= {"file_ending": ".tif", "channel_names": {"0": "EM"}, "numTraining": 3}
+    for case in "abc":
+        tifffile.imwrite(made.folder / f"imagesTr/{case}_0000.tif", NOISE)
+        tifffile.imwrite(made.folder / f"labelsTr/{case}.tif", labels())
+        (made.folder / f"imagesTr/{case}.json").write_text('{"spacing": [2, 1.5, 1.5]}')
+    made.finish()
+    assert check_dataset("77").faults == []
+    (made.folder / "labelsTr/b.json").write_text('{"spacing": [5, 1, 1]}')
+    cut(made.folder / "imagesTr/c_0000.tif")
+    shown = lines(check_dataset("77").faults)
+    assert [line.split(" (")[0] for line in shown] == [
+        "[FAIL] b: by its header, the label map lies elsewhere than the image, and nnU-Net does not heed that",
+        "[FAIL] c: a file is damaged",
+    ]
+
+
+def test_reader_that_turns_images(raw):
+    """Then files may lie in any way, and a label map other than its image."""
+    made = raw("abc")
+    made.description["overwrite_image_reader_writer"] = "SimpleITKIOWithReorient"
+    turn(made, "a")
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(made.label("b"))), "PIR"), str(made.label("b")))
+    made.finish()
+    assert check_dataset("77").faults == []
+
+
+def test_real_data(small_hippocampus):
+    """Five of its cases have headers of 1 x 1 x 1 mm at the origin, and all others voxels of 1 mm, too."""
+    assert check_dataset("4").faults == []
