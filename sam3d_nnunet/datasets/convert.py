@@ -12,7 +12,8 @@ import SimpleITK as sitk
 from sam3d_nnunet.datasets.raw_dataset import for_each_case
 from sam3d_nnunet.datasets.sources import ENDING, LAYOUTS, Source
 from sam3d_nnunet.errors import SAM3DError, last_line
-from sam3d_nnunet.geometry.images import check_image_file
+from sam3d_nnunet.geometry.image_grid import difference
+from sam3d_nnunet.geometry.images import check_axes, check_image_file
 from sam3d_nnunet.geometry.label_values import whole_labels
 from sam3d_nnunet.geometry.world import ImageGeometry, ImageHeader, read_header
 from sam3d_nnunet.io import listing, read_json, whole_files, write_json
@@ -20,8 +21,6 @@ from sam3d_nnunet.nnunet.folders import new_dataset_name, raw_root
 
 MARKER = "conversion.json"
 """In an unfinished data set: what it is made from."""
-SAME_PLACE = 0.1
-"""Of the smallest side of a voxel: how far label map and image may be apart to be taken for equal."""
 
 
 @dataclass(frozen=True)
@@ -163,23 +162,23 @@ class CaseConverter:
 
     def _check_label(self, file: Path, header: ImageHeader, image: Path) -> bool:
         """Whether the label map needs the image's header."""
+        check_axes(file, "label map")
         own = _volume_header(file)
         if own.size != header.size[:3]:
             raise SAM3DError(f"{file} has {own.size} voxels, its image {image} {header.size[:3]}.")
-        geometry = ImageGeometry.from_header(header)
-        shifts = geometry.corner_shifts(ImageGeometry.from_header(own), header.shape)
-        shift = np.linalg.norm(shifts, axis=1).max()
-        if shift > SAME_PLACE * geometry.spacing.min() and not self.ignore_label_geometry:
+        geometry, place = ImageGeometry.from_header(header), ImageGeometry.from_header(own)
+        found = difference(place, geometry, header.shape)
+        if found is not None and not self.ignore_label_geometry:
             raise SAM3DError(
-                f"{file} doesn't lie on its image {image}: a corner is {shift:.3g} mm away by the headers. If the "
-                "voxels correspond all the same, use --ignore-label-geometry."
+                f"{file} doesn't lie on its image {image} by the headers: {found}. If the voxels correspond all the "
+                "same, use --ignore-label-geometry."
             )
         stored = sitk.GetArrayFromImage(_read(file))
         labels = whole_labels(stored, f"The label map {file}")
         strange = sorted(set(pd.unique(np.ravel(labels)).tolist()) - set(self.source.labels.values()))
         if strange:
             raise SAM3DError(f"{file} holds values without a meaning: {', '.join(map(str, strange[:10]))}.")
-        return bool(shift > 0) or not np.array_equal(stored, labels)
+        return not (np.array_equal(place.affine, geometry.affine) and np.array_equal(stored, labels))
 
     def _write_image(self, file: Path, header: ImageHeader, folder: Path, name: str) -> None:
         channels = len(self.source.channels)

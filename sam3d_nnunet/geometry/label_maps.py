@@ -9,7 +9,7 @@ import numpy as np
 
 from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.geometry.damaged_files import refuse_damaged
-from sam3d_nnunet.geometry.image_grid import ImageGrid, difference
+from sam3d_nnunet.geometry.image_grid import ImageGrid
 from sam3d_nnunet.geometry.images import check_axes
 from sam3d_nnunet.geometry.label_values import whole_labels
 from sam3d_nnunet.geometry.world import PLACED, ImageGeometry
@@ -37,16 +37,6 @@ class LabelMap:
         """
         if self.array.shape != tuple(shape):
             raise SAM3DError(f"{self.file} has {self.array.shape} voxels (d, h, w), but {of} has {tuple(shape)}.")
-
-    def check_place(self, image: ImageGeometry) -> None:
-        """Refuse a label map that is not on its image, which has the same shape.
-
-        Raises:
-            SAM3DError: a corner is more than `SAME_PLACE` voxels away along an axis.
-        """
-        found = difference(ImageGeometry.from_file(self.file, self.properties), image, self.array.shape)
-        if found is not None:
-            raise SAM3DError(f"{self.file} lies elsewhere in the world than its image: {found}.")
 
     def check_on(self, image: ImageGrid) -> None:
         """Refuse a label map that does not lie on the voxels of its image.

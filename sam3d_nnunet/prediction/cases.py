@@ -25,6 +25,7 @@ from sam3d_nnunet.datasets.case_files import (
 )
 from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.geometry.grid import PreprocessedGrid, to_grid
+from sam3d_nnunet.geometry.image_grid import ImageGrid
 from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.turn import NO_TURN, Turn
@@ -295,8 +296,7 @@ def read_previous_mask(file: str | Path, case: ImageCase, model: TrainedModel, n
         SAM3DError: the file can't be read, has other voxels than the image, or has labels that the model doesn't know.
     """
     label_map = read_label_map(file, model.plans.image_reader_writer_class())
-    label_map.check_shape(case.shape)
-    label_map.check_place(case.geometry)
+    label_map.check_on(ImageGrid.from_properties("its image", case.shape, case.geometry, case.properties))
     label_map.check_labels([0, *model.labels.foreground_labels])
     segmentation, crop = np.zeros(case.shape, np.int16), case.grid.crop.slices
     segmentation[crop] = label_map.array[crop]  # nothing is predicted outside the crop

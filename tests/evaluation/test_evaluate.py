@@ -182,19 +182,6 @@ def test_a_bad_case_does_not_cost_the_others(make_evaluated, tmp_path, monkeypat
     assert [place.rpartition(": ")[2] for place in failed] == ["case_2"] * 2
 
 
-def test_truth_elsewhere_in_the_world_is_refused(make_evaluated, tmp_path, monkeypatch, capsys):
-    model = make_evaluated()
-    raw = tmp_path / "raw" / model.dataset
-    shutil.copytree(model.images.parent, raw)
-    monkeypatch.setenv("nnUNet_raw", str(raw.parent))
-    file = str(raw / "labelsTr" / "case_2.nii.gz")
-    truth = sitk.ReadImage(file)
-    truth.SetOrigin((5, 0, 0))
-    sitk.WriteImage(truth, file)
-    failed = evaluate(model.folder, tmp_path / "evaluated", ["0"], ["automatic"], 1, QUICK)
-    assert failed == [f"{model.folder.name}/automatic/fold_0/trial_0: case_2"]
-
-
 @pytest.mark.parametrize("paper", [False, True])
 def test_automatic_is_nnunets_prediction(make_evaluated, read, tmp_path, paper):
     model, root = make_evaluated(trainer_class=nnUNetTrainer_smoke), tmp_path / "evaluated"

@@ -64,12 +64,13 @@ def test_clicks_lie_on_the_image(moved, tmp_path, capsys):
     assert "its origin is (8, 8, 6) instead of (0, 0, 0), and a corner is 8 voxels away" in lines[0]
 
 
-def test_an_evaluation_is_that_of_equal_headers(make_evaluated, moved, monkeypatch, tmp_path):
-    """Automatic, with clicks and with corrections. Images that were deleted leave the header of the truth."""
+def test_an_evaluation_is_that_of_equal_headers(make_evaluated, moved, monkeypatch, tmp_path, capsys):
+    """Automatic, with clicks and with corrections."""
     model = make_evaluated()
     monkeypatch.setenv("nnUNet_raw", str(moved.parent))
     asked = ["0"], ["automatic", "iterated_2"], 1, PredictionOptions("cpu", mirroring=False)
     assert evaluate(model.folder, tmp_path / "moved", *asked) == []
+    assert capsys.readouterr().err.count(f"{CASE}: By its header") == 1
     shutil.copytree(model.labels, moved / "labelsTr", dirs_exist_ok=True)
     assert evaluate(model.folder, tmp_path / "equal", *asked) == []
     found, expected = Results(tmp_path / "moved").metrics, Results(tmp_path / "equal").metrics
