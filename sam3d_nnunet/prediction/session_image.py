@@ -148,10 +148,10 @@ def geometry_of(properties: dict[str, Any]) -> ImageGeometry | None:
 
 
 def _matrix(values: Any, side: int, name: str) -> np.ndarray:
-    matrix = np.asarray(values, dtype=float)
-    if matrix.size != side**2:
-        raise SAM3DError(f"The {name} of the image is {values}. Give {side} x {side} numbers.")
-    return matrix.reshape(side, side)
+    try:
+        return np.asarray(values, dtype=float).reshape(side, side)
+    except (TypeError, ValueError) as e:  # too many or too few, or no numbers
+        raise SAM3DError(f"The {name} of the image is {values}, but must be {side} x {side} numbers.") from e
 
 
 @dataclass(frozen=True)
