@@ -1,7 +1,7 @@
 """The orientation that all training images share, to which prediction turns new images."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,19 @@ def shared_orientation(images: Mapping[str, Path], reader: Any) -> str | None:
         "predict turns no image. Reorient them all alike if that is not wanted."
     )
     return None
+
+
+def orientation_of_arrays(properties: Iterable[dict[str, Any]]) -> str | None:
+    """How arrays lie that nnU-Net has read; None if they lie differently, or their format does not tell.
+
+    Args:
+        properties: of each array, from nnU-Net's reader.
+    """
+    found = {
+        ImageGeometry.from_properties(of_array).orientation if PLACED & of_array.keys() else None
+        for of_array in properties
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def _as_it_lies(file: Path, reader: Any) -> ImageGeometry:

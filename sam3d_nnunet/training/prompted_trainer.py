@@ -10,6 +10,8 @@ from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.prompts import Prompts
+from sam3d_nnunet.planning.orientation import orientation_of_arrays
+from sam3d_nnunet.planning.settings import BLOCK
 from sam3d_nnunet.simulation.maps import MapSimulator
 from sam3d_nnunet.simulation.simulator import ClickSimulator, PromptSimulator
 from sam3d_nnunet.training.planned_trainer import PlannedTrainer
@@ -48,10 +50,11 @@ class PromptedTrainer(PlannedTrainer):
             upstream.nnUNetDataLoader = original
 
     def on_train_start(self) -> None:
-        """Refuse a fold without any foreground."""
+        """Refuse a fold without any foreground, and correct an orientation that is not that of the training images."""
         if not self.was_initialized:
             self.initialize()
         self._refuse_empty_training_set()
+        self._correct_orientation()
         super().on_train_start()
 
     def training_loss(self, batch: dict) -> Tensor:
@@ -117,6 +120,28 @@ class PromptedTrainer(PlannedTrainer):
             f"No training case of fold {self.fold} in {self.preprocessed_dataset_folder} holds any foreground voxel. "
             "Check the labels of the data set and the fold."
         )
+
+    def _correct_orientation(self) -> None:
+        """The arrays decide, not the plans: nnU-Net can move plans to other data, and keeps arrays of earlier plans."""
+        noted = self.settings.orientation
+        if noted is None:
+            return
+        datasets = self.get_tr_and_val_datasets()
+        found = orientation_of_arrays(data.load_case(case)[3] for data in datasets for case in data.identifiers)
+        if found == noted:
+            return
+        self.print_to_log_file(
+            f"WARNING: the plans say that images lie as {noted}, but the preprocessed images "
+            f"{f'lie as {found}' if found else 'lie differently'}. The trained model will note that instead. If you "
+            "have planned again since you preprocessed, preprocess again.",
+            also_print_to_console=True,
+        )
+        self.settings = self.settings.model_copy(update={"orientation": found})
+        for configuration in (
+            self.plans_manager.plans["configurations"][self.configuration_name],
+            self.configuration_manager.configuration,
+        ):
+            configuration[BLOCK]["orientation"] = found
 
 
 def _finest(target: Tensor | list[Tensor]) -> Tensor:
