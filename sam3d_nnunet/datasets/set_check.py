@@ -8,26 +8,33 @@ import numpy as np
 from sam3d_nnunet.datasets.case_check import CaseReport
 from sam3d_nnunet.datasets.description import label_values
 from sam3d_nnunet.datasets.faults import Fault
-
-TARGET = 1.0  # mm between voxels that SAM3DPlanner resamples to
-COARSE = 2.0  # times as coarse as the data, from where it takes the spacing of the data
+from sam3d_nnunet.datasets.spacing import DEFAULT, describe_finer, isotropic_spacing, refuse_flat_images
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.image_grid import ImageGrid
 
 
 def check_geometries(reports: Mapping[str, CaseReport]) -> Iterator[Fault]:
     """Compare orientations and sizes of voxels of training images."""
     read = {case: report for case, report in reports.items() if report.grid is not None}
-    if not read:
-        return
-    yield from _check_orientations(read)
-    yield from _check_default_headers(read)
-    slices = np.median([report.grid.shape[0] for report in read.values()])
-    if slices == 1:
+    if read:
+        yield from _check_orientations(read)
+        yield from _check_default_headers(read)
+        yield from _check_target_spacing({case: report.grid for case, report in read.items()})
+
+
+def _check_target_spacing(grids: Mapping[str, ImageGrid]) -> Iterator[Fault]:
+    """What planning will say about images that are flat or finely resolved."""
+    shapes, spacings = [grid.shape for grid in grids.values()], [grid.spacing for grid in grids.values()]
+    if (np.median(shapes, axis=0) == 1).any():
         yield Fault(True, "images", "they are 2-D", "SAM3DPlanner needs volumes; use nnU-Net's own planner")
-    spacing = np.median([report.grid.geometry.spacing for report in read.values()], axis=0)
-    if TARGET > COARSE * np.median(spacing):
-        found = f"voxels are small, {' x '.join(f'{side:.3g}' for side in spacing)} mm (d, h, w) in the median"
-        todo = "SAM3DPlanner takes this spacing instead of 1 mm; -overwrite_target_spacing chooses another"
-        yield Fault(False, "images", found, todo)
+        return
+    side = isotropic_spacing(spacings)
+    if side != DEFAULT:
+        yield Fault(False, "images", describe_finer(spacings, side), "no repair is needed")
+    try:
+        refuse_flat_images(list(grids), shapes, spacings, [side] * 3)
+    except SAM3DError as e:
+        yield Fault(True, "images", str(e), "or check the sizes of voxels in the headers")
 
 
 def _check_orientations(reports: Mapping[str, CaseReport]) -> Iterator[Fault]:

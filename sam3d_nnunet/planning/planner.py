@@ -14,6 +14,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from sam3d_nnunet.datasets.spacing import DEFAULT, describe_finer, isotropic_spacing, refuse_flat_images
 from sam3d_nnunet.datasets.splits import refuse_other_splits
 from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
@@ -23,7 +24,6 @@ from sam3d_nnunet.nnunet.names import TRAINERS
 from sam3d_nnunet.planning.fingerprint import refuse_broken_statistics
 from sam3d_nnunet.planning.orientation import shared_orientation
 from sam3d_nnunet.planning.settings import BLOCK, SMALLEST_PATCH, SAM3DSettings, merge, parse_settings
-from sam3d_nnunet.planning.spacing import DEFAULT, describe_finer, isotropic_spacing, refuse_flat_images
 
 show_as_sentence()
 

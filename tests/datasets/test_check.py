@@ -377,7 +377,12 @@ EVERYWHERE = {
     "small voxels": (
         lambda raw: [each(raw.files(case), move, Spacing=(0.05, 0.05, 0.1)) for case in "abc"],
         "note",
-        "0.1 x 0.05 x 0.05 mm",
+        "images: Voxels of 1 mm.*0.1 x 0.05 x 0.05 mm",
+    ),
+    "voxels in metres": (
+        lambda raw: [each(raw.files(case), move, Spacing=(0.0015, 0.0015, 0.002)) for case in "b"],
+        "FAIL",
+        "images: Voxels of 1 x 1 x 1 mm are too large: b has",
     ),
     "lost headers": (
         lambda raw: [each(raw.files(case), move, Spacing=(1, 1, 1), Origin=(0, 0, 0)) for case in "abc"],

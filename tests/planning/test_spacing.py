@@ -9,9 +9,9 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from sam3d_nnunet.datasets.spacing import isotropic_spacing, refuse_flat_images
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.planning.planner import SAM3DPlanner
-from sam3d_nnunet.planning.spacing import isotropic_spacing, refuse_flat_images
 from sam3d_nnunet.training.planned_trainer import complete_settings
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
 
