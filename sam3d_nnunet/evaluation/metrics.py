@@ -56,7 +56,6 @@ def case_metrics(
     truth, prediction = _crop(truth, prediction)
     voxel_ml = float(np.prod(spacing)) / 1000
     wanted, found = int(truth.sum()), int(prediction.sum())
-    both = int((truth & prediction).sum())
     volumes = {
         "truth_voxels": wanted,
         "prediction_voxels": found,
@@ -65,8 +64,8 @@ def case_metrics(
     }
     return {
         **volumes,
-        "dice": 2 * both / (wanted + found) if wanted else np.nan,
-        **_surface(truth, prediction, spacing, tolerances),
+        "dice": dice(truth, prediction),
+        **surface_scores(truth, prediction, spacing, tolerances),
         "volume_error": (found - wanted) / wanted if wanted else np.nan,
         "false_positive_ml": np.nan if wanted else found * voxel_ml,
         **_lesions(truth, prediction),
@@ -79,9 +78,16 @@ def _crop(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.nda
     return truth[box.slices], prediction[box.slices]
 
 
-def _surface(
+def dice(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """Dice of two masks; NaN where the truth is empty."""
+    wanted, both = truth.sum(), (truth & prediction).sum()
+    return float(2 * both / (wanted + prediction.sum())) if wanted else np.nan
+
+
+def surface_scores(
     truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[float], tolerances: Sequence[float]
 ) -> dict[str, float]:
+    """NSD at each tolerance, and HD95; arguments as in `case_metrics`."""
     if not truth.any() or not prediction.any():
         nsd = 0.0 if truth.any() else np.nan
         return {**{nsd_column(t): nsd for t in tolerances}, "hd95_mm": np.nan}
