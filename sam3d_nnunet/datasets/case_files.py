@@ -199,8 +199,8 @@ def stem(file: str | Path, ending: str) -> str:
     return Path(file).stem if name is None else name.stem
 
 
-def label_map_file(folder: Path, case: str, ending: str) -> Path:
-    """The label map of a case in a folder: CASE with the data set's ending, else with another one. It may be missing.
+def case_file(folder: Path, case: str, ending: str) -> Path:
+    """The file CASE in a folder: with the data set's ending, else with another one. It may be missing.
 
     Raises:
         SAM3DError: there are several with other endings.

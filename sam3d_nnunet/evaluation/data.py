@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from tqdm import tqdm
 
+from sam3d_nnunet.datasets.case_files import cases_in_folder
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.datasets.splits import read_fold, splits_file
 from sam3d_nnunet.errors import SAM3DError
@@ -131,12 +133,19 @@ class EvaluationData:
         """One for each channel.
 
         Raises:
-            SAM3DError: dataset.json lists other cases only.
+            SAM3DError: dataset.json lists other cases only, or names in the folder of a test set don't tell the case.
         """
         if self.raw is not None:
             return self.raw.image_files(case)
         channels = range(len(self.dataset_json["channel_names"]))
-        return [self.images / f"{case}_{channel:04}{self.file_ending}" for channel in channels]
+        named = [self.images / f"{case}_{channel:04}{self.file_ending}" for channel in channels]
+        return self._test_images.get(case, named)
+
+    @cached_property
+    def _test_images(self) -> dict[str, list[Path]]:
+        """Files of each case in the folder of a test set, whose names may lack the number of the channel."""
+        tiff = self.file_ending.lower() in Tiff3DIO.supported_file_endings
+        return cases_in_folder(self.images, self.file_ending, len(self.dataset_json["channel_names"]), tiff)
 
     def truth_file(self, case: str) -> Path:
         """The label map of a case."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
-from sam3d_nnunet.datasets.case_files import label_map_file
+from sam3d_nnunet.datasets.case_files import case_file
 from sam3d_nnunet.errors import SAM3DError, refusal
 from sam3d_nnunet.geometry.world import ImageGeometry, read_header
 from sam3d_nnunet.io import read_json
@@ -198,7 +198,7 @@ def _plan(
     case = PlannedCase(name, files, clicks)
     try:
         if refine_from is not None:
-            previous = label_map_file(Path(refine_from), name, predictor.model.file_ending)
+            previous = case_file(Path(refine_from), name, predictor.model.file_ending)
             case = replace(case, refine_from=previous)
         for file in case.voxel_files:
             if not file.is_file():

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
+from sam3d_nnunet.datasets.case_files import case_file
 from sam3d_nnunet.evaluation.results import PredictionFolder, Results
 from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.label_maps import read_label_map
@@ -118,7 +119,9 @@ class CaseReader:
         listed = data["dataset_json"].get("dataset", {})
         file = Path(listed[case]["images"][0]) if case in listed else Path(data["images"]) / image
         if not file.is_file() and "test_images" in data:
-            return Path(data["test_images"]) / image, Path(data["test_truth"]) / truth
+            folder = Path(data["test_images"])
+            file = folder / image if (folder / image).is_file() else case_file(folder, case, ending)
+            return file, Path(data["test_truth"]) / truth
         return file, Path(data["truth"]) / truth
 
     def _labels(self, file: Path, view: PatientView, image: Path) -> np.ndarray:

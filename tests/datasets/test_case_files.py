@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from names import names
 
-from sam3d_nnunet.datasets.case_files import image_name, label_map_file, name_fault
+from sam3d_nnunet.datasets.case_files import image_name, case_file, name_fault
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.planning.plan_dataset import plan_dataset
@@ -88,9 +88,9 @@ def test_planning_refuses_names_that_nnunet_misreads(raw, image, label, message)
 def test_a_label_map_is_found_by_the_look_of_its_name(tmp_path):
     (tmp_path / f"{NFD}.nii.gz").touch()
     (tmp_path / "b.seg.nrrd").touch()
-    assert label_map_file(tmp_path, NFC, ".nii.gz") == tmp_path / f"{NFD}.nii.gz"
-    assert label_map_file(tmp_path, "b.seg", ".nii.gz") == tmp_path / "b.seg.nrrd"
-    assert label_map_file(tmp_path, "c", ".nii.gz") == tmp_path / "c.nii.gz"
+    assert case_file(tmp_path, NFC, ".nii.gz") == tmp_path / f"{NFD}.nii.gz"
+    assert case_file(tmp_path, "b.seg", ".nii.gz") == tmp_path / "b.seg.nrrd"
+    assert case_file(tmp_path, "c", ".nii.gz") == tmp_path / "c.nii.gz"
 
 
 def test_any_text_may_follow_the_id(raw):

@@ -10,6 +10,7 @@ from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.evaluation.external import evaluate_predictions
 from sam3d_nnunet.evaluation.measure import measure, up_to_date
 from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.report.case_images import CaseReader
 
 CASES = ["Fall_Müller_病例", "case_2"]
 
@@ -181,3 +182,27 @@ def test_mistakes(dataset, predictions, tmp_path):
         folder, *more = arguments
         with pytest.raises(SAM3DError, match=message):
             evaluate_predictions(folder, tmp_path / "evaluated", *more)
+
+
+def test_test_images_without_numbers(dataset, predictions, tmp_path):
+    """Figures find the images, too, which sam3d predict takes by these names."""
+    images, labels, root = (tmp_path / name for name in ("images", "labels", "evaluated"))
+    image = dataset.labels.parent / "imagesTr" / "case_1_0000.nii.gz"
+    for folder, file in ((images, image), (labels, dataset.labels / "case_1.nii.gz")):
+        folder.mkdir()
+        shutil.copy(file, folder / "patient_0001.nii.gz")
+    shutil.copy(dataset.labels / "case_1.nii.gz", predictions / "patient_0001.nii.gz")
+    assert evaluate_predictions(predictions, root, "711", "Others", (images, labels)) == []
+    test = EvaluationData.from_nnunet("711").test_set(images, labels)
+    assert test.image_files("patient_0001") == [images / "patient_0001.nii.gz"]
+    reader = CaseReader(Results(root))
+    expected = sitk.GetArrayFromImage(sitk.ReadImage(str(images / "patient_0001.nii.gz")))
+    assert sorted(reader.image("patient_0001").image.shape) == sorted(expected.shape)
+
+
+def test_predictions_of_other_names_are_listed(dataset, predictions, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "case_1.nrrd").touch()
+    with pytest.raises(SAM3DError, match=r"no prediction CASE.nii.gz.*It holds case_1.nrrd"):
+        evaluate_predictions(other, tmp_path / "evaluated", "711", "Others", "0")
