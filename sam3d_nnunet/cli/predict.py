@@ -44,7 +44,7 @@ class SAMModel(str, Enum):
 def predict(
     images: Annotated[
         Path,
-        typer.Option("-i", help="An image, or a folder of images: CASE_0000.nii.gz, or any names if there is one channel."),
+        typer.Option("-i", help="An image, or a folder of images: CASE_0000.nii.gz, or other names for one channel."),
     ],
     output: OutputFolder,
     model: ModelFolder = None,
