@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 
-from sam3d_nnunet.datasets.faults import Fault
+from sam3d_nnunet.datasets.faults import Fault, reason
 from sam3d_nnunet.datasets.file_check import CaseFiles
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.damaged_files import refuse_damaged
@@ -77,8 +77,8 @@ class _CaseCheck:
             self._check_label_map(case.label)
         return self.report
 
-    def _fault(self, found: str, todo: str, detail: object = "", serious: bool = True) -> None:
-        self.report.faults.append(Fault(serious, self.subject, found, todo, str(detail)))
+    def _fault(self, found: str, todo: str, detail: str | SAM3DError = "", serious: bool = True) -> None:
+        self.report.faults.append(Fault(serious, self.subject, found, todo, reason(detail)))
 
     def _is_whole_file(self, file: Path) -> bool:
         try:
@@ -139,12 +139,16 @@ class _CaseCheck:
 
     def _compare_channel(self, channel: LabelMap) -> None:
         try:
-            difference = channel.place_note(self.report.grid)
+            channel.check_shape(self.report.grid.shape, "the first channel")
         except SAM3DError as e:
-            difference = str(e)
+            self._fault("the channels of the image have different numbers of voxels", "resample them to one grid", e)
+            return
+        difference = self.report.grid.difference(channel.properties)
         if difference is not None:
-            todo = "resample them to one grid"
-            self._fault("the channels of the image don't lie on each other", todo, difference)
+            todo = "resample them to one grid, or correct the headers"
+            self._fault(
+                "by their headers, the channels of the image lie elsewhere", todo, f"{channel.file.name}: {difference}"
+            )
 
     # --- label map ---
 
@@ -162,13 +166,16 @@ class _CaseCheck:
 
     def _compare_label_map(self, label_map: LabelMap) -> None:
         try:
-            difference = label_map.place_note(self.report.grid)
+            label_map.check_shape(self.report.grid.shape)
         except SAM3DError as e:
             self._fault("label map and image have different numbers of voxels", "resample the label map", e)
             return
+        difference = self.report.grid.difference(label_map.properties)
         if difference is not None:
-            found = "by its header, the label map lies elsewhere than the image, and nnU-Net does not heed that"
-            todo = "resample the label map, or give it the image's header if the voxels correspond"
+            found = (
+                "by its header, the label map lies elsewhere than the image; nnU-Net pairs their voxels all the same"
+            )
+            todo = "resample it to the image, or give it the image's header if the voxels do correspond"
             self._fault(found, todo, difference)
 
     def _check_values(self, label_map: LabelMap) -> None:
@@ -180,7 +187,7 @@ class _CaseCheck:
             try:
                 refuse_cut_labels(label_map.array, label_map.file.name)
             except SAM3DError as e:
-                self._fault("labels are no whole numbers", "round them and save them as integers", e)
+                self._fault("labels are no whole numbers", "correct them and save them as integers, without a scale", e)
         self.report.labels = set(nearest[near].astype(int).tolist())
         self._check_labels(self.report.labels)
 

@@ -16,7 +16,7 @@ from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer
 
 from sam3d_nnunet.datasets.case_check import CaseChecker, CaseReport
 from sam3d_nnunet.datasets.description import description_problems, label_values
-from sam3d_nnunet.datasets.faults import SHOWN, Fault, findings
+from sam3d_nnunet.datasets.faults import SHOWN, Fault, findings, reason
 from sam3d_nnunet.datasets.file_check import (
     IMAGES,
     LABELS,
@@ -114,11 +114,11 @@ class _DatasetCheck:
         try:
             content = read_json_object(self.folder / DESCRIPTION)
         except SAM3DError as e:
-            self._fault(True, DESCRIPTION, str(e), "write it as nnU-Net's documentation describes")
+            self._fault(True, DESCRIPTION, reason(e), "write it as nnU-Net's documentation describes")
             return
         problems = description_problems(content)
         for key, problem in problems.items():
-            self._fault(True, DESCRIPTION, f'"{key}" {problem}', "correct it")
+            self._fault(True, DESCRIPTION, f'"{key}" {problem}', "correct it" if key in content else "add it")
         self.description = {key: value for key, value in content.items() if key not in problems}
 
     # --- files ---
@@ -152,7 +152,7 @@ class _DatasetCheck:
         try:
             listed = RawDataset(self.folder, self.description).listed
         except SAM3DError as e:
-            self._fault(True, DESCRIPTION, str(e), "correct it")
+            self._fault(True, DESCRIPTION, reason(e), "correct it")
             return None
         if listed is None:
             return None
@@ -197,7 +197,7 @@ class _DatasetCheck:
         jobs |= {f"{TEST_IMAGES}/{case}": (files, f"{TEST_IMAGES}/") for case, files in self.test.items()}
         reports, failed = for_each_case(lambda job: checker.check(*jobs[job]), jobs, "Cases")
         for job, sentence in failed.items():
-            self._fault(True, job, "the case can't be checked", "look at its files", sentence)
+            self._fault(True, job, "the case can't be checked", "look at its files", reason(sentence))
         for job in jobs:
             self.faults += reports[job].faults if job in reports else []
         return {case: reports[case] for case in self.training if case in reports}
@@ -212,7 +212,7 @@ class _DatasetCheck:
         try:
             return find_reader(self.description, images[:TRIED])
         except SAM3DError as e:
-            self._fault(True, DESCRIPTION, str(e), "convert the files, for example to .nii.gz")
+            self._fault(True, DESCRIPTION, reason(e), "convert the files, for example to .nii.gz")
             return None
 
     # --- folds ---
@@ -228,14 +228,15 @@ class _DatasetCheck:
             try:
                 refuse_other_splits(self.folder.name)
             except SAM3DError as e:
-                self._fault(True, FILE, str(e), "keep one of them")
+                todo = "delete the first if the second is right; else the second, and train the folds again"
+                self._fault(True, FILE, reason(e), todo)
 
     def _check_folds(self, file: Path) -> bool:
         """Whether the file holds folds."""
         try:
             splits = read_splits(file)
         except SAM3DError as e:
-            self._fault(True, FILE, str(e), "delete the file if nnU-Net is to draw folds")
+            self._fault(True, FILE, reason(e), "correct it, or delete the file if nnU-Net is to draw folds")
             return False
         named = {name for fold in splits for part in fold.values() for name in part}
         absent, unused = named - self.training.keys(), self.training.keys() - named

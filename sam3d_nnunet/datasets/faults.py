@@ -45,6 +45,11 @@ def findings(faults: Iterable[Fault]) -> list[Finding]:
     return [_line(group) for group in groups.values()]
 
 
+def reason(sentences: object) -> str:
+    """The first sentence of an error, which says what is wrong; those behind it say what to do."""
+    return str(sentences).partition(". ")[0].removesuffix(".")
+
+
 def _line(group: list[Fault]) -> Finding:
     first, names = min(group, key=lambda fault: fault.subject), {fault.subject for fault in group}
     alone = len(names) == 1

@@ -614,7 +614,7 @@ def test_tiff(raw):
     cut(made.folder / "imagesTr/c_0000.tif")
     shown = lines(check_dataset("77").faults)
     assert [line.split(" (")[0] for line in shown] == [
-        "[FAIL] b: by its header, the label map lies elsewhere than the image, and nnU-Net does not heed that",
+        "[FAIL] b: by its header, the label map lies elsewhere than the image; nnU-Net pairs their voxels all the same",
         "[FAIL] c: a file is damaged",
     ]
 
