@@ -131,7 +131,7 @@ def whole_files(folder: Path, last: str = "") -> Iterator[Path]:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path`, which does not exist yet, when the block ends without an error."""
-    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+    with TemporaryDirectory(prefix=f".{path.name[:50]}.", dir=path.parent) as temporary:  # names end at 255 bytes
         part = Path(temporary) / path.name
         part.mkdir()
         yield part

@@ -25,7 +25,7 @@ from sam3d_nnunet.datasets.splits import (
     write_splits,
 )
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.io import listing
+from sam3d_nnunet.io import composed, listing
 from sam3d_nnunet.nnunet.folders import trained_folds
 
 LARGEST_FILE = 16 * 2**20
@@ -178,7 +178,7 @@ def match_names(wanted: Collection[str], there: Collection[str]) -> NameMatch:
 def _by_key(names: Collection[str]) -> dict[tuple[str, ...], list[str]]:
     keys = defaultdict(list)
     for name in sorted(names):
-        words = re.findall(r"[0-9]+|[^0-9\-_. ]+", name.casefold())
+        words = re.findall(r"[0-9]+|[^0-9\-_. ]+", composed(name).casefold())
         key = tuple((word.lstrip("0") or "0") if word.isdecimal() else word for word in words)
         keys[key].append(name)
     keys.pop((), None)  # of names that are nothing but separators

@@ -130,7 +130,7 @@ def _choose(demo: DemoFolder) -> dict[str, str]:
     """Names of validation cases to draw -> what they show."""
     contents = read_manifest(demo.dataset)
     folder = list(demo.predictions.values())[-1]
-    names = sorted(f.name.removesuffix(ENDING) for f in folder.glob(f"*{ENDING}"))
+    names = sorted(f.name.removesuffix(ENDING) for f in folder.glob(f"[!.]*{ENDING}"))
     with_lookalike = [n for n in names if contents[n].lookalike is not None]
     alone = [n for n in names if contents[n].lookalike is None]
     return {n: "with look-alike" for n in with_lookalike[:2]} | {n: "lesion alone" for n in alone[:1]}

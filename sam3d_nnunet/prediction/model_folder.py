@@ -165,7 +165,7 @@ def choose_folds(folder: Path, folds: Sequence[Fold] | Fold | None, checkpoint_n
         SAM3DError: there is no such folder, or a fold without this checkpoint, or no fold with it.
     """
     _refuse_missing(folder)
-    there = {file.parent.name for file in folder.glob(f"fold_*/{checkpoint_name}") if file.is_file()}
+    there = {fold.name for fold in folder.glob("fold_*") if (fold / checkpoint_name).is_file()}
     if folds is None:
         numbers = sorted(int(name[5:]) for name in there if re.fullmatch("fold_[0-9]+", name))
         chosen = [str(number) for number in numbers] or (["all"] if "fold_all" in there else [])

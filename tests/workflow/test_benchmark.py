@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.workflow import benchmark as workflow
 from sam3d_nnunet.workflow.steps import Step
+
+ODD = 'c++, it\'s "odd" [a*b?] (1) 病例 50% #1 & $HOME'
+"""The name of a method that is full of characters with a meaning in shells, patterns and Snakemake."""
 
 pytest.importorskip("snakemake", reason="Snakemake needs Python 3.11")
 
@@ -37,7 +41,7 @@ def steps(monkeypatch, tmp_path):
     everything = [
         Step("prepare/a", [["echo", "preparing {this}", "it's"], touch("a")], []),
         Step("train/b, tiny/fold_0", [touch("tried"), needs_key], ["prepare/a"]),
-        Step("train/c++/fold_0", [touch("c++")], ["prepare/a"]),
+        Step(f"train/{ODD}/fold_0", [touch(ODD)], ["prepare/a"]),
         Step("evaluate/b, tiny/fold_0", [touch("d")], ["train/b, tiny/fold_0"]),
     ]
 
@@ -59,11 +63,12 @@ def benchmark(*arguments: object) -> Result:
 
 
 def test_a_failed_step_blocks_only_those_that_depend_on_it_until_it_succeeds(dataset, steps, tmp_path):
-    given = ("-o", tmp_path / "measured", "--device", "cpu")
+    results = tmp_path / "measured [a] {b} 'c' 病例 50% #1"
+    given = ("-o", results, "--device", "cpu")
     done = benchmark(*given)
     assert done.exit_code == 1, done.output
-    assert {file.name for file in steps.iterdir()} == {"a", "tried", "c++"}
-    logs = tmp_path / "measured" / "workflow" / "logs"
+    assert {file.name for file in steps.iterdir()} == {"a", "tried", ODD}
+    logs = results / "workflow" / "logs"
     assert (logs / "prepare" / "a.txt").read_text() == "preparing {this} it's\n"
     assert f"train/b, tiny/fold_0. See {logs / 'train/b, tiny/fold_0.txt'}." in done.output
     assert "evaluate/b, tiny/fold_0. It was not started" in done.output
@@ -74,18 +79,18 @@ def test_a_failed_step_blocks_only_those_that_depend_on_it_until_it_succeeds(dat
     assert done.exit_code == 0, done.output
     assert {"b, tiny", "d"} <= {file.name for file in steps.iterdir()}
     # what was finished was not done again
-    listed = json.loads((tmp_path / "measured" / "workflow" / "steps.json").read_text())
+    listed = json.loads((results / "workflow" / "steps.json").read_text())
     assert [step["name"] for step in listed] == ["train/b, tiny/fold_0", "evaluate/b, tiny/fold_0"]
 
-    before = (tmp_path / "measured" / "workflow" / "steps.json").stat().st_mtime_ns
+    before = (results / "workflow" / "steps.json").stat().st_mtime_ns
     assert benchmark(*given).exit_code == 0
-    assert (tmp_path / "measured" / "workflow" / "steps.json").stat().st_mtime_ns == before
+    assert (results / "workflow" / "steps.json").stat().st_mtime_ns == before
 
 
 def test_dry_run(dataset, steps, tmp_path):
     done = benchmark("-o", tmp_path / "measured", "--dry-run")
     assert done.exit_code == 0, done.output
-    assert f"train/c++/fold_0\n  touch {steps}/c++\n" in done.output
+    assert f"train/{ODD}/fold_0\n  {shlex.join(['touch', f'{steps}/{ODD}'])}\n" in done.output
     assert "prepare/a\n  echo 'preparing {this}' " in done.output
     assert done.output.endswith("4 step(s) left to run\n")
     assert not list(steps.iterdir()) and not (tmp_path / "measured").exists()
@@ -98,7 +103,7 @@ def test_a_profile_says_how(dataset, steps, tmp_path):
     (steps / "key").touch()
     given = ("-o", tmp_path / "measured", "--device", "cpu", "--profile")
     assert benchmark(*given, tmp_path / "profile").exit_code == 0
-    assert {"a", "b, tiny", "c++", "d"} <= {file.name for file in steps.iterdir()}
+    assert {"a", "b, tiny", ODD, "d"} <= {file.name for file in steps.iterdir()}
 
     (steps / "d").unlink()
     (tmp_path / "profile" / "config.yaml").write_text("")
