@@ -12,7 +12,7 @@ import pandas as pd
 from sam3d_nnunet.datasets.faults import Fault, reason
 from sam3d_nnunet.datasets.file_check import CaseFiles
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.geometry.damaged_files import refuse_damaged
+from sam3d_nnunet.geometry.damaged_files import refuse_damaged, refuse_name
 from sam3d_nnunet.geometry.image_grid import ImageGrid
 from sam3d_nnunet.geometry.images import check_axes, read_image
 from sam3d_nnunet.geometry.label_maps import LabelMap, read_stored_values
@@ -81,11 +81,15 @@ class _CaseCheck:
         self.report.faults.append(Fault(serious, self.subject, found, todo, reason(detail)))
 
     def _is_whole_file(self, file: Path) -> bool:
-        try:
-            refuse_damaged(file)
-        except SAM3DError as e:
-            self._fault("a file is damaged", "copy it or make it again", e)
-            return False
+        for refuse, found, todo in (
+            (refuse_name, "the path of a file is no Unicode", "rename it"),
+            (refuse_damaged, "a file is damaged", "copy it or make it again"),
+        ):
+            try:
+                refuse(file)
+            except SAM3DError as e:
+                self._fault(found, todo, e)
+                return False
         return True
 
     def _refused(self, file: Path, kind: str, error: SAM3DError) -> None:

@@ -60,5 +60,5 @@ def _line(group: list[Fault]) -> Finding:
 
 
 def _one_line(text: str) -> str:
-    """Names and messages of image libraries may hold line breaks."""
-    return " ".join(text.split())
+    """Names and messages of image libraries may hold line breaks, and bytes that are no text."""
+    return " ".join(text.split()).encode(errors="backslashreplace").decode()

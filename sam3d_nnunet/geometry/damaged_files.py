@@ -28,12 +28,25 @@ def refuse_damaged(file: str | Path) -> None:
     Raises:
         SAM3DError: names the file, and says what is wrong with it.
     """
+    refuse_name(file)
     try:
         _check(Path(file))
     except _Damage as e:
         raise SAM3DError(f"{file} is damaged: {e}. Copy or make it again.") from e
     except OSError as e:
         raise SAM3DError(f"{file} can't be read: {e.strerror or e}.") from e
+
+
+def refuse_name(file: str | Path) -> None:
+    """Refuse a path that is no Unicode, as in archives of old systems: ITK crashes on it.
+
+    Raises:
+        SAM3DError: names the file.
+    """
+    try:
+        str(file).encode()
+    except UnicodeEncodeError as e:
+        raise SAM3DError(f"The path {str(file)!a} is no Unicode, which ITK can't open. Rename the file.") from e
 
 
 class _Damage(Exception):

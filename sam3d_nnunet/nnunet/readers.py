@@ -10,6 +10,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.damaged_files import refuse_name
 
 
 def find_reader(dataset_json: dict[str, Any], examples: Iterable[str | Path]) -> type[BaseReaderWriter]:
@@ -26,7 +27,8 @@ def find_reader(dataset_json: dict[str, Any], examples: Iterable[str | Path]) ->
     """
     for example in filter(lambda file: Path(file).is_file(), examples):
         # nnU-Net prints a traceback for each reader that refuses the example
-        with contextlib.suppress(RuntimeError), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.suppress(RuntimeError, SAM3DError), contextlib.redirect_stderr(io.StringIO()):
+            refuse_name(example)
             return determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False)
     try:
         return determine_reader_writer_from_dataset_json(dataset_json, verbose=False)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
 import struct
@@ -560,6 +561,18 @@ def test_no_file_is_an_image(raw, capfd):
         "the label map can't be read",
     ]
     assert all("3 cases (a, b, c)" in line for line in shown)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("name", [b"line\nbreak", b"latin\xfc"])
+def test_names_that_nothing_can_print(raw, name, capfd):
+    made = raw("abc")
+    made.rename("b", os.fsdecode(name))
+    made.finish()
+    done = CliRunner().invoke(cli.app, ["doctor", "77"])
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
+    (line,) = [line for line in done.stdout.splitlines() if "the name holds a line break" in line]
+    assert line.startswith(("[FAIL] line break: ", "[FAIL] latin\\udcfc: "))
     assert "Traceback" not in "".join(capfd.readouterr())
 
 

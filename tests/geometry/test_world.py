@@ -1,3 +1,4 @@
+import os
 from itertools import permutations
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from scipy.spatial.transform import Rotation
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.grid import PreprocessedGrid
-from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.geometry.images import read_image
+from sam3d_nnunet.geometry.label_maps import read_label_map
+from sam3d_nnunet.geometry.world import ImageGeometry, read_header
 
 SPACINGS = st.tuples(*[st.floats(0.3, 7)] * 3)
 ORIGINS = st.tuples(*[st.floats(-400, 400)] * 3)
@@ -382,3 +385,13 @@ def test_axial_order_of_turned_images(axes, sign, tilt):
     turned = upright[:, [*axes, 3]] * [sign, sign, sign, 1]
     order = ImageGeometry(turned).axial_order
     assert [axes[axis] for axis in order] == [0, 1, 2]
+
+
+def test_path_that_is_no_unicode(tmp_path):
+    """ITK ends the whole process on such a path, with every read."""
+    file = tmp_path / os.fsdecode(b"k\xfchn.nii.gz")
+    sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkUInt8), str(tmp_path / "a.nii.gz"))
+    (tmp_path / "a.nii.gz").rename(file)
+    for read in (read_header, lambda f: read_image([f], SimpleITKIO()), lambda f: read_label_map(f, SimpleITKIO())):
+        with pytest.raises(SAM3DError, match="udcfchn.nii.gz' is no Unicode"):
+            read(file)
