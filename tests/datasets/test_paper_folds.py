@@ -70,14 +70,15 @@ def test_other_content(tmp_path, content, message):
 
 
 def test_same_case_in_other_spelling():
-    wanted = ["volume-8", "case_00013", "colon_001", "pancreas_331", "v1.2"]
-    there = ["Volume_008", "Case13", "colon_001", "pancreas 331", "v12"]
+    wanted = ["volume-8", "case_00013", "colon_001", "pancreas_331", "v1.2", "Mu\u0308ller"]
+    there = ["Volume_008", "Case13", "colon_001", "pancreas 331", "v12", "M\u00fcller"]
     match = match_names(wanted, there)
     assert match.found == {
         "volume-8": "Volume_008",
         "case_00013": "Case13",
         "colon_001": "colon_001",
         "pancreas_331": "pancreas 331",
+        "Mu\u0308ller": "M\u00fcller",  # ü as two characters and as one
     }
     assert match.missing == ["v1.2"] and match.surplus == ["v12"]
 
