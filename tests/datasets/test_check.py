@@ -470,6 +470,22 @@ def test_exit_code(raw, name):
     assert [bool(pattern(mark, words, "x").match(line)) for line in done.stdout.splitlines()] == [True]
 
 
+REFUSED_BY_NNUNET = [
+    *("text", "colours", "two time points", "label shape", "label spacing", "channel shape", "unknown label"),
+    *("scaled labels", "no label map", "missing channel", "surplus channel", "hidden file", "NaN"),
+]
+
+
+@pytest.mark.parametrize("name", REFUSED_BY_NNUNET)
+def test_what_nnunets_own_check_refuses(raw, verify, name):
+    made = raw("ax")
+    (IN_CASE | NOT_FINITE)[name][0](made, "x")
+    made.finish()
+    with pytest.raises((Exception, SystemExit)):
+        verify(made.folder)
+    assert not check_dataset("77").usable
+
+
 @pytest.mark.parametrize("name", IN_DESCRIPTION)
 def test_one_fault_in_the_description(raw, name):
     plant, mark, words = IN_DESCRIPTION[name]
@@ -638,6 +654,25 @@ def test_reader_that_turns_images(raw):
     made.description["overwrite_image_reader_writer"] = "SimpleITKIOWithReorient"
     turn(made, "a")
     sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(made.label("b"))), "PIR"), str(made.label("b")))
+    made.finish()
+    assert check_dataset("77").faults == []
+
+
+def test_sheared_image(raw):
+    """ITK refuses it; if the first image is sheared, nnU-Net reads the whole data set by nibabel."""
+    made = raw("abc")
+    image = nibabel.load(made.image("b"))
+    sheared = image.affine.copy()
+    sheared[0, 1] = 0.4
+    each(made.files("b"), lambda file: nibabel.save(nibabel.Nifti1Image(nibabel.load(file).get_fdata(), sheared), file))
+    made.finish()
+    faults = check_dataset("77").faults
+    assert {(fault.subject, fault.found) for fault in faults} == {
+        ("b", "the image can't be read"),
+        ("b", "the label map can't be read"),
+    }
+    assert "orthonormal" in lines(faults)[0]
+    made.rename("b", "0")
     made.finish()
     assert check_dataset("77").faults == []
 
