@@ -31,7 +31,8 @@ def patch_embed(module: PatchEmbed, image: Tensor) -> Tensor:
 
 def resampled(table: Tensor, length: int) -> Tensor:
     """Linear interpolation of the rows of a table; sample i lies at (i + 0.5) * old / new - 0.5, held at the ends."""
-    position = ((torch.arange(length, dtype=table.dtype) + 0.5) * len(table) / length - 0.5).clamp(0, len(table) - 1)
+    samples = torch.arange(length, dtype=table.dtype, device=table.device)
+    position = ((samples + 0.5) * len(table) / length - 0.5).clamp(0, len(table) - 1)
     below = position.floor().long()
     above = (below + 1).clamp(max=len(table) - 1)
     part = (position - below)[:, None]
@@ -72,7 +73,7 @@ def attention(module: WindowAttention, tokens: Tensor, shifted: bool) -> Tensor:
     q, k, v = module.qkv(windows).unflatten(-1, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
     logits = (q / q.shape[-1] ** 0.5) @ k.transpose(-1, -2)
     logits = logits + module.rel_pos_gain * position_bias(module, q)
-    region = cut(regions(grid, padded, shift), shift)
+    region = cut(regions(grid, padded, shift).to(tokens.device), shift)
     hidden = (region != region.transpose(1, 2)).repeat(batch, 1, 1)[:, None]
     out = logits.masked_fill(hidden, -torch.inf).softmax(-1) @ v
     out = module.proj(out.transpose(1, 2).flatten(2))
@@ -122,7 +123,7 @@ def decode(net: SAM3D, levels: list[Tensor], image: Tensor, prompts: Prompts) ->
     if net.dense_prompt is not None:
         tokens = Prompts((points + 0.5) / net.stride - 0.5, labels)
         last = last + net.dense_prompt(tokens, tuple(last.shape[2:]))
-    faces = 2 * (points + 0.5) / torch.tensor(image.shape[2:]) - 1
+    faces = 2 * (points + 0.5) / points.new_tensor(image.shape[2:]) - 1
     levels.append(net.prompt_encoder(last, faces, labels))
 
     decoder, size = net.mask_decoder, [2 * n for n in last.shape[2:]]

@@ -172,6 +172,15 @@ def test_equals_the_straightforward_formulation(size, stride, channels):
     assert largest < 1e-8
 
 
+def test_the_straightforward_formulation_computes_on_the_device_of_the_weights():
+    """A tensor on another device would stop `benchmarks/network.py` on a GPU. The device "meta" refuses it, too."""
+    size = (40, 72, 36)
+    net = build_sam3d(SMALL, input_channels=2, num_classes=3, patch_size=size, stride=4).to("meta")
+    prompts = Prompts(torch.ones(1, 2, 3), torch.ones(1, 2, dtype=torch.long)).to("meta")
+    logits = reference.segment(net, torch.ones(1, 2, *size, device="meta"), prompts)
+    assert logits.device.type == "meta" and logits.shape == (1, 3, *size)
+
+
 def test_encode_then_decode_is_forward():
     net = stirred(small())
     image = torch.randn(1, 1, 24, 32, 20)
