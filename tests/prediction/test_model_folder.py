@@ -74,6 +74,18 @@ def test_missing_and_broken_files(make_model, tmp_path):
         load_model_folder(folder)
 
 
+def test_weights_that_are_not_finite(make_model):
+    """A model that predicts NaN everywhere would silently find nothing."""
+    folder = make_model().folder
+    checkpoint = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(checkpoint, weights_only=False)
+    name = next(name for name, tensor in content["network_weights"].items() if tensor.is_floating_point())
+    content["network_weights"][name].view(-1)[0] = torch.inf
+    torch.save(content, checkpoint)
+    with pytest.raises(SAM3DError, match=f"{checkpoint} has weights that are NaN or infinite: {name}. Choose another"):
+        load_model_folder(folder)
+
+
 def test_channels_under_their_earlier_name(make_model):
     """nnU-Net also takes data sets that name their channels "modality", as nnU-Net v1 did."""
     folder = make_model().folder
