@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from sam3d_nnunet.datasets.case_files import cases_in_folder
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
-from sam3d_nnunet.datasets.splits import read_fold, splits_file
+from sam3d_nnunet.datasets.splits import read_fold, read_splits, splits_file
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.image_grid import read_grid
 from sam3d_nnunet.geometry.label_maps import read_label_map
@@ -108,14 +108,18 @@ class EvaluationData:
         """The validation cases of a fold.
 
         Raises:
-            SAM3DError: there are no folds, or not this one, or they can't be used, or its cases are not there.
+            SAM3DError: there are no folds, or not this one, or they can't be used, or a case has neither label map nor
+                image. Where one of them is missing, the case fails when it is needed.
         """
         if not fold.isdecimal():
             raise SAM3DError(
                 f"The fold {fold} has no validation cases of its own. Give a numbered fold, or a test set with --test."
             )
         there, where = (self.raw.cases, self.raw.folder) if self.raw else (self.cases_with_truth(), self.truth)
-        return sorted(read_fold(splits_file(self.name), int(fold), there, where, parts=["val"])["val"])
+        file = splits_file(self.name)
+        wanted = read_splits(file)[int(fold) : int(fold) + 1]
+        with_image = [case for part in wanted for case in part["val"] if self.image_file(case)]
+        return sorted(read_fold(file, int(fold), [*there, *with_image], where, parts=["val"])["val"])
 
     def cases_with_truth(self) -> list[str]:
         """All cases that have a label map.

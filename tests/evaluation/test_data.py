@@ -9,6 +9,7 @@ import tifffile
 from sam3d_nnunet.datasets.splits import splits_file
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData, spacing_of
+from sam3d_nnunet.geometry.world import ImageGeometry
 
 
 @pytest.fixture
@@ -102,3 +103,25 @@ def test_no_such_data(data, monkeypatch):
     monkeypatch.delenv("nnUNet_raw")
     with pytest.raises(SAM3DError, match="nnUNet_raw"):
         EvaluationData.from_nnunet("Dataset720_Some")
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"])
+def test_truth_whose_direction_differs_is_paired_as_nnunet_trains(data, reader, capsys):
+    """By the index in the arrays of the reader, which may turn both, each by its own header."""
+    file, image_file = data.truth_file("case_1"), data.image_file("case_1")
+    label_map, image = sitk.ReadImage(str(file)), sitk.ReadImage(str(image_file))
+    label_map.SetDirection((-1, 0, 0, 0, 1, 0, 0, 0, 1))
+    label_map.SetOrigin((3, 0, 0))
+    sitk.WriteImage(label_map, str(file))
+    image.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))
+    sitk.WriteImage(image, str(image_file))
+    data = replace(data, dataset_json=data.dataset_json | {"overwrite_image_reader_writer": reader})
+    segmentation, geometry = data.read_truth("case_1")
+    assert "case_1: By its header" in capsys.readouterr().err
+    in_training = data.reader.read_seg(str(file))[0][0]
+    _, properties = data.reader.read_images([str(image_file)])
+    of_reader = ImageGeometry.from_file(image_file, properties)
+    for label in (1, 2):
+        voxels = of_reader.to_voxels(geometry.to_world(np.argwhere(segmentation == label))).round().astype(int)
+        assert len(voxels) and (in_training[tuple(voxels.T)] == label).all()
+    assert (geometry.affine == ImageGeometry.from_file(image_file).affine).all()

@@ -12,7 +12,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.evaluate import evaluate, evaluate_as_in_paper
 from sam3d_nnunet.evaluation.model import PredictionOptions
 from sam3d_nnunet.evaluation.results import Results
-from sam3d_nnunet.prediction.cases import read_case
+from sam3d_nnunet.prediction.cases import mask_maps, read_case
 from sam3d_nnunet.prediction.predictor import SAM3DPredictor
 from sam3d_nnunet.prompts.files import read_prompt, write_prompt
 from sam3d_nnunet.prompts.prompt import Prompt
@@ -177,6 +177,7 @@ def test_a_bad_case_does_not_cost_the_others(make_evaluated, tmp_path, monkeypat
     assert capsys.readouterr().err.count("There is no image") == 4
 
     (tmp_path / "kept").rename(raw / "imagesTr" / f"{CASES[0]}_0000.nii.gz")
+    shutil.copy(model.images / "case_2_0000.nii.gz", raw / "imagesTr")
     (raw / "labelsTr" / "case_2.nii.gz").unlink()
     failed = evaluate(model.folder, tmp_path / "more", ["0"], ["automatic", "lesion_1"], 1, QUICK)
     assert [place.rpartition(": ")[2] for place in failed] == ["case_2"] * 2
@@ -264,7 +265,7 @@ def test_each_iteration_sees_the_mask_so_far(make_evaluated, tmp_path):
         before, after = (reader.read_seg(str(folder / f"{case}.nii.gz"))[0][0] for folder in folders)
         image = read_case([model.images / f"{case}_0000.nii.gz"], predictor.model)
         prompt = read_prompt(folders[1] / f"{case}.json")
-        assert (predictor.predict_read(image, prompt, so_far=before).segmentation() == after).all()
+        assert (predictor.predict_read(image, prompt, maps=mask_maps(before, image)).segmentation() == after).all()
         changed += (predictor.predict_read(image, prompt).segmentation() != after).sum()
     assert changed > 0
 
