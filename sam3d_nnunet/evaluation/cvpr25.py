@@ -16,8 +16,9 @@ from scipy.ndimage import distance_transform_edt
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.metrics import dice, nsd_column, surface_scores
 from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.simulation.protocols import FAMILIES
 
-ROUNDS = 5
+ROUNDS = FAMILIES["cvpr25"].rounds
 NEIGHBOURS = 26  # that make wrong voxels one error
 SEED = 42  # of the draw among the deepest voxels of an error
 TOLERANCE = 2.0  # of the NSD, in mm

@@ -28,7 +28,8 @@ def draw_prompts(
     Args:
         dataset: id or name.
         results: folder of results of the data set.
-        protocols: names, see `Protocol`; of iterated protocols only the first clicks are drawn.
+        protocols: names, see `Protocol`; of iterated protocols only the first clicks are drawn, of those of a
+            challenge the centres of the boxes.
         trials: how many times clicks are drawn.
         folds: click on their validation cases; default: on all training cases.
         test: a separate test set, instead of the training cases.
@@ -53,7 +54,7 @@ def draw_prompts(
     root.claim(data, test_data)
     failures = []
     for protocol in wanted:
-        for trial in range(trials):
+        for trial in range(trials if protocol.has_trials else 1):
             folder = root.prompts(protocol.name, trial)
             _, failed = drawn_prompts(test_data or data, protocol, trial, cases, folder)
             failures += print_failed(str(folder.relative_to(root.root)), failed)

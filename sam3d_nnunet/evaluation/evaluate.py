@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from sam3d_nnunet.datasets.splits import splits_file
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.challenge_prediction import ChallengePrediction
 from sam3d_nnunet.evaluation.data import EvaluationData, TestFolders
 from sam3d_nnunet.evaluation.drawn_prompts import drawn_prompts
 from sam3d_nnunet.evaluation.measure import measure, print_failed
@@ -43,7 +44,7 @@ def evaluate(
         results: folder of results of the data set, as `evaluation.results.Results` reads it.
         folds: numbers; default: all trained folds. Their ensemble predicts a test set.
         protocols: names, see `Protocol`.
-        trials: how many times clicks are drawn.
+        trials: how many times clicks are drawn, where protocols draw them at random.
         options: of the predictions.
         name: of the method in the results; default: that of the model folder.
         dataset: id or name; default: the data set that the model was trained on.
@@ -85,7 +86,7 @@ def evaluate(
         method = _Method(root, name, model)
         method.claim(data, test_data)
         for protocol in wanted:
-            for trial in range(1 if protocol.is_automatic else trials):
+            for trial in range(trials if protocol.has_trials else 1):
                 failures += method.run(test_data or data, protocol, fold, trial, cases, tolerances)
         method.write_facts()
     return failures
@@ -215,6 +216,8 @@ class _Method:
         folders: list[Path],
     ) -> Iterator[tuple[Path, CaseReport]]:
         prompts = {case: prompts[case] for case in cases if case in prompts}
+        if protocol.is_challenge:
+            return ChallengePrediction(self.model.prompted, data, folders, trial).predict(prompts)
         if protocol.is_iterated:
             return IteratedPrediction(self.model.prompted, data, folders, trial).predict(prompts)
         folder = folders[0]

@@ -133,6 +133,15 @@ def _f1(hit: int, right: int, number: int, count: int) -> float:
 FALSE_POSITIVES = "false_positive_ml"
 LESION_SCORES = ("lesion_f1", "lesion_sensitivity", "lesion_precision", "lesion_dice")
 OTHER_METRICS = ("hd95_mm", "volume_error")
+ALL_CLASSES = "all classes"
+"""The target of scores that are means over the classes of a case."""
+CHALLENGE_SCORES = {
+    "dsc_auc": "DSC_AUC",
+    "nsd_auc": "NSD_AUC",
+    "dsc_final": "DSC_Final",
+    "nsd_final": "NSD_Final",
+}
+"""Columns of scores.csv that tables show, and their names in the CVPR 2025 challenge."""
 NAMES = {
     "dice": "Dice",
     FALSE_POSITIVES: "false positives (ml)",
@@ -140,16 +149,22 @@ NAMES = {
     "lesion_sensitivity": "lesion sensitivity",
     "lesion_precision": "lesion precision",
     "lesion_dice": "lesion Dice",
+    **CHALLENGE_SCORES,
 }
 
 
 def is_score(metric: str) -> bool:
-    """Whether a column of metrics.csv holds a share, the higher the better."""
-    return metric == "dice" or metric.startswith("nsd_") or metric in LESION_SCORES
+    """Whether a metric is the higher the better."""
+    return metric == "dice" or metric.startswith("nsd_") or metric in (*LESION_SCORES, *CHALLENGE_SCORES)
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share from 0 to 1, the higher the better."""
+    return is_score(metric) and not metric.endswith("_auc")
 
 
 def metrics_of(table: pd.DataFrame) -> list[str]:
-    """Columns that are averaged."""
+    """Columns of metrics.csv or scores.csv that are averaged."""
     return [c for c in table if is_score(c) or c in OTHER_METRICS or c == FALSE_POSITIVES]
 
 

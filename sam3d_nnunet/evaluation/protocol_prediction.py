@@ -18,7 +18,7 @@ from sam3d_nnunet.geometry.images import check_axes, check_image_file
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.io import whole_files
 from sam3d_nnunet.prediction.batch import CaseReport, PlannedCase, predict_cases
-from sam3d_nnunet.prediction.cases import ClickSource, ImageCase, read_case
+from sam3d_nnunet.prediction.cases import ClickSource, ImageCase, mask_maps, read_case
 from sam3d_nnunet.prediction.predictor import CasePrediction, SAM3DPredictor
 from sam3d_nnunet.prediction.writer import CaseWriter
 from sam3d_nnunet.prompts.prompt import Prompt
@@ -181,7 +181,8 @@ class IteratedPrediction:
     def _predict(self, image: ImageCase, prompt: Prompt, so_far: np.ndarray | None) -> CasePrediction:
         if not len(prompt.points):
             return self.predictor.predict_nothing(image, prompt)
-        return self.predictor.predict_read(image, prompt, so_far=so_far)
+        maps = None if so_far is None else mask_maps(so_far, image)
+        return self.predictor.predict_read(image, prompt, maps=maps)
 
     def _corrected(
         self, prompt: Prompt, so_far: np.ndarray, truth: np.ndarray, image: ImageCase, step: int

@@ -10,7 +10,8 @@ RESULTS/
       settings.json               settings of the predictions
       prediction.csv              clicks, windows and seconds of each case
       metrics.csv, metrics.json   metrics of each case and target
-    PROTOCOL/fold_F/trial_T/after_K/     the same after K clicks, under protocols that correct step by step
+    PROTOCOL/fold_F/trial_T/after_K/     the same after K clicks or rounds, under protocols that correct step by step
+      scores.csv                  after the last round of a challenge's protocol: its own scores of each case
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.metrics import ALL_CLASSES, CHALLENGE_SCORES
 from sam3d_nnunet.io import read_json, read_json_object, read_text, write_json, write_text
 from sam3d_nnunet.simulation.protocols import Protocol
 
@@ -37,6 +39,7 @@ METRICS = "metrics.csv"
 METRICS_JSON = "metrics.json"
 PREDICTION = "prediction.csv"
 PROMPTS = "prompts"
+SCORES = "scores.csv"
 SETTINGS = "settings.json"
 SPLITS = "splits_final.json"
 TEST = "test"
@@ -46,7 +49,11 @@ WEIGHTS = "weights"
 """In settings.json: fingerprints of the checkpoints whose predictions are averaged."""
 KEYS = ["method", "protocol", "fold", "trial", "clicks"]
 """Columns that tell the rows of one folder of predictions from those of another."""
-NEEDED = {METRICS: ["case", "target", "dice", "truth_voxels"], PREDICTION: ["seconds"]}
+NEEDED = {
+    METRICS: ["case", "target", "dice", "truth_voxels"],
+    PREDICTION: ["seconds"],
+    SCORES: ["case", "target", "truth_voxels", *CHALLENGE_SCORES],
+}
 """Columns that a table must have."""
 NAMES = {"case": str, "target": str}
 """Columns of names; all others hold numbers."""
@@ -69,7 +76,7 @@ class PredictionFolder:
         protocol: such as "volume_1".
         fold: as nnU-Net writes it, such as "0"; or "test".
         trial: counted from 0.
-        clicks: after how many corrective clicks; None where the protocol is not iterated.
+        clicks: after how many clicks, or rounds of clicks; None where the protocol is not iterated.
     """
 
     path: Path
@@ -126,6 +133,11 @@ class Results:
     def costs(self) -> pd.DataFrame:
         """All rows of all prediction.csv (case, clicks_given, windows, seconds), with the same columns in front."""
         return self._collect(PREDICTION)
+
+    @cached_property
+    def scores(self) -> pd.DataFrame | None:
+        """All rows of all scores.csv, with the same columns in front; None if there are none."""
+        return self._collect(SCORES) if any((folder.path / SCORES).is_file() for folder in self.folders) else None
 
     def splits(self, method: str) -> list[dict[str, list[str]]] | None:
         """The splits that a method was trained on; None where they are not known."""
@@ -350,12 +362,23 @@ def known_settings(folder: Path) -> dict[str, Any]:
 
 def add_cost(folder: Path, case: str, clicks: int, windows: int | None, seconds: float) -> None:
     """Note in prediction.csv what the prediction of a case cost."""
-    file = folder / PREDICTION
-    row = pd.DataFrame([{"case": case, "clicks": clicks, "windows": windows, "seconds": round(seconds, 3)}])
+    _put_row(folder / PREDICTION, {"case": case, "clicks": clicks, "windows": windows, "seconds": round(seconds, 3)})
+
+
+def add_scores(folder: Path, case: str, truth_voxels: int, scores: dict[str, Any]) -> None:
+    """Note in scores.csv what `cvpr25.run` gave for a case."""
+    rounds = {f"round_{k}_{name}": value for name in ("dsc", "nsd") for k, value in enumerate(scores[name])}
+    sums = {name: scores[name] for name in CHALLENGE_SCORES}
+    _put_row(folder / SCORES, {"case": case, "target": ALL_CLASSES, "truth_voxels": truth_voxels, **rounds, **sums})
+
+
+def _put_row(file: Path, row: dict[str, Any]) -> None:
+    """Write the row of a case into a table, in place of the one that the case may have."""
+    table = pd.DataFrame([row])
     if file.is_file():
         known = read_table(file)
-        row = pd.concat([known[known["case"] != case], row])
-    write_text(file, row.sort_values("case").to_csv(index=False))
+        table = pd.concat([known[known["case"] != row["case"]], table])
+    write_text(file, table.sort_values("case").to_csv(index=False))
 
 
 def fingerprint(checkpoint: Path) -> str:

@@ -14,7 +14,7 @@ from sam3d_nnunet.geometry.grid import to_image
 from sam3d_nnunet.geometry.turn import NO_TURN
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.network.device import usable_device
-from sam3d_nnunet.prediction.cases import ImageCase, PreviousMask, mask_maps, read_case, read_previous_mask
+from sam3d_nnunet.prediction.cases import ImageCase, PreviousMask, read_case, read_previous_mask
 from sam3d_nnunet.prediction.growth import MAX_WINDOWS, BoxLogits, predict_per_lesion, predict_prompted
 from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load_model_folder
 from sam3d_nnunet.prediction.windows import WindowPredictor
@@ -196,15 +196,15 @@ class SAM3DPredictor:
         prompt: Prompt | None = None,
         per_lesion: bool = False,
         refine_from: str | Path | None = None,
-        so_far: np.ndarray | None = None,
+        maps: np.ndarray | None = None,
     ) -> CasePrediction:
         """Like `predict_case`, for an image that has been read.
 
         Args:
-            so_far: (D, H, W) label map that the model gets as previous mask, if it takes one, without clicks.
+            maps: (3, d, h, w) int16 dense prompts on the preprocessed grid, for models that take them. Those from
+                `refine_from` take their place.
         """
         previous = None
-        maps = None if so_far is None else mask_maps(so_far, case)
         if refine_from is not None:
             name = stem(refine_from, self.model.file_ending) if prompt is None else prompt.image
             previous = read_previous_mask(refine_from, case, self.model, name)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from sam3d_nnunet.evaluation.metrics import RULE
+from sam3d_nnunet.evaluation.metrics import CHALLENGE_SCORES, RULE
 from sam3d_nnunet.report.content import Content
 from sam3d_nnunet.report.pooling import FOLDS
 from sam3d_nnunet.report.published import paper_notes
@@ -20,6 +20,7 @@ def caption(content: Content) -> list[str]:
         *_sources(content),
         f"Protocols: {'; '.join(_protocols(content))}.",
         *_areas(content),
+        *_challenges(content),
         RULE,
         *_empty(content),
         "Bold: the best of several methods under the same protocol and on the same cases.",
@@ -51,7 +52,7 @@ def _protocols(content: Content) -> list[str]:
     for pooled in content.pools:
         trials.setdefault(pooled.protocol, set()).add(pooled.trials)
     return [
-        f"{protocol.name}: {protocol.sentence}{_trials(sorted(counts)) if not protocol.is_automatic else ''}"
+        f"{protocol.name}: {protocol.sentence}{_trials(sorted(counts)) if protocol.has_trials else ''}"
         for protocol, counts in trials.items()
     ]
 
@@ -66,6 +67,17 @@ def _areas(content: Content) -> list[str]:
     return [
         "Area: that under the curve of a score against the steps, by trapezoids, divided by the distance between the "
         "first and the last step."
+    ]
+
+
+def _challenges(content: Content) -> list[str]:
+    """What the scores of a challenge are."""
+    if not any(metric in CHALLENGE_SCORES for _, metric in content.columns):
+        return []
+    return [
+        "DSC and NSD (at 2 mm) of all classes are those of the CVPR 2025 challenge: means over the classes of a case; "
+        "the NSD is 0 where the DSC is at most 0.2. AUC: area under the five rounds of clicks by trapezoids, from 0 to "
+        "4. Final: after the last round, in per cent."
     ]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sam3d_nnunet.evaluation.metrics import FALSE_POSITIVES, LESION_SCORES, is_score
+from sam3d_nnunet.evaluation.metrics import ALL_CLASSES, FALSE_POSITIVES, LESION_SCORES, is_score
 from sam3d_nnunet.evaluation.results import Results
 from sam3d_nnunet.report.pooling import Pooled, pool
 from sam3d_nnunet.report.published import NSD, TARGETS, PaperRow, paper_rows
@@ -46,8 +46,8 @@ class Content:
 
     @property
     def columns(self) -> list[Column]:
-        """Columns with any number in them. Those that only the paper fills come last."""
-        columns = [(target, metric) for target in self.targets for metric in self._shown(target)]
+        """Columns with any number in them. Scores of all classes come last, then what only the paper fills."""
+        columns = [(target, metric) for target in [*self.targets, ALL_CLASSES] for metric in self._shown(target)]
         of_paper = [(self.paper_target, metric) for metric in ("dice", NSD)] if self.paper else []
         return columns + [column for column in of_paper if column not in columns]
 
@@ -103,7 +103,8 @@ def gather(
     pools, notes = pool(selection)
     targets = list(dict.fromkeys(selection.table["target"]))
     baseline = selection.baseline or _usual_baseline(selection)
-    statistics = table_statistics(pools, targets, baseline)
+    with_all = targets if results.scores is None else [*targets, ALL_CLASSES]
+    statistics = table_statistics(pools, with_all, baseline)
     dataset = results.data.get("dataset", results.root.resolve().name)
     return Content(dataset, pools, statistics, targets, results.methods, baseline, notes, lesions, paper)
 

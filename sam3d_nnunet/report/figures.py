@@ -221,7 +221,7 @@ def _title(selection: Selection, folder: PredictionFolder, case: str) -> str:
     dice = ["undefined" if pd.isna(d) else f"{d:.2f}" for d in table.loc[here, DICE]]
     if len(dice) > MOST_DICE:
         dice = [f"{table.loc[here, DICE].mean():.2f} (mean)"]
-    trial = "" if protocol.is_automatic else f", trial {folder.trial + 1}"
+    trial = "" if not protocol.has_trials else f", trial {folder.trial + 1}"
     return f"{wrap(selection.name(folder.method))}\n{protocol.name}{trial}\nDice {' / '.join(dice)}"
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sam3d_nnunet.evaluation.metrics import is_score, metric_name
+from sam3d_nnunet.evaluation.metrics import is_score, is_share, metric_name
 from sam3d_nnunet.report.caption import caption
 from sam3d_nnunet.report.content import Column, Content
 from sam3d_nnunet.report.pooling import FOLDS, Pooled
@@ -158,8 +158,8 @@ def _cost_cell(item: _Cost, value: float | None) -> Cell:
 
 
 def _number(metric: str, value: float) -> str:
-    """A score in per cent, any other metric as it is."""
-    return f"{100 * value:.2f}" if is_score(metric) else f"{value:.2f}"
+    """A share in per cent, any other metric as it is."""
+    return f"{100 * value:.2f}" if is_share(metric) else f"{value:.2f}"
 
 
 def _best(content: Content) -> set[tuple[int, Column]]:
@@ -172,7 +172,7 @@ def _best(content: Content) -> set[tuple[int, Column]]:
         for column in (c for c in content.columns if is_score(c[1])):
             found = {place: s for place in places if (s := content.statistics.get((place, *column))) and s.cases}
             cases = frozenset().union(*(s.cases for s in found.values()))
-            means = {place: round(100 * s.mean, 2) for place, s in found.items() if s.cases == cases}
+            means = {place: float(_number(column[1], s.mean)) for place, s in found.items() if s.cases == cases}
             if len(means) > 1:
                 best |= {(place, column) for place, mean in means.items() if mean == max(means.values())}
     return best

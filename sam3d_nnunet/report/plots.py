@@ -179,7 +179,7 @@ def _curves(selection: Selection, method: str) -> dict[bool, dict[int, pd.DataFr
     drawn = {p.clicks: selection.rows(method, p) for p in protocols if p.is_plotted_against_clicks}
     corrective = {}
     for protocol in protocols:
-        if protocol.is_iterated:  # the longest one comes last
+        if protocol.is_iterated and not protocol.is_challenge:  # the longest one comes last
             rows = selection.all_rows(method, protocol)
             corrective = {int(count): of_count for count, of_count in rows.groupby("clicks")}
     return {

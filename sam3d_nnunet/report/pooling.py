@@ -17,6 +17,8 @@ from sam3d_nnunet.simulation.protocols import Protocol
 FOLDS = "folds"
 """Source of the validation cases of numbered folds. The test set is never pooled with them."""
 GROUP = ["source", "protocol", "clicks", "method"]
+NO_STEP = -1
+"""In the column clicks: the protocol is not iterated."""
 MOST_NAMES = 5
 """How many cases a sentence names."""
 Splits = list[tuple[frozenset[str], frozenset[str]]]
@@ -32,7 +34,7 @@ class Pooled:
         name: display name of the method.
         protocol: under which it was predicted.
         source: FOLDS or "test".
-        clicks: number of clicks after which it was measured; None if the protocol is not iterated.
+        clicks: number of clicks, or rounds, after which it was measured; None if the protocol is not iterated.
         area: the values are areas under the curve up to `clicks` instead of those measured after `clicks`.
         rows: of metrics.csv, with the columns fold and trial.
         seconds: median per case, or per click of an iterated protocol; None if unknown.
@@ -99,10 +101,7 @@ def pool(selection: Selection) -> tuple[list[Pooled], list[str]]:
         SAM3DError: methods were trained on different splits, a case is not a validation case of its fold, or a case
             was measured twice.
     """
-    table = selection.table.assign(
-        source=selection.table["fold"].map(lambda fold: FOLDS if fold.isdecimal() else fold),
-        clicks=selection.table["clicks"].fillna(0).astype(int),
-    )
+    table = _with_source(pd.concat([selection.table, selection.score_rows()], ignore_index=True))
     splits, notes = _common_splits(selection, table)
     pools = _groups(selection, table)
     for pooled in pools:
@@ -124,18 +123,22 @@ def _groups(selection: Selection, table: pd.DataFrame) -> list[Pooled]:
         rows, name = groups[key].copy(), selection.name(method)
         undefined = [metric for metric in metrics_of(rows) if metric != FALSE_POSITIVES]
         rows[undefined] = rows[undefined].where(rows["truth_voxels"] > 0)  # the rule for an empty truth
-        pools.append(Pooled(method, name, protocols[protocol], source, clicks or None, False, rows, seconds.get(key)))
+        step = None if clicks == NO_STEP else clicks
+        pools.append(Pooled(method, name, protocols[protocol], source, step, False, rows, seconds.get(key)))
     return pools
+
+
+def _with_source(table: pd.DataFrame) -> pd.DataFrame:
+    """With a column source, and integers in the column clicks, so that pandas can group by both."""
+    source = table["fold"].map(lambda fold: FOLDS if fold.isdecimal() else fold)
+    return table.assign(source=source, clicks=table["clicks"].fillna(NO_STEP).astype(int))
 
 
 def _seconds(selection: Selection) -> dict[tuple, float]:
     """Median of each group. Predictions from other programs may have no times."""
     if not any((folder.path / PREDICTION).is_file() for folder in selection.results.folders):
         return {}
-    costs = selection.results.costs
-    source = costs["fold"].map(lambda fold: FOLDS if fold.isdecimal() else fold)
-    costs = costs.assign(source=source, clicks=costs["clicks"].fillna(0).astype(int))
-    return costs.groupby(GROUP)["seconds"].median().dropna().to_dict()
+    return _with_source(selection.results.costs).groupby(GROUP)["seconds"].median().dropna().to_dict()
 
 
 def _common_splits(selection: Selection, table: pd.DataFrame) -> tuple[Splits | None, list[str]]:
@@ -231,11 +234,15 @@ def _missing_cases(pools: list[Pooled]) -> list[str]:
 
 
 def _with_areas(pools: list[Pooled]) -> list[Pooled]:
-    """Add the area under the curve of each method after the last step of an iterated protocol."""
+    """Add the area under the curve of each method after the last step of an iterated protocol.
+
+    Challenges measure areas in their own way (scores.csv).
+    """
     steps: dict[tuple, list[Pooled]] = {}
     for pooled in pools:
         steps.setdefault((pooled.source, pooled.protocol), []).append(pooled)
-    return [p for of_protocol in steps.values() for p in (*of_protocol, *_areas(of_protocol))]
+    areas = {key: [] if key[1].is_challenge else _areas(of_protocol) for key, of_protocol in steps.items()}
+    return [p for key, of_protocol in steps.items() for p in (*of_protocol, *areas[key])]
 
 
 def _areas(pools: Iterable[Pooled]) -> list[Pooled]:

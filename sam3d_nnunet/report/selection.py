@@ -6,7 +6,7 @@ from copy import copy
 import pandas as pd
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.results import TEST, Results
+from sam3d_nnunet.evaluation.results import KEYS, TEST, Results
 from sam3d_nnunet.simulation.protocols import Protocol
 
 
@@ -93,6 +93,14 @@ class Selection:
     def all_rows(self, method: str, protocol: Protocol) -> pd.DataFrame:
         """What was measured; of an iterated protocol, after each click."""
         return self.table[(self.table["method"] == method) & (self.table["protocol"] == protocol.name)]
+
+    def score_rows(self) -> pd.DataFrame | None:
+        """Rows of scores.csv of the same methods, protocols and folds as in `table`; None if there are none."""
+        scores = self.results.scores
+        if scores is None:
+            return None
+        shown = self.table.set_index(KEYS).index
+        return scores[scores.set_index(KEYS).index.isin(shown)]
 
     def by_source(self) -> dict[str, "Selection"]:
         """Folds and test set apart, since they are never pooled, by the suffix for the names of their figures.

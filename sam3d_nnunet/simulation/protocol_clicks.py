@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 from scipy.ndimage import distance_transform_edt, find_objects
 
+from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.prompts.prompt import VoxelPrompts
 from sam3d_nnunet.simulation.draw import Components, case_generator, clicks_per_class, draw_clicks
 from sam3d_nnunet.simulation.protocols import Protocol
@@ -47,6 +48,8 @@ def draw_protocol(
 ) -> VoxelPrompts:
     """All clicks of a protocol that can be drawn beforehand; for iterated ones the first on each class.
 
+    For those of a challenge, these are the centres of the boxes.
+
     Absent classes get no clicks. Clicks that are moved off target keep their label and lie exactly as far off as asked,
     in a random direction, where the nearest voxel is inside the image and outside their class. If 1000 directions lead
     to no such place, they go to the voxel outside their class whose distance is closest to the one asked for.
@@ -74,6 +77,14 @@ def _per_class(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPromp
 def _first_per_class(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPrompts:
     """Further clicks depend on predictions; `evaluation.protocol_prediction` draws them."""
     return _per_class(truth, 1, rng)
+
+
+def _box_centres(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPrompts:
+    """The centre of the box around each class."""
+    boxes = {label: Box.from_mask(truth.segmentation == label) for label in truth.classes}
+    centres = {label: np.add(box.start, box.stop) / 2 - 0.5 for label, box in boxes.items() if box is not None}
+    points = np.array(list(centres.values()), np.float32).reshape(-1, 3)
+    return VoxelPrompts(points, np.array(list(centres), np.int64))
 
 
 def _per_lesion(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPrompts:
@@ -144,6 +155,7 @@ DRAWING: dict[str, Callable[[Truth, int, np.random.Generator], VoxelPrompts]] = 
     "surrounding": partial(_in_third, third=1),
     "margin": partial(_in_third, third=2),
     "iterated": _first_per_class,
+    "cvpr25": _box_centres,
 }
 """For each of `protocols.FAMILIES`, what draws its clicks, given their number."""
 

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import listing
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Family:
         is_numbered: names end in a number of clicks, as in volume_3.
         is_drawn: all clicks are drawn from the truth before anything is predicted. They can be moved off target.
         is_iterated: each further click corrects the previous prediction.
+        rounds: of a challenge: a first prediction from boxes, then so many rounds of clicks, which depend on the
+            predictions alone. Such a protocol has scores of its own (scores.csv).
         is_plotted_against_clicks: these protocols make up the solid curves of the figure dice_against_clicks.
         is_click_position: these protocols stand in the figure click_position.
     """
@@ -30,6 +33,7 @@ class Family:
     is_numbered: bool = True
     is_drawn: bool = True
     is_iterated: bool = False
+    rounds: int = 0
     is_plotted_against_clicks: bool = False
     is_click_position: bool = False
 
@@ -63,6 +67,15 @@ FAMILIES: dict[str, Family] = {
             is_drawn=False,
             is_iterated=True,
         ),
+        Family(
+            "cvpr25",
+            "a box around each class, then five rounds of one click on each class that is wrong, as in the CVPR 2025 "
+            "challenge on interactive segmentation",
+            is_numbered=False,
+            is_drawn=False,
+            is_iterated=True,
+            rounds=5,
+        ),
     )
 }
 """By name, in the order in which tables and figures show them."""
@@ -77,7 +90,7 @@ class Protocol:
     Attributes:
         family: how they are placed.
         clicks: how many on each class of a volume, on each lesion, and so on; at most that many if the family is
-            iterated; 0 without clicks.
+            iterated; 0 without clicks, and where the family has rounds.
         off_share: share of the clicks that are moved off target.
         off_mm: how far they are moved.
     """
@@ -163,8 +176,20 @@ class Protocol:
         return self.family.is_iterated
 
     @property
+    def is_challenge(self) -> bool:
+        """Boxes and rounds of clicks as in a challenge, which has scores of its own."""
+        return self.family.rounds > 0
+
+    @property
+    def has_trials(self) -> bool:
+        """Whether clicks are drawn at random, so that they differ from trial to trial."""
+        return not (self.is_automatic or self.is_challenge)
+
+    @property
     def steps(self) -> range:
-        """After which numbers of clicks an iterated protocol is measured; empty for others."""
+        """After which numbers of clicks, or rounds from 0 on, an iterated protocol is measured; empty for others."""
+        if self.is_challenge:
+            return range(self.family.rounds + 1)
         return range(1, self.clicks + 1) if self.is_iterated else range(0)
 
     @property
@@ -192,7 +217,7 @@ def protocol_help() -> str:
 
 
 def _off_target_help() -> str:
-    fixed = " and ".join(family.form for family in FAMILIES.values() if not family.is_drawn)
+    fixed = listing(family.form for family in FAMILIES.values() if not family.is_drawn)
     return f"All but {fixed} can end in, for example, _off20_5mm: 20 % of the clicks are moved 5 mm off target."
 
 

@@ -201,7 +201,7 @@ class Steps:
         return all(
             up_to_date(folder, self.data, self.cases[fold], tolerances)
             for protocol in map(Protocol.parse, protocols)
-            for trial in ([0] if protocol.is_automatic else trials)
+            for trial in (trials if protocol.has_trials else [0])
             for folder in step_folders(self.results.predictions(method.name, protocol.name, str(fold), trial), protocol)
         )
 

@@ -107,7 +107,8 @@ def test_each_family_has_a_sentence_an_order_help_and_clicks(name, segmentation)
     assert family.help.startswith(family.form) and family.help in protocol_help()
     assert protocol.order[0] == list(FAMILIES).index(name)
     assert sum([protocol.is_automatic, protocol.is_drawn, protocol.is_iterated]) == 1
-    assert (protocol.steps == range(1, 4)) == protocol.is_iterated
+    expected = range(family.rounds + 1) if protocol.is_challenge else range(1, 4) if protocol.is_iterated else range(0)
+    assert protocol.steps == expected
     points, labels, _ = draw(protocol.name, segmentation)
     assert points.shape == (len(labels), 3) and (len(labels) == 0) == protocol.is_automatic
 
@@ -153,6 +154,23 @@ def test_what_figures_show():
     assert {n: p.clicks for n, p in protocols.items() if p.is_plotted_against_clicks} == {"automatic": 0, "volume_3": 3}
     assert [n for n, p in protocols.items() if p.family.is_click_position] == ["center_1", "center_1_off20_5mm"]
     assert [n for n, p in protocols.items() if p.gives_one_click] == ["lesion_1", "center_1", "iterated_1", "bbox_1"]
+
+
+def test_the_protocol_of_a_challenge():
+    protocol = Protocol.parse("cvpr25")
+    assert protocol.is_challenge and protocol.is_iterated and protocol.steps == range(6)
+    assert not protocol.has_trials and Protocol.parse("volume_1").has_trials
+    for name in ("cvpr25_5", "cvpr25_off20_5mm", "cvpr"):
+        with pytest.raises(SAM3DError, match="There is no protocol"):
+            Protocol.parse(name)
+
+
+def test_centres_of_boxes(segmentation):
+    points, labels, _ = draw("cvpr25", segmentation)
+    assert labels.tolist() == [1, 2]
+    for label, point in zip(labels, points):
+        voxels = np.argwhere(segmentation == label)
+        assert (point == (voxels.min(0) + voxels.max(0)) / 2).all()
 
 
 # --- clicks ---
@@ -204,7 +222,7 @@ def test_slices_along_another_axis(segmentation, axis):
         assert slices.tolist() == np.minimum(2, (segmentation == label).sum(others)).tolist()
 
 
-@pytest.mark.parametrize("name", [*(f"{kind}_2" for kind in DRAWN), "iterated_2", "volume_1_off100_5mm"])
+@pytest.mark.parametrize("name", [*(f"{kind}_2" for kind in DRAWN), "iterated_2", "cvpr25", "volume_1_off100_5mm"])
 def test_classes_that_are_not_there_get_no_clicks(segmentation, name):
     assert len(draw(name, np.where(segmentation == 3, 3, 0))[1]) == 0
     assert set(draw(name, np.where(segmentation == 2, 0, segmentation))[1]) == {1}
