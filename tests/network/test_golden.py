@@ -164,34 +164,46 @@ def released(recipe, layout, tmp_path_factory) -> SAM3D:
 
 
 EMULATED = not has_bf16_arithmetic(torch.device("cpu"))  # one pass would take an hour
+GPUS = ["cuda"] if torch.cuda.is_available() else []
+
+
+@pytest.fixture
+def exact_float32(monkeypatch):
+    """On GPUs PyTorch rounds the factors of float32 convolutions to 10 bits (TF32) unless told otherwise."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("precision", "tolerance"),
+    ("device", "precision", "tolerance"),
     [
-        ("fp32", TOLERANCE),
+        ("cpu", "fp32", TOLERANCE),
         pytest.param(
+            "cpu",
             "bf16",
             BF16_TOLERANCE,
             marks=pytest.mark.skipif(EMULATED, reason="this CPU does not compute in bfloat16"),
         ),
+        *((gpu, "fp32", TOLERANCE) for gpu in GPUS),
+        *((gpu, "bf16", BF16_TOLERANCE) for gpu in GPUS),
     ],
 )
-def test_released_checkpoint_gives_the_published_outputs(released, recipe, precision, tolerance):
+def test_released_checkpoint_gives_the_published_outputs(released, recipe, exact_float32, device, precision, tolerance):
     golden = np.load(GOLDEN / "full_seed0.npz")
-    image = torch.from_numpy(recipe.image(128, 0))[None, None]
+    image = torch.from_numpy(recipe.image(128, 0))[None, None].to(device)
     levels = []
-    released.precision = precision
+    released.to(device).precision = precision
     hook = released.image_encoder.register_forward_hook(lambda module, args, out: levels.extend(out))
     with torch.no_grad():
         embedding = released.encode(image)
         for i, level in enumerate(levels):
-            check(level, golden, f"features/{i}", tolerance)
+            check(level.cpu(), golden, f"features/{i}", tolerance)
         for n in (1, 10):
             points = torch.from_numpy(recipe.clicks(n, 128, 0))[None].float()
-            logits = released.decode(embedding, Prompts(points, torch.ones(1, n, dtype=torch.long)))
+            prompts = Prompts(points, torch.ones(1, n, dtype=torch.long)).to(device)
+            logits = released.decode(embedding, prompts)
             assert logits.dtype == torch.float32
-            check(logits, golden, f"logits/{n}_clicks", tolerance)
+            check(logits.cpu(), golden, f"logits/{n}_clicks", tolerance)
     hook.remove()
     assert len(levels) == 4  # the image was encoded once
