@@ -132,7 +132,9 @@ class TypedClick:
         if len(position) != 3 or not all(map(math.isfinite, position)):
             raise SAM3DError(f"The click {text!r} must be {axes} or {axes}=label, with three finite numbers.")
         if text.endswith("="):
-            raise SAM3DError(f"The click {text!r} ends without a label. Write one after the sign, or leave the sign out.")
+            raise SAM3DError(
+                f"The click {text!r} ends without a label. Write one after the sign, or leave the sign out."
+            )
         return cls(position, LabelReader(class_names).read({"label": name}, f"The click {text!r}"), in_world)
 
 
