@@ -1,6 +1,7 @@
 """Check the files of one case: damage, headers, intensities and labels."""
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,11 +121,15 @@ class _CaseCheck:
         else:
             self._compare_channel(LabelMap(file, image[0], properties))
         low, high = image.min(), image.max()  # both are NaN where a voxel is
-        if not np.isfinite([low, high]).all():
-            count = np.size(image) - np.count_nonzero(np.isfinite(image))
-            todo = "replace these values, for example by the lowest intensity"
-            self._fault("intensities are infinite or no numbers", todo, f"{count} voxel(s) of {file.name}")
+        self._check_finite(file, image, "sitk_stuff" in properties)
         return bool(low != high)
+
+    def _check_finite(self, file: Path, image: np.ndarray, read_by_itk: bool) -> None:
+        found, todo = "intensities are infinite or no numbers", "replace them, for example by the lowest intensity"
+        if count := _not_finite(image):
+            self._fault(found, todo, f"{count} voxel(s) of {file.name}")
+        elif read_by_itk and (count := _not_finite(_stored_floats(file))):
+            self._fault(f"{found}, which ITK reads as 0", todo, f"{count} voxel(s) of {file.name}", serious=False)
 
     def _take(self, file: Path, grid: ImageGrid) -> None:
         """Make this the image that others are compared with."""
@@ -209,6 +214,27 @@ class _CaseCheck:
             self._fault("no voxel of the label map is foreground", todo, serious=False)
 
 
+def _not_finite(values: np.ndarray) -> int:
+    """How many values are infinite or no numbers."""
+    if np.isfinite([values.min(), values.max()]).all():  # both are NaN where a value is; quicker than to count
+        return 0
+    return values.size - np.count_nonzero(np.isfinite(values))
+
+
+def _stored_floats(file: Path) -> np.ndarray:
+    """Values as a NIfTI file stores them, if it can store other than finite ones; else a zero."""
+    if _is_nifti(file):
+        with suppress(Exception):  # a file that another reader can read
+            stored = nibabel.load(file).dataobj
+            if stored.dtype.kind == "f":
+                return stored.get_unscaled()
+    return np.zeros(1)
+
+
+def _is_nifti(file: Path) -> bool:
+    return file.name.lower().endswith((".nii", ".nii.gz"))
+
+
 def _has_default_header(file: Path) -> bool:
     try:
         return read_header(file).is_default()
@@ -218,7 +244,7 @@ def _has_default_header(file: Path) -> bool:
 
 def _stored_spacing(file: Path) -> np.ndarray | None:
     """(3,) millimetres as NIfTI's header has them, which readers change if they are wrong. None for other formats."""
-    if not file.name.lower().endswith((".nii", ".nii.gz")):
+    if not _is_nifti(file):
         return None
     try:
         with nibabel.openers.Opener(str(file)) as stream:
