@@ -4,10 +4,9 @@ import errno
 import sys
 from types import TracebackType
 
-
 SHEARED = (
-    "its axes are sheared, but ITK reads only orthonormal ones. Resample it to axes at right angles; or, for a new data "
-    'set, set "overwrite_image_reader_writer": "NibabelIO" in dataset.json'
+    "its axes are sheared, but ITK reads only orthonormal ones. Resample it to axes at right angles; or, for a new "
+    'data set, set "overwrite_image_reader_writer": "NibabelIO" in dataset.json'
 )
 
 

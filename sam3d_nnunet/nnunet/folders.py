@@ -76,8 +76,9 @@ def refuse_plans_name(plans: str) -> None:
         raise SAM3DError(f"Plans cannot be named {plans!r}: they are a file of this name. Give a name without slashes.")
     if "__" in plans or plans.startswith(("-", "_")) or plans.endswith("_"):
         raise SAM3DError(
-            f"Plans cannot be named {plans!r}: nnU-Net splits the names of model folders, TRAINER__PLANS__CONFIGURATION, "
-            "at two underscores, and takes a leading hyphen for an option. Give another name."
+            f"Plans cannot be named {plans!r}: nnU-Net splits the names of model folders, "
+            "TRAINER__PLANS__CONFIGURATION, at two underscores, and takes a leading hyphen for an option. Give another "
+            "name."
         )
 
 

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from names import names
 
-from sam3d_nnunet.datasets.case_files import image_name, case_file, name_fault
+from sam3d_nnunet.datasets.case_files import case_file, image_name, name_fault
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.planning.plan_dataset import plan_dataset
