@@ -345,7 +345,7 @@ class Cell:
         }
         found = {}
         with environment(self.folder):
-            self._write_data()
+            self.write_data()
             for name in self.expected:
                 if self.variation == "scaled values" and name in ("plan", "train"):
                     found[name] = self._with_scaled_labels(checks[name])
@@ -361,7 +361,8 @@ class Cell:
         self._write_labels(write_scaled)
         return found
 
-    def _write_data(self) -> None:
+    def write_data(self) -> None:
+        """The raw data set."""
         for name, case in self.cases.items():
             write(case.image, self.raw / "imagesTr" / f"{name}_0000{self.ending}")
         self._write_labels(self.write_labels[self.variation])

@@ -8,7 +8,22 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
-from reader_cells import CHOSEN, CODES, READERS, VARIATIONS, Case, Cell, read, write_off, write_scaled
+from reader_cells import (
+    CHOSEN,
+    CODES,
+    EXPECTED,
+    READERS,
+    REFUSED,
+    VARIATIONS,
+    Case,
+    Cell,
+    environment,
+    outcome,
+    read,
+    write,
+    write_off,
+    write_scaled,
+)
 
 PAIRS = [(reader, variation) for reader in READERS for variation in VARIATIONS]
 CELLS = [(reader, CODES[3 * n % 8], variation, CODES[(3 * n + 4) % 8]) for n, (reader, variation) in enumerate(PAIRS)]
@@ -18,6 +33,35 @@ CELLS = [(reader, CODES[3 * n % 8], variation, CODES[(3 * n + 4) % 8]) for n, (r
 def test_round_trip(tmp_path, reader, code, variation, turned):
     cell = Cell(tmp_path, reader, code, variation, turned=[turned])
     assert cell.run() == cell.expected
+
+
+def without_direction(labels, file):
+    """As programs write label maps that keep voxels and spacing only."""
+    plain = sitk.Image(labels)
+    plain.SetDirection(np.eye(3).ravel())
+    write(plain, file)
+
+
+def turned_in_place(labels, file):
+    write(sitk.DICOMOrient(labels, "LPS"), file)
+
+
+def test_label_maps_without_a_direction_are_taken_voxel_by_voxel(tmp_path):
+    cell = Cell(tmp_path, "NibabelIO", "RPS", "label header off", turned=["PIR"])
+    cell.write_labels["label header off"] = without_direction
+    assert cell.run() == EXPECTED["label header off"]
+
+
+@pytest.mark.parametrize("reader", ["NibabelIOWithReorient", "SimpleITKIOWithReorient"])
+@pytest.mark.parametrize("write_labels", [without_direction, turned_in_place])
+def test_readers_that_turn_images_need_right_headers(tmp_path, reader, write_labels):
+    """They turn a label map by its own header; nnU-Net then trains on voxels that don't belong together."""
+    cell = Cell(tmp_path, reader, "RPS", "label header off")
+    cell.write_labels["label header off"] = write_labels
+    with environment(tmp_path):
+        cell.write_data()
+        found = {"plan": outcome(cell.plan), "others": outcome(cell.measure_others)}
+    assert set(found.values()) == {REFUSED if write_labels is without_direction else "right"}
 
 
 def test_all_readers_for_volumes_take_part():

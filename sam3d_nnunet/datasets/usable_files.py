@@ -7,10 +7,11 @@ from typing import Any
 from sam3d_nnunet.datasets.raw_dataset import for_each_case
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.damaged_files import refuse_damaged
+from sam3d_nnunet.geometry.image_grid import read_grid
 from sam3d_nnunet.geometry.images import check_image_file
 from sam3d_nnunet.geometry.label_maps import read_stored_values
 from sam3d_nnunet.geometry.label_values import refuse_cut_labels
-from sam3d_nnunet.geometry.world import read_header
+from sam3d_nnunet.geometry.world import ImageGeometry, read_header
 
 
 def refuse_unusable_files(
@@ -24,13 +25,18 @@ def refuse_unusable_files(
         images: files of the channels by case, for as many cases as are to be checked.
 
     Raises:
-        SAM3DError: names files that are missing or damaged, and label maps whose values are not exactly labels.
+        SAM3DError: names files that are missing or damaged, label maps whose values are not exactly labels, and those
+            that nnU-Net's reader turns otherwise than their images.
     """
 
     def check(case: str) -> None:
-        for file in (images or {}).get(case, ()):
+        files = (images or {}).get(case, ())
+        for file in files:
             check_image_file(file)
         _check_label_map(label_maps[case], reader)
+        if files and _orientation(files[0]) != _orientation(label_maps[case]):
+            label_map = read_stored_values(label_maps[case], reader)
+            label_map.place_note(read_grid(files[0], reader, label_map.properties))
 
     _, failed = for_each_case(check, label_maps, "Checking files")
     if failed:
@@ -48,3 +54,11 @@ def _check_label_map(file: Path, reader: Any) -> None:
     except SAM3DError:  # a format that ITK doesn't read
         pass
     refuse_cut_labels(read_stored_values(file, reader).array, f"The label map {file}")
+
+
+def _orientation(file: Path) -> str | None:
+    """How a file lies by its header; None for a format that ITK doesn't read."""
+    try:
+        return ImageGeometry.from_file(file).orientation
+    except SAM3DError:
+        return None

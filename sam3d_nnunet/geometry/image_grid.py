@@ -39,7 +39,7 @@ class ImageGrid:
             name, shape, geometry: as in the class.
             properties: from the reader.
         """
-        return cls(name, shape, geometry, ImageGeometry.from_properties(properties))
+        return cls(name, shape, geometry, ImageGeometry.from_properties(properties, shape))
 
     @property
     def spacing(self) -> list[float]:

@@ -12,7 +12,7 @@ from sam3d_nnunet.geometry.damaged_files import refuse_damaged
 from sam3d_nnunet.geometry.image_grid import ImageGrid
 from sam3d_nnunet.geometry.images import check_axes
 from sam3d_nnunet.geometry.label_values import whole_labels
-from sam3d_nnunet.geometry.world import PLACED, ImageGeometry
+from sam3d_nnunet.geometry.world import PLACED, ImageGeometry, turned_by_reader
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ class LabelMap:
         nnU-Net trains on such pairs voxel by voxel.
 
         Raises:
-            SAM3DError: the shapes differ.
+            SAM3DError: the shapes differ, or the reader has turned label map and image differently.
         """
+        self._check_turn(image)
         self.check_shape(image.shape, image.name)
         found = image.difference(self.properties)
         if found is None:
@@ -68,6 +69,20 @@ class LabelMap:
             f"By its header, {self.file} lies elsewhere than {image.name}: {found}. The label map is taken voxel by "
             "voxel, as in nnU-Net's training, and the image's header counts."
         )
+
+    def _check_turn(self, image: ImageGrid) -> None:
+        """Refuse what a reader has turned by a wrong header: its voxels are not those of the image any more."""
+        if not turned_by_reader(self.properties):
+            return
+        own = ImageGeometry.from_properties(self.properties, self.array.shape).file_orientation
+        its = image.as_read.file_orientation
+        lies_on = self.array.shape == image.shape and image.difference(self.properties) is None
+        if own != its and not lies_on:
+            raise SAM3DError(
+                f"By its header, {self.file} lies elsewhere than {image.name}, and in the orientation {own} instead of "
+                f"{its}. The reader turns each by its own header, so that nnU-Net pairs voxels that don't belong "
+                "together. Give the label map the header of the image."
+            )
 
     def own_grid(self) -> ImageGrid:
         """Its own voxels, where there is no image."""

@@ -173,7 +173,12 @@ class ImageGeometry:
     @property
     def orientation(self) -> str:
         """Where the array's axes run to in the patient, as a code: see `geometry.turn`. The nearest one if oblique."""
-        return "".join(aff2axcodes(RAS_TO_LPS @ self.affine[:, REVERSED]))
+        return _code(self.affine[:, REVERSED])
+
+    @property
+    def file_orientation(self) -> str | None:
+        """The same for the indices i, j, k of the image file; None where its axes are not known."""
+        return None if self.file_affine is None else _code(self.file_affine)
 
     @property
     def axial_order(self) -> np.ndarray:
@@ -249,6 +254,11 @@ def turned_by_reader(properties: dict[str, Any]) -> bool:
         name in properties.get(library, {})
         for library, name in (("sitk_stuff", "original_orientation"), ("nibabel_stuff", "reoriented_affine"))
     )
+
+
+def _code(affine: np.ndarray) -> str:
+    """Where the indices i, j, k run to, from their (4, 4) affine."""
+    return "".join(aff2axcodes(RAS_TO_LPS @ affine))
 
 
 def _itk_affine(direction: tuple[float, ...], spacing: tuple[float, ...], origin: tuple[float, ...]) -> np.ndarray:
