@@ -60,6 +60,7 @@ def cases(draw: st.DrawFn, largest: int, most_voxels: int) -> Case:
     before = spacing[::-1][transpose]
     after = np.clip(draw(SPACING), before * crop / most_voxels, before * crop)  # 1 .. most_voxels on each axis
     properties = {
+        "shape_before_cropping": tuple(shape[axis] for axis in transpose),
         "bbox_used_for_cropping": [[int(s), int(s + n)] for s, n in zip(starts, crop)],
         "shape_after_cropping_and_before_resampling": tuple(crop.tolist()),
     }
