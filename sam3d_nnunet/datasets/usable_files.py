@@ -25,8 +25,8 @@ def refuse_unusable_files(
         images: files of the channels by case, for as many cases as are to be checked.
 
     Raises:
-        SAM3DError: names files that are missing or damaged, label maps whose values are not exactly labels, and those
-            that nnU-Net's reader turns otherwise than their images.
+        SAM3DError: names files that are missing or damaged, and label maps whose values are not exactly labels, that
+            have other voxels than their images, or that nnU-Net's reader turns otherwise than these.
     """
 
     def check(case: str) -> None:
@@ -34,7 +34,7 @@ def refuse_unusable_files(
         for file in files:
             check_image_file(file)
         _check_label_map(label_maps[case], reader)
-        if files and _orientation(files[0]) != _orientation(label_maps[case]):
+        if files and _layout(files[0]) != _layout(label_maps[case]):
             label_map = read_stored_values(label_maps[case], reader)
             label_map.place_note(read_grid(files[0], reader, label_map.properties))
 
@@ -56,9 +56,10 @@ def _check_label_map(file: Path, reader: Any) -> None:
     refuse_cut_labels(read_stored_values(file, reader).array, f"The label map {file}")
 
 
-def _orientation(file: Path) -> str | None:
-    """How a file lies by its header; None for a format that ITK doesn't read."""
+def _layout(file: Path) -> tuple | None:
+    """Numbers of voxels along the axes of a file, and where these run to; None for a format that ITK doesn't read."""
     try:
-        return ImageGeometry.from_file(file).orientation
+        header = read_header(file)
+        return header.size, ImageGeometry.from_header(header).orientation
     except SAM3DError:
         return None

@@ -53,8 +53,7 @@ def plan_dataset(
     chosen = load_recipe(recipe) if recipe else {}
     fingerprint = Path(nnUNet_preprocessed) / name / "dataset_fingerprint.json"
     if not fingerprint.is_file():
-        images, reader = _refuse_unusable_files(name)
-        extract_fingerprint(name, images, reader)
+        extract_fingerprint(name, *_usable_files(name))
     spacing = target_spacing or chosen.get("target_spacing")
     planner = SAM3DPlanner(
         name,
@@ -85,9 +84,11 @@ def _name_in_raw(dataset: str) -> str:
     return name
 
 
-def _refuse_unusable_files(name: str) -> tuple[dict[str, list[Path]], BaseReaderWriter]:
-    """Refuse names and headers that nnU-Net can't take, and label maps without foreground, on which its fingerprint
-    ends in an IndexError. Returns the images of all cases, and nnU-Net's reader for them.
+def _usable_files(name: str) -> tuple[dict[str, list[Path]], dict[str, Path], BaseReaderWriter]:
+    """Images and label maps of all cases, and nnU-Net's reader for them.
+
+    Names and headers that nnU-Net can't take are refused, and label maps without foreground, on which its fingerprint
+    ends in an IndexError.
     """
     folder = Path(nnUNet_raw) / name
     dataset_json = read_json_object(folder / "dataset.json", ("labels", "file_ending"))
@@ -106,7 +107,8 @@ def _refuse_unusable_files(name: str) -> tuple[dict[str, list[Path]], BaseReader
                 read_header(file)
     for files in tqdm(cases.values(), desc="Looking for foreground"):
         if np.any(read_label_map(files["label"], reader).array > 0):
-            return {case: list(map(Path, files["images"])) for case, files in cases.items()}, reader
+            images = {case: list(map(Path, files["images"])) for case, files in cases.items()}
+            return images, {case: Path(files["label"]) for case, files in cases.items()}, reader
     raise SAM3DError(f"The label maps of {name} hold no foreground voxel. Correct them.")
 
 

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -105,9 +106,9 @@ def test_no_such_data(data, monkeypatch):
         EvaluationData.from_nnunet("Dataset720_Some")
 
 
-@pytest.mark.parametrize("reader", ["SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"])
-def test_truth_whose_direction_differs_is_paired_as_nnunet_trains(data, reader, capsys):
-    """By the index in the arrays of the reader, which may turn both, each by its own header."""
+@pytest.fixture
+def with_wrong_direction(data) -> Callable[[str], EvaluationData]:
+    """The data set with a label map whose axes, by its header, run otherwise than its image's; for a reader."""
     file, image_file = data.truth_file("case_1"), data.image_file("case_1")
     label_map, image = sitk.ReadImage(str(file)), sitk.ReadImage(str(image_file))
     label_map.SetDirection((-1, 0, 0, 0, 1, 0, 0, 0, 1))
@@ -115,7 +116,20 @@ def test_truth_whose_direction_differs_is_paired_as_nnunet_trains(data, reader, 
     sitk.WriteImage(label_map, str(file))
     image.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))
     sitk.WriteImage(image, str(image_file))
-    data = replace(data, dataset_json=data.dataset_json | {"overwrite_image_reader_writer": reader})
+    return lambda reader: replace(data, dataset_json=data.dataset_json | {"overwrite_image_reader_writer": reader})
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIOWithReorient", "NibabelIOWithReorient"])
+def test_truth_that_a_reader_turns_by_a_wrong_direction_is_refused(with_wrong_direction, reader):
+    with pytest.raises(SAM3DError, match="case_1.*RPS instead of LAS"):
+        with_wrong_direction(reader).read_truth("case_1")
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
+def test_truth_whose_direction_differs_is_paired_as_nnunet_trains(with_wrong_direction, reader, capsys):
+    """By the index in the arrays of the reader."""
+    data = with_wrong_direction(reader)
+    file, image_file = data.truth_file("case_1"), data.image_file("case_1")
     segmentation, geometry = data.read_truth("case_1")
     assert "case_1: By its header" in capsys.readouterr().err
     in_training = data.reader.read_seg(str(file))[0][0]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -269,6 +270,18 @@ def test_images_with_nan_are_named(nnunet_folders, write_dataset, monkeypatch):
     in_threads = SimpleNamespace(get_context=lambda kind: multiprocessing.dummy)
     monkeypatch.setattr(fingerprint_extractor, "multiprocessing", in_threads)
     with pytest.raises(SAM3DError, match=rf"1 case\(s\) of {name} hold NaN or infinite voxels: case_3"):
+        plan_dataset(name)
+
+
+def test_label_map_of_another_shape_is_named(nnunet_folders, write_dataset, monkeypatch):
+    """nnU-Net's fingerprint ends in a ValueError of NumPy's that does not name it."""
+    name = "Dataset709_Shapes"
+    folder = write_dataset(nnunet_folders.raw, name, cases((9, 9, 9)), LABELS)
+    label_map = folder / "labelsTr" / "case_3.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(label_map))[:-1], str(label_map))
+    in_threads = SimpleNamespace(get_context=lambda kind: multiprocessing.dummy)
+    monkeypatch.setattr(fingerprint_extractor, "multiprocessing", in_threads)
+    with pytest.raises(SAM3DError, match=r"case_3.nii.gz has \(9, 9, 8\) voxels .*case_3_0000.nii.gz has \(9, 9, 9\)"):
         plan_dataset(name)
 
 
