@@ -40,7 +40,7 @@ class LabelReader:
             None: the names are unknown.
         case: name of the case. It says nothing about a label.
         file_name: name of the file without its ending. It counts for clicks that say nothing themselves, unless it is
-            the name of the case.
+            the name of the case, as "case_1_0000" is that of "case_1".
     """
 
     def __init__(self, class_names: Mapping[str, object] | None = None, case: str = "", file_name: str = "") -> None:
@@ -70,7 +70,9 @@ class LabelReader:
             label = self._meaning(text.strip(), empty, f"{where} has the {kind} {brief(text)}, which")
             if label is not None:
                 return self._counted(label)
-        for name in (list_name, self._file_name if self._file_name != self._case else ""):
+        for name in (list_name, self._file_name):
+            if self._names_the_case(name):
+                continue
             labels = {label for _, _, label in self._matches(name)}
             if len(labels) == 1:
                 label = self._counted(labels.pop())
@@ -88,6 +90,10 @@ class LabelReader:
         if self._unlabelled and foreground not in ([], [UNLABELLED]):
             notes.append(f"{self._unlabelled} click(s) name no class and have the label {self._shown(UNLABELLED)}")
         return notes
+
+    def _names_the_case(self, name: str) -> bool:
+        """Whether the name of a list or file is that of the case, maybe with the number of a channel or a copy."""
+        return any(loose(form) == loose(self._case) for form in _forms_of(name))
 
     def _meaning(self, text: str, empty: set[str], subject: str) -> int | None:
         """Label that a text stands for; None if it says nothing."""

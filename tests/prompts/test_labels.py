@@ -185,6 +185,26 @@ def test_the_name_of_a_list(tmp_path):
     assert read_prompt(file, class_names=CLASSES).labels.tolist() == [0]
 
 
+@pytest.mark.parametrize(
+    "case, file_name, list_name, text",
+    [
+        ("neg_012", "neg_012_0000", None, "F-1"),
+        ("neg_012", "neg_012", "neg_012_0000", "neg_012_0000-1"),
+        ("N-01", "clicks", "N-01", "N-01-1"),
+        ("N-01", "N-01_1", "F", "N-01-1"),
+        ("liver_0001", "clicks", "liver_0001_0000", ""),
+        ("liver_0001", "liver-0001", "F", "F-2"),
+        ("l\u00e9sion_1", "le\u0301sion_1", None, "F-1"),  # two forms of Unicode
+    ],
+)
+def test_names_of_the_case_say_nothing(tmp_path, case, file_name, list_name, text):
+    classes = {"background": 0, "kidney": 1, "liver": 2, "l\u00e9sion": 3}
+    options = {} if list_name is None else {"name": list_name}
+    for ending, write in WRITERS.items():
+        file = write(tmp_path / f"{file_name}{ending}", text, **(options if ending == ".mrk.json" else {}))
+        assert read_prompt(file, image_name=case, class_names=classes).labels.tolist() == [1], ending
+
+
 def test_running_numbers_are_no_classes(tmp_path):
     file = as_markups(tmp_path / "case_1.mrk.json", "2", labelFormat="%d")
     with pytest.raises(SAM3DError, match="label '2', a class or a running number.*labelFormat.*description"):
