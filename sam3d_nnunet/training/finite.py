@@ -107,7 +107,7 @@ class Outcome:
 
     Attributes:
         stepped: whether the optimizer has changed the weights.
-        seeks_scale: not, because the gradient overflowed in float16 and nnU-Net's scaler tries a smaller scale. A
+        seeks_scale: not, because the gradient overflowed in float16 and nnU-Net's scaler took a smaller scale. A
             float16 training begins with such steps, and has one now and then.
     """
 
@@ -135,15 +135,17 @@ def step_if_finite(
     norm = nn.utils.clip_grad_norm_(network.parameters(), largest_norm)
     loss_is_finite, gradient_is_finite = _on_all_ranks(torch.stack([loss.detach().isfinite(), norm.isfinite()]))
     is_finite = loss_is_finite and gradient_is_finite
-    seeks_scale = scaler is not None and loss_is_finite and not gradient_is_finite and scaler.get_scale() > 1
     if is_finite:
         optimizer.step() if scaler is None else scaler.step(optimizer)
     else:
         optimizer.zero_grad(set_to_none=True)
-    if scaler is not None:
-        # a smaller scale does not help where the loss itself is not finite: it would become zero step by step
-        scaler.update(None if loss_is_finite else scaler.get_scale())
-    return Outcome(is_finite, seeks_scale)
+    if scaler is None:
+        return Outcome(is_finite)
+    # a smaller scale does not help where the loss itself is not finite: it would become zero step by step
+    scale = scaler.get_scale()
+    scaler.update(None if loss_is_finite else scale)
+    # the scaler looks at each element, so the scale stays where only the norm overflows; below 1 it does not help
+    return Outcome(is_finite, seeks_scale=1 < scale > scaler.get_scale())
 
 
 def _on_all_ranks(flags: Tensor) -> list[bool]:

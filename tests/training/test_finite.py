@@ -254,3 +254,12 @@ def test_the_scaler_of_nnunet(image, added, outcome, scale):
     assert (done.stepped, done.seeks_scale) == outcome
     assert scaler.get_scale() == scale
     assert (network.weight.item() != 0.5) == outcome[0]
+
+
+def test_a_norm_that_overflows_alone_is_counted():
+    """The scaler finds no infinite element, so it keeps its scale: such steps would never end."""
+    network = nn.Linear(8, 1, bias=False)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    loss = network(torch.full((1, 8), 1e19)).sum()
+    done = step_if_finite(loss, network, torch.optim.SGD(network.parameters(), 0.1), 1.0, scaler)
+    assert (done.stepped, done.seeks_scale, scaler.get_scale()) == (False, False, 4.0)
