@@ -259,6 +259,8 @@ class SliceCases:
     def _read(self, name: str) -> tuple[np.ndarray, dict[str, Any], ImageGeometry]:
         file = self._images[name]
         channels, properties = read_image([file], self._files)
+        if len(channels) != 1:
+            raise SAM3DError(f"The image {file} holds {len(channels)} volumes, such as colours. Give one channel.")
         geometry = ImageGeometry.from_file(file, properties)
         if not np.isfinite(channels[0]).all():
             raise SAM3DError(f"The image {file} holds values that are not finite numbers. Replace them.")

@@ -14,7 +14,7 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from tqdm import tqdm
 
-from sam3d_nnunet.datasets.case_files import cases_in_folder
+from sam3d_nnunet.datasets.case_files import cases_in_folder, image_name
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.datasets.splits import read_fold, read_splits, splits_file
 from sam3d_nnunet.errors import SAM3DError
@@ -143,11 +143,13 @@ class EvaluationData:
             return self.raw.image_files(case)
         channels = range(len(self.dataset_json["channel_names"]))
         named = [self.images / f"{case}_{channel:04}{self.file_ending}" for channel in channels]
-        return self._test_images.get(case, named)
+        return named if named[0].is_file() else self._test_images.get(case, named)
 
     @cached_property
     def _test_images(self) -> dict[str, list[Path]]:
         """Files of each case in the folder of a test set, whose names may lack the number of the channel."""
+        if not self.images.is_dir() or not any(image_name(f, [self.file_ending]) for f in self.images.iterdir()):
+            return {}  # predictions of other programs can be measured without images
         tiff = self.file_ending.lower() in Tiff3DIO.supported_file_endings
         return cases_in_folder(self.images, self.file_ending, len(self.dataset_json["channel_names"]), tiff)
 
@@ -156,11 +158,17 @@ class EvaluationData:
         return self.truth / f"{case}{self.file_ending}"
 
     def image_file(self, case: str) -> Path | None:
-        """The first channel of a case; None if the image is not there, as where imagesTr was deleted."""
+        """The first channel of a case; None if the image is not there, as where imagesTr was deleted.
+
+        Raises:
+            SAM3DError: names in the folder of a test set don't tell the case.
+        """
         try:
             file = self.image_files(case)[0]
-        except SAM3DError:  # not in the list of dataset.json
-            return None
+        except SAM3DError:
+            if self.raw is None:
+                raise
+            return None  # not in the list of dataset.json
         return file if file.is_file() else None
 
     def files_that_tell(self, case: str) -> list[Path]:

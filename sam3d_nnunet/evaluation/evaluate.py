@@ -1,12 +1,13 @@
 """`sam3d evaluate`: predict with drawn clicks, then measure."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from sam3d_nnunet.datasets.splits import splits_file
+from sam3d_nnunet.datasets.splits import fold_notes, read_splits, splits_file
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.challenge_prediction import ChallengePrediction
 from sam3d_nnunet.evaluation.data import EvaluationData, TestFolders
@@ -77,6 +78,8 @@ def evaluate(
         runs = [(fold, [fold], data.cases_of_fold(fold)) for fold in chosen]
         for fold, _, cases in runs:
             _refuse_other_splits(folder, fold, data, cases)
+            for note in fold_notes(int(fold), read_splits(splits_file(data.name))[int(fold)]):
+                tqdm.write(f"{splits_file(data.name)}: {note}", file=sys.stderr)
     root, name, failures = ResultsFolder(results), name or folder.resolve().name, []
     for fold, ensemble, _ in runs:
         root.refuse_other_weights(name, fold, folder, ensemble, options.checkpoint)

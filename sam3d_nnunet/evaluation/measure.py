@@ -26,6 +26,9 @@ from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.io import read_json, write_json, write_text
 from sam3d_nnunet.nnunet.readers import find_reader
 
+VERSION = 2
+"""Of metrics.json. The first cut labels off instead of rounding them, and took the size of voxels from the truth."""
+
 
 @dataclass(frozen=True)
 class MeasureReport:
@@ -111,7 +114,7 @@ def measure_folder(
     )
     content = {
         "format": "sam3d_metrics",
-        "version": 1,
+        "version": VERSION,
         "labels": dataset_json["labels"],
         "tolerances_mm": [float(t) for t in tolerances],
         "rule": RULE,
@@ -156,7 +159,7 @@ def print_failed(place: str, failed: Mapping[str, str]) -> list[str]:
 
 
 def up_to_date(folder: Path, data: EvaluationData, cases: Sequence[str], tolerances: Sequence[float]) -> bool:
-    """Whether predictions, truth, images, labels, cases and tolerances are those of the last measurement.
+    """Whether predictions, truth, images, labels, cases and tolerances are those of the last measurement, by our rules.
 
     Failed cases are measured again, since their files may have been corrected.
     """
@@ -169,7 +172,8 @@ def up_to_date(folder: Path, data: EvaluationData, cases: Sequence[str], toleran
     try:
         known = read_json(file)
         return (
-            set(known["cases"]) == set(cases)
+            known["version"] == VERSION
+            and set(known["cases"]) == set(cases)
             and list(known["tolerances_mm"]) == list(tolerances)
             and known["labels"] == data.dataset_json["labels"]
             and all(prediction.is_file() for prediction in predictions)

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.geometry.images import check_axes, check_image_file
-from sam3d_nnunet.geometry.label_maps import read_label_map
+from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.io import whole_files
+from sam3d_nnunet.nnunet.readers import WITHOUT_WORLD
 from sam3d_nnunet.prediction.batch import CaseReport, PlannedCase, predict_cases
 from sam3d_nnunet.prediction.cases import ClickSource, ImageCase, mask_maps, read_case
 from sam3d_nnunet.prediction.predictor import CasePrediction, SAM3DPredictor
@@ -56,7 +56,7 @@ def _predict(predictor: nnUNetPredictor, data: EvaluationData, case: str, folder
     files = data.image_files(case)
     for file in files:
         check_image_file(file)  # nnU-Net reads it
-        if not issubclass(predictor.plans_manager.image_reader_writer_class, NaturalImage2DIO):
+        if not issubclass(predictor.plans_manager.image_reader_writer_class, WITHOUT_WORLD):
             check_axes(file, "image")
     with whole_files(folder, last=f"{case}{data.file_ending}") as part:
         with contextlib.redirect_stdout(io.StringIO()):  # many lines for each case
@@ -154,11 +154,14 @@ class IteratedPrediction:
     def _steps(self, prompt: Prompt) -> Iterator[tuple[Path, CaseReport]]:
         start = time.perf_counter()
         image = read_case(self.data.image_files(prompt.image), self.predictor.model)
-        truth = self._truth(image, prompt.image)
+        truth, geometry = self._truth(prompt.image)
         prediction = None
         for step, writer in enumerate(self.writers):
             so_far = None if prediction is None else prediction.segmentation()
-            corrected = prompt if so_far is None else self._corrected(prediction.prompt, so_far, truth, image, step)
+            corrected = prompt
+            if so_far is not None:
+                in_file = image.geometry.in_file_order(so_far)[0]
+                corrected = self._corrected(prediction.prompt, in_file, truth, geometry, step)
             if corrected is not None:
                 prediction = self._predict(image, corrected, so_far)
             writer.write(prompt.image, prediction)
@@ -166,17 +169,16 @@ class IteratedPrediction:
             yield writer.folder, CaseReport(prompt.image, None, clicks, windows, time.perf_counter() - start)
             start = time.perf_counter()
 
-    def _truth(self, image: ImageCase, case: str) -> np.ndarray:
-        """(D, H, W) label map with the axes of the model's reader; NO_ERROR where no click may correct."""
-        model, file = self.predictor.model, self.data.truth_file(case)
-        label_map = read_label_map(file, model.plans.image_reader_writer_class())
-        label_map.check_shape(image.shape, f"its image {self.data.image_file(case)}")
-        truth = label_map.array.astype(np.int16)
+    def _truth(self, case: str) -> tuple[np.ndarray, ImageGeometry]:
+        """(D, H, W) label map with the axes of its file, NO_ERROR where no click may correct; where its voxels are."""
+        model = self.predictor.model
+        labels, geometry = self.data.read_truth(case)
+        truth = labels.astype(np.int16)
         if model.labels.ignore_label is not None:
             truth[truth == model.labels.ignore_label] = NO_ERROR
         if not model.clicks_carry_labels:
             truth[truth == 0] = NO_ERROR
-        return truth
+        return truth, geometry
 
     def _predict(self, image: ImageCase, prompt: Prompt, so_far: np.ndarray | None) -> CasePrediction:
         if not len(prompt.points):
@@ -185,12 +187,12 @@ class IteratedPrediction:
         return self.predictor.predict_read(image, prompt, maps=maps)
 
     def _corrected(
-        self, prompt: Prompt, so_far: np.ndarray, truth: np.ndarray, image: ImageCase, step: int
+        self, prompt: Prompt, so_far: np.ndarray, truth: np.ndarray, geometry: ImageGeometry, step: int
     ) -> Prompt | None:
         """The clicks so far and one more; None if there is no error."""
         correction = correction_click(so_far, truth, case_generator(prompt.image, self.trial, step))
         if correction is None:
             return None
         voxel, label = correction
-        point = image.geometry.to_world(voxel[None])
+        point = geometry.to_world(voxel[None])
         return Prompt(np.concatenate([prompt.points, point]), np.append(prompt.labels, label), prompt.image)

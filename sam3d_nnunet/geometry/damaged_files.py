@@ -17,6 +17,7 @@ from sam3d_nnunet.geometry.file_sizes import needed_bytes, nifti_bytes
 
 BLOCK = 1 << 18  # bytes that are read at once
 HEAD = 4096  # bytes that hold the header of every format of which the size is checked
+LONGEST_LINE = 1 << 24  # bytes in the header of a segmentation that lists its segments
 REMEMBERED = 10_000  # files
 GZIP, PNG = b"\x1f\x8b", b"\x89PNG\r\n\x1a\n"
 PAIR = re.compile(r"(.+)\.(hdr|img)(\.gz)?", re.IGNORECASE)
@@ -159,7 +160,7 @@ def _check_compressed_data(header: Path, start: int, name: str | None) -> None:
 def _fields(stream: BinaryIO, separator: str, last: str) -> dict[str, str]:
     """The lines "key: value" of a header up to the key `last`; keys in small letters without spaces."""
     fields: dict[str, str] = {}
-    while last not in fields and (line := stream.readline(HEAD)):
+    while last not in fields and (line := stream.readline(LONGEST_LINE)):
         key, _, value = line.decode("latin-1").partition(separator)
         fields["".join(key.split()).lower()] = value.strip()
     return fields

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import SimpleITK as sitk
+from nibabel.nifti1 import data_type_codes
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 VOXELS_AT_END: dict[str, Callable[[bytes], int | None]] = {
@@ -44,14 +45,18 @@ def nifti_bytes(head: bytes, in_header_file: bool = True) -> int | None:
     for order in "<>":
         kind = struct.unpack_from(f"{order}i", head.ljust(4))[0]
         if kind == 348 and len(head) >= kind:  # NIfTI-1, Analyze
-            dim, bits, offset = _unpacked(head, order, ("8h", 40), ("h", 72), ("f", 108))
+            dim, code, offset = _unpacked(head, order, ("8h", 40), ("h", 70), ("f", 108))
         elif kind == 540 and len(head) >= kind:  # NIfTI-2
-            dim, bits, offset = _unpacked(head, order, ("8q", 16), ("h", 14), ("q", 168))
+            dim, code, offset = _unpacked(head, order, ("8q", 16), ("h", 12), ("q", 168))
         else:
             continue
         voxels = math.prod(max(1, length) for length in dim[1 : dim[0] + 1])
         start = int(offset[0]) if math.isfinite(offset[0]) else 0
-        return max(start, kind if in_header_file else 0) + voxels * bits[0] // 8
+        try:  # libraries don't look at bitpix, the number of bits, which some programs write wrongly
+            size = data_type_codes.dtype[code[0]].itemsize
+        except KeyError:  # will be an error of the reader, too
+            return None
+        return max(start, kind if in_header_file else 0) + voxels * size
     return None
 
 

@@ -62,6 +62,10 @@ class ImageGrid:
             return None
         return difference(ImageGeometry.from_properties(properties), self.as_read, self.shape)
 
+    def voxels_apart(self, properties: dict[str, Any]) -> float:
+        """By how many voxels another file of the same shape lies elsewhere, at the corner where it is most."""
+        return voxels_apart(ImageGeometry.from_properties(properties), self.as_read, self.shape)
+
 
 def read_grid(file: str | Path, reader: Any, like: dict[str, Any]) -> ImageGrid:
     """The voxels of an image. None is read where the header of the file tells all.
@@ -86,17 +90,18 @@ def read_grid(file: str | Path, reader: Any, like: dict[str, Any]) -> ImageGrid:
 
 def difference(found: ImageGeometry, wanted: ImageGeometry, shape: tuple[int, int, int]) -> str | None:
     """How far a geometry moves the corners of an image (D, H, W): see `ImageGrid.difference`."""
-    voxels = _voxels_apart(found, wanted, shape)
+    voxels = voxels_apart(found, wanted, shape)
     if voxels <= SAME_PLACE:
         return None
     own, others = _parts(found), _parts(wanted)
     one_differs = {name: _geometry(**others | {name: own[name]}) for name in own}
-    name = max(one_differs, key=lambda name: _voxels_apart(one_differs[name], wanted, shape))
+    name = max(one_differs, key=lambda name: voxels_apart(one_differs[name], wanted, shape))
     texts = distinct_texts(own[name], others[name])
     return f"its {name} is {texts[0]} instead of {texts[1]}, and a corner is {voxels:.3g} voxels away"
 
 
-def _voxels_apart(found: ImageGeometry, wanted: ImageGeometry, shape: tuple[int, int, int]) -> float:
+def voxels_apart(found: ImageGeometry, wanted: ImageGeometry, shape: tuple[int, int, int]) -> float:
+    """Largest shift of a corner along an axis: see `ImageGrid.voxels_apart`."""
     shifts = wanted.corner_shifts(found, shape)
     return np.abs(np.linalg.solve(wanted.affine[:3, :3], shifts.T)).max()
 

@@ -71,17 +71,17 @@ class LabelMap:
         )
 
     def _check_turn(self, image: ImageGrid) -> None:
-        """Refuse what a reader has turned by a wrong header: its voxels are not those of the image any more."""
+        """Refuse what a reader has turned by a header that may be wrong: its voxels are not those of the image then."""
         if not turned_by_reader(self.properties):
             return
         own = ImageGeometry.from_properties(self.properties, self.array.shape).file_orientation
         its = image.as_read.file_orientation
-        lies_on = self.array.shape == image.shape and image.difference(self.properties) is None
+        lies_on = self.array.shape == image.shape and image.voxels_apart(self.properties) < 1
         if own != its and not lies_on:
             raise SAM3DError(
                 f"By its header, {self.file} lies elsewhere than {image.name}, and in the orientation {own} instead of "
-                f"{its}. The reader turns each by its own header, so that nnU-Net pairs voxels that don't belong "
-                "together. Give the label map the header of the image."
+                f"{its}. The reader turns each by its own header, so that nnU-Net may pair voxels that don't "
+                "belong together. Correct the header of the label map."
             )
 
     def own_grid(self) -> ImageGrid:

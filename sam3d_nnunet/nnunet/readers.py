@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.damaged_files import refuse_name
+
+WITHOUT_WORLD = (Tiff3DIO, NaturalImage2DIO)
+"""Readers of formats without a position in the world. Their files may hold an image in several ways."""
 
 
 def find_reader(dataset_json: dict[str, Any], examples: Iterable[str | Path]) -> type[BaseReaderWriter]:

@@ -9,13 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
-from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
-
 from sam3d_nnunet.datasets.case_files import case_file
 from sam3d_nnunet.errors import SAM3DError, refusal
 from sam3d_nnunet.geometry.world import ImageGeometry, read_header
 from sam3d_nnunet.io import read_json
+from sam3d_nnunet.nnunet.readers import WITHOUT_WORLD
 from sam3d_nnunet.prediction.cases import ClickSource, ImageCase, find_cases, read_case
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.predictor import CasePrediction, SAM3DPredictor
@@ -224,7 +222,7 @@ def _stays_as_it_is(click_file: Path, case: PlannedCase, prompt: Prompt | None) 
 
 def _header(file: Path, model: TrainedModel) -> tuple[ImageGeometry, tuple[int, int, int]] | None:
     """Geometry of an image and its (D, H, W), axes as in the file; None for formats whose header does not tell."""
-    if issubclass(model.plans.image_reader_writer_class, (Tiff3DIO, NaturalImage2DIO)):
+    if issubclass(model.plans.image_reader_writer_class, WITHOUT_WORLD):
         return None
     try:
         header = read_header(file)

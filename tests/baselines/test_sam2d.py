@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
+from skimage.io import imsave
 from small_sam import make_sam
 from typer.testing import CliRunner, Result
 
@@ -288,6 +289,13 @@ def test_images_that_sam_would_misread(sam, folder, array, message):
     first, second = cases.predict(SliceSAM(sam), ["a", "b"], folder / "prompts")
     assert message in first.error and "a_0000.nrrd" in first.error
     assert second.error is None
+
+
+def test_colours_are_refused(sam, folder):
+    imsave(folder / "images" / "a_0000.png", np.zeros((9, 9, 3), np.uint8), check_contrast=False)
+    cases = SliceCases(folder / "images", folder / "out", DATASET | {"file_ending": ".png"})
+    (report,) = cases.predict(SliceSAM(sam), ["a"], folder / "prompts")
+    assert "a_0000.png holds 3 volumes" in report.error
 
 
 @pytest.mark.parametrize("labels", [["background", "organ"], {"background": 0, "whole": [1, 2], "lesion": 2}])

@@ -1,15 +1,20 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 
 from sam3d_nnunet.datasets.splits import splits_file
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData, spacing_of
+from sam3d_nnunet.evaluation.protocol_prediction import NO_ERROR, IteratedPrediction
 from sam3d_nnunet.geometry.world import ImageGeometry
 
 
@@ -107,6 +112,50 @@ def test_no_such_data(data, monkeypatch):
 
 
 @pytest.fixture
+def test_data(data, tmp_path) -> EvaluationData:
+    """A test set with one case, new_1."""
+    copies = {"images/new_1_0000": data.image_file("case_1"), "labels/new_1": data.truth_file("case_1")}
+    for name, source in copies.items():
+        copy = tmp_path / f"{name}.nii.gz"
+        copy.parent.mkdir()
+        shutil.copy(source, copy)
+    return data.test_set(tmp_path / "images", tmp_path / "labels")
+
+
+@pytest.mark.parametrize("stray", ["template.nii.gz", "new_1_0001.nii.gz"])
+def test_other_images_beside_those_of_a_test_set(test_data, stray):
+    image = test_data.images / "new_1_0000.nii.gz"
+    shutil.copy(image, image.with_name(stray))
+    assert test_data.image_file("new_1") == image
+    with pytest.raises(SAM3DError, match=stray):
+        test_data.image_file("new_2")
+
+
+def test_test_set_whose_images_are_gone(test_data):
+    (test_data.images / "new_1_0000.nii.gz").unlink()
+    assert test_data.image_file("new_1") is None
+
+
+@pytest.mark.parametrize("reader", [SimpleITKIO, SimpleITKIOWithReorient, NibabelIOWithReorient])
+def test_corrections_are_drawn_where_the_first_clicks_are(data, tmp_path, reader):
+    """In the axes of the file, whatever the reader of the model."""
+    model = SimpleNamespace(
+        plans=SimpleNamespace(image_reader_writer_class=reader),
+        labels=SimpleNamespace(ignore_label=3),
+        clicks_carry_labels=True,
+    )
+    for file in (data.truth_file("case_1"), data.image_file("case_1")):
+        image = sitk.ReadImage(str(file))
+        image.SetDirection((0, 1, 0, -1, 0, 0, 0, 0, 1))
+        sitk.WriteImage(image, str(file))
+    iterated = IteratedPrediction(SimpleNamespace(model=model), data, [], trial=0)
+    truth, geometry = iterated._truth("case_1")
+    labels, wanted = data.read_truth("case_1")
+    assert np.array_equal(truth, np.where(labels == 3, NO_ERROR, labels))
+    assert (geometry.affine == wanted.affine).all()
+
+
+@pytest.fixture
 def with_wrong_direction(data) -> Callable[[str], EvaluationData]:
     """The data set with a label map whose axes, by its header, run otherwise than its image's; for a reader."""
     file, image_file = data.truth_file("case_1"), data.image_file("case_1")
@@ -123,6 +172,20 @@ def with_wrong_direction(data) -> Callable[[str], EvaluationData]:
 def test_truth_that_a_reader_turns_by_a_wrong_direction_is_refused(with_wrong_direction, reader):
     with pytest.raises(SAM3DError, match="case_1.*RPS instead of LAS"):
         with_wrong_direction(reader).read_truth("case_1")
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIOWithReorient", "NibabelIOWithReorient"])
+def test_truth_in_another_orientation_may_be_a_little_off(data, reader, capsys):
+    """Its header is right but for half a voxel, so the reader pairs the right voxels."""
+    file = data.truth_file("case_1")
+    before, geometry = data.read_truth("case_1")
+    turned = sitk.DICOMOrient(sitk.ReadImage(str(file)), "RAI")
+    turned.SetOrigin(np.array(turned.GetOrigin()) + (0.25, 0, 0))
+    sitk.WriteImage(turned, str(file))
+    data = replace(data, dataset_json=data.dataset_json | {"overwrite_image_reader_writer": reader})
+    labels, found = data.read_truth("case_1")
+    assert "0.5 voxels away" in capsys.readouterr().err
+    assert np.array_equal(labels, before) and np.allclose(found.affine, geometry.affine)
 
 
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import nibabel
@@ -11,7 +12,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from summary_dice import read_summary
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.measure import measure_folder
+from sam3d_nnunet.evaluation.data import EvaluationData
+from sam3d_nnunet.evaluation.measure import measure, measure_folder, up_to_date
 
 LABELS = {"background": 0, "organ": 1, "tumour": 2}
 REGIONS = {"background": 0, "whole": [1, 2], "tumour": 2}
@@ -86,6 +88,20 @@ def test_files(folders):
     first = rows.iloc[0]
     assert content["cases"][first["case"]][first["target"]]["nsd_2.5mm"] == first["nsd_2.5mm"]
     assert content["cases"][CASES[-1]]["tumour"]["dice"] is None
+
+
+def test_metrics_by_earlier_rules_are_computed_again(folders):
+    predictions, truth = folders
+    data = EvaluationData("Dataset001_A", predictions, truth, dataset())
+    assert measure(predictions, data, CASES, (1.0,)) == {}
+    for file in (*predictions.iterdir(), *truth.iterdir()):
+        os.utime(file, (1, 1))
+    for name in ("metrics.json", "metrics.csv"):
+        os.utime(predictions / name, (2, 2))
+    assert up_to_date(predictions, data, CASES, (1.0,))
+    content = json.loads((predictions / "metrics.json").read_text())
+    (predictions / "metrics.json").write_text(json.dumps(content | {"version": 1}))
+    assert not up_to_date(predictions, data, CASES, (1.0,))
 
 
 def test_several_processes_measure_the_same(folders):

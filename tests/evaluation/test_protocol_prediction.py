@@ -1,6 +1,8 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import tifffile
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from sam3d_nnunet.evaluation.data import EvaluationData
@@ -18,6 +20,17 @@ class PredictorOfTIFF:
             (output.parent / name).write_text("{}")
         for ending in (".tif", ".json"):
             Path(f"{output}{ending}").write_text(images[0][0])
+
+
+def test_tiff_in_tiles_is_predicted(tmp_path):
+    """ITK takes it for a coloured image, nnU-Net's reader does not."""
+    description = {"file_ending": ".tif", "channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}}
+    data = EvaluationData("Dataset001_A", tmp_path, tmp_path / "truth", description)
+    volume = np.zeros((6, 32, 32), np.uint8)
+    tifffile.imwrite(tmp_path / "case_1_0000.tif", volume, tile=(16, 16), planarconfig="separate")
+    (tmp_path / "predictions").mkdir()
+    (report,) = predict_automatic(PredictorOfTIFF(), data, ["case_1"], tmp_path / "predictions")
+    assert report.error is None
 
 
 def test_automatic_predictions_keep_their_spacing_and_nothing_else_of_nnunets(tmp_path):

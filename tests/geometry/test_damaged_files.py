@@ -173,6 +173,27 @@ def test_nifti_2_and_header_of_a_pair(files, tmp_path):
         read(tmp_path / "b.hdr")
 
 
+@pytest.mark.parametrize("length", [4070, 4081, 4082, 9000])
+@pytest.mark.parametrize("name", ["c.nrrd", "c.mha"])
+def test_long_lines_in_a_header(tmp_path, name, length):
+    """As in 3D Slicer's segmentations, which list their segments."""
+    image = sitk.GetImageFromArray(LABELS)
+    image.SetMetaData("Segments", "x" * length)
+    sitk.WriteImage(image, str(tmp_path / name), True)
+    assert np.array_equal(read(tmp_path / name), LABELS)
+
+
+@pytest.mark.parametrize("bits", [1, 64])
+def test_number_of_bits_that_no_library_reads(files, tmp_path, bits):
+    whole = bytearray((files / "a.nii").read_bytes())
+    whole[72:74] = struct.pack("<h", bits)
+    (tmp_path / "a.nii").write_bytes(whole)
+    assert np.array_equal(read(tmp_path / "a.nii"), LABELS)
+    (tmp_path / "a.nii").write_bytes(whole[:-1])
+    with pytest.raises(SAM3DError, match="a.nii is damaged"):
+        read(tmp_path / "a.nii")
+
+
 def test_a_file_is_decompressed_once(files, tmp_path, monkeypatch):
     opened = []
     decompress = damaged_files.zlib.decompressobj
