@@ -69,6 +69,10 @@ class SkippedSteps:
         patches = zip(batch.get("keys", ()), batch["data"])
         self.cases |= {str(case) for case, patch in patches if not patch.isfinite().all()}
 
+    def gather(self) -> None:
+        """Know the cases of all ranks; each must call this."""
+        self.cases = set().union(*from_all_ranks(self.cases))
+
     @property
     def cause(self) -> str:
         """A sentence about the images of the skipped steps."""
@@ -154,6 +158,15 @@ def _on_all_ranks(flags: Tensor) -> list[bool]:
         flags = flags.to(torch.int32)
         dist.all_reduce(flags, op=dist.ReduceOp.MIN)
     return flags.bool().tolist()
+
+
+def from_all_ranks(value: Any) -> list[Any]:
+    """The value of each rank; each must call this."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def with_finite_losses(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -76,7 +76,8 @@ class PlannedTrainer(nnUNetTrainer):
         """nnU-Net's split: the names of the cases to train on, and of those to validate on.
 
         Raises:
-            SAM3DError: splits_final.json can't be used, or has no such fold, or names cases that are not preprocessed.
+            SAM3DError: splits_final.json can't be used or has no such fold, or the fold has no cases, or cases that are
+                not preprocessed.
         """
         if self.fold != "all":
             file, folder = Path(self.preprocessed_dataset_folder_base) / FILE, self.preprocessed_dataset_folder
@@ -156,7 +157,7 @@ class PlannedTrainer(nnUNetTrainer):
         if not outputs:
             self._stop(f"All {len(train_outputs)} steps")
         if len(outputs) < len(train_outputs):
-            self._gather_broken_cases()
+            self.skipped.gather()
             self.print_to_log_file(
                 f"{len(train_outputs) - len(outputs)} of {len(train_outputs)} steps skipped: loss or gradient not "
                 f"finite. {self.skipped.cause}"
@@ -217,7 +218,7 @@ class PlannedTrainer(nnUNetTrainer):
         training_set, validation_set = self.get_tr_and_val_datasets()
         train, val = (cases_with_broken_voxels(d, d.identifiers) for d in (training_set, validation_set))
         hint = f"Correct their images and preprocess them again ({self.preprocessed_dataset_folder})."
-        if len(train) == len(training_set.identifiers):
+        if len(train) == len(set(training_set.identifiers)):
             raise SAM3DError(f"All training cases of fold {self.fold} hold NaN or infinite voxels. {hint}")
         if train:
             self.print_to_log_file(
@@ -238,16 +239,12 @@ class PlannedTrainer(nnUNetTrainer):
         refuse_unusable_files(there, self.plans_manager.image_reader_writer_class())
 
     def _stop(self, steps: str) -> None:
+        """End the training. All ranks skip the same steps, so all come here at the same one."""
+        self.skipped.gather()
         raise SAM3DError(
             f"{steps} were skipped in epoch {self.current_epoch}: loss or gradient not finite. {self.skipped.cause} "
             f"{self.skipped.remedy} Then train again; --c continues from the last checkpoint."
         )
-
-    def _gather_broken_cases(self) -> None:
-        if self.is_ddp:
-            found: list[set[str]] = [set()] * dist.get_world_size()
-            dist.all_gather_object(found, self.skipped.cases)
-            self.skipped.cases = set().union(*found)
 
     def _set_batch_size_and_oversample(self) -> None:
         """The block's batch size, distributed over the GPUs; the share of foreground is the same on each."""

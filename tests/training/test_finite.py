@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sam3d_nnunet.baselines.med_tuning import SAM3DMedTuningTrainer
 from sam3d_nnunet.baselines.prompted_unet import PromptedUNetTrainer
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.training.finite import LONGEST_RUN, step_if_finite
+from sam3d_nnunet.training.finite import LONGEST_RUN, SkippedSteps, step_if_finite
 from sam3d_nnunet.training.variants import SAM3DAdapterTrainer_smoke, nnUNetTrainer_planned
 
 SHORT = {"preset": "tiny", "num_epochs": 2, "steps_per_epoch": 3, "validation_steps": 1}
@@ -229,6 +229,27 @@ def test_all_ranks_skip_the_same_steps(tmp_path):
     (one, weights), (other, others) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert one == other == [False, False, True]
     assert torch.equal(weights, others) and weights.isfinite().all()
+
+
+def stopping_rank(rank: int, folder: str) -> None:
+    """Skips its last steps; only the patches of rank 1 are broken."""
+    dist.init_process_group("gloo", init_method=Path(folder, "meeting").as_uri(), rank=rank, world_size=2)
+    trainer = object.__new__(nnUNetTrainer_planned)
+    trainer.is_ddp, trainer.local_rank, trainer.current_epoch, trainer.skipped = True, rank, 3, SkippedSteps()
+    voxel = torch.nan if rank == 1 else 0.0
+    trainer.skipped.add({"keys": [f"case_{rank}"], "data": torch.full((1, 1, 2, 2, 2), voxel)})
+    try:
+        trainer.on_train_epoch_end([{"loss": np.nan, "skipped": True}] * 2)
+    except SAM3DError as e:
+        Path(folder, f"{rank}.txt").write_text(str(e))
+    dist.destroy_process_group()
+
+
+def test_all_ranks_name_the_cases_that_end_a_training(tmp_path):
+    torch.multiprocessing.start_processes(stopping_rank, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    one, other = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    assert one == other
+    assert one.startswith("All 2 steps were skipped in epoch 3") and "voxels: case_1. Correct the images" in one
 
 
 @pytest.mark.parametrize(
