@@ -170,13 +170,14 @@ def from_all_ranks(value: Any) -> list[Any]:
 
 
 def with_finite_losses(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Outputs of nnU-Net's steps in which the mean of the finite losses replaces the others.
+    """Outputs of nnU-Net's steps in which the mean of the finite losses of all ranks replaces the others.
 
-    The number of outputs stays, since nnU-Net expects the same from all ranks.
+    The number of outputs stays, since nnU-Net expects the same from all ranks. Each rank must call this.
     """
     losses = np.array([output["loss"] for output in outputs], float)
     finite = np.isfinite(losses)
-    if finite.all() or not finite.any():
+    counted = np.concatenate(from_all_ranks(losses[finite]))
+    if finite.all() or not len(counted):
         return outputs
-    mean = losses[finite].mean()
+    mean = counted.mean()
     return [output | {"loss": output["loss"] if is_finite else mean} for output, is_finite in zip(outputs, finite)]

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sam3d_nnunet.baselines.med_tuning import SAM3DMedTuningTrainer
 from sam3d_nnunet.baselines.prompted_unet import PromptedUNetTrainer
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.training.finite import LONGEST_RUN, SkippedSteps, step_if_finite
+from sam3d_nnunet.training.finite import LONGEST_RUN, SkippedSteps, step_if_finite, with_finite_losses
 from sam3d_nnunet.training.variants import SAM3DAdapterTrainer_smoke, nnUNetTrainer_planned
 
 SHORT = {"preset": "tiny", "num_epochs": 2, "steps_per_epoch": 3, "validation_steps": 1}
@@ -250,6 +251,20 @@ def test_all_ranks_name_the_cases_that_end_a_training(tmp_path):
     one, other = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
     assert one == other
     assert one.startswith("All 2 steps were skipped in epoch 3") and "voxels: case_1. Correct the images" in one
+
+
+def validating_rank(rank: int, folder: str) -> None:
+    """Two losses; on rank 1 none is finite."""
+    dist.init_process_group("gloo", init_method=Path(folder, "meeting").as_uri(), rank=rank, world_size=2)
+    losses = [0.25, np.nan] if rank == 0 else [np.nan, np.inf]
+    found = [float(output["loss"]) for output in with_finite_losses([{"loss": loss} for loss in losses])]
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def test_a_rank_without_finite_losses_takes_those_of_others(tmp_path):
+    torch.multiprocessing.start_processes(validating_rank, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [[0.25, 0.25]] * 2
 
 
 @pytest.mark.parametrize(
