@@ -37,7 +37,7 @@ def plan_dataset(
         dataset: id or name of a data set in nnUNet_raw.
         recipe: name or path of a recipe. The other arguments override it.
         overwrite_plans_name: name of the plans, `SAM3DPlans` by default.
-        target_spacing: mm along the image's axes, 1 mm by default.
+        target_spacing: mm along the image's axes. By default 1 mm, unless the images are more than twice as fine.
         preset: size of the network.
 
     Returns:

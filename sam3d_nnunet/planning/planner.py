@@ -37,7 +37,7 @@ TOKEN_MULTIPLE = 32  # whole windows at stride 4
 class SAM3DPlanner(ExperimentPlanner):
     """Writes plans with 1 mm target spacing, patches of up to 128^3 and a block "sam3d" in each 3-D configuration.
 
-    Images with much smaller voxels get a finer spacing, see `isotropic_spacing`. The plans also hold nnU-Net's U-Net,
+    Images that are more than twice as fine get a finer spacing, see `isotropic_spacing`. The plans also hold nnU-Net's U-Net,
     fitted to the patch size. nnU-Net's own trainers can use the same plans.
     """
 

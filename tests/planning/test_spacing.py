@@ -28,9 +28,10 @@ LABELS = {"background": 0, "lesion": 1}
         ((0.49, 0.49, 0.49), 0.49),
         ((0.05, 0.05, 0.05), 0.05),
         ((3.0, 0.2, 0.2), 0.493),  # as many voxels as before
-        ((1.0, 0.39, 0.39), 0.534),
-        ((10.0, 0.4, 0.4), 1.0),  # not coarser than the default
-        ((0.2, 1.0, 3.0), 0.843),  # whichever axis it is
+        ((0.2, 3.0, 0.2), 0.493),  # whichever axis it is
+        ((6.0, 0.35, 0.35), 1.0),  # thick slices
+        ((1.0, 0.39, 0.39), 1.0),
+        ((5.0, 0.45, 0.45), 1.0),
     ],
 )
 def test_side_of_a_voxel(spacing, side):
@@ -119,6 +120,9 @@ def test_finer_spacing_is_said_aloud_once(plan, capsys):
     plans = plan((40, 40, 32), (0.05, 0.05, 0.05), target=(0.1, 0.1, 0.1))
     assert said not in capsys.readouterr().out
     assert plans["configurations"]["3d_fullres"]["spacing"] == [0.1, 0.1, 0.1]
+    plans = plan((20, 40, 40), (6.0, 0.35, 0.35))
+    assert said.partition(",")[0] not in capsys.readouterr().out
+    assert plans["configurations"]["3d_fullres"]["spacing"] == [1.0, 1.0, 1.0]
 
 
 sides = st.integers(2, 30) | st.integers(31, 400)
