@@ -4,7 +4,7 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from sam3d_nnunet.datasets.file_check import (
 )
 from sam3d_nnunet.datasets.raw_dataset import RawDataset, for_each_case
 from sam3d_nnunet.datasets.set_check import check_geometries, check_labels
-from sam3d_nnunet.datasets.splits import FILE, read_splits, refuse_other_splits, splits_file
+from sam3d_nnunet.datasets.splits import FILE, fold_notes, read_splits, refuse_other_splits, splits_file
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import listing, read_json_object
 from sam3d_nnunet.nnunet.doctor import Finding
@@ -238,6 +238,8 @@ class _DatasetCheck:
         except SAM3DError as e:
             self._fault(True, FILE, reason(e), "correct it, or delete the file if nnU-Net is to draw folds")
             return False
+        for number, fold in enumerate(splits):
+            self._check_fold(file, number, fold)
         named = {name for fold in splits for part in fold.values() for name in part}
         absent, unused = named - self.training.keys(), self.training.keys() - named
         if absent:
@@ -247,6 +249,14 @@ class _DatasetCheck:
             found = f"{file} leaves out {len(unused)} case(s): {listing(unused, SHOWN)}"
             self._fault(False, FILE, found, "add their names if they are to be trained on")
         return True
+
+    def _check_fold(self, file: Path, number: int, fold: Mapping[str, Sequence[str]]) -> None:
+        for part, names in fold.items():
+            if not names:
+                found = f'fold {number} of {file} has no cases in "{part}"'
+                self._fault(True, FILE, found, "add some; other folds can be trained")
+        for note in fold_notes(number, fold):
+            self._fault(False, FILE, f"{file}: {note}", "correct it, unless it is meant; nnU-Net trains all the same")
 
 
 def _is_reader(name: str) -> bool:

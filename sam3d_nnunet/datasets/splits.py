@@ -1,13 +1,12 @@
 """nnU-Net's folds: splits_final.json in the data set's folder of nnUNet_preprocessed."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from nnunetv2.utilities.crossval_split import generate_crossval_split
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from typing_extensions import Self
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.errors import SAM3DError
@@ -21,14 +20,7 @@ FOLDS = 5
 PARTS = ("train", "val")
 
 
-def _each_once(names: list[str]) -> list[str]:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(f"names the case(s) {listing(twice)} more than once")
-    return names
-
-
-Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1), AfterValidator(_each_once)]
+Names = list[Annotated[str, Field(min_length=1)]]
 
 
 class Fold(BaseModel):
@@ -36,22 +28,13 @@ class Fold(BaseModel):
 
     Attributes:
         train: names of the cases to train on.
-        val: names of the cases to validate on, none of which is in `train`.
+        val: names of the cases to validate on.
     """
 
     model_config = ConfigDict(strict=True)
 
     train: Names
     val: Names
-
-    @model_validator(mode="after")
-    def _apart(self) -> Self:
-        both = set(self.train) & set(self.val)
-        if both:
-            raise ValueError(
-                f'has the case(s) {listing(both)} in "train" and in "val" (the fold "all" trains on all cases)'
-            )
-        return self
 
 
 _FOLDS = TypeAdapter(Annotated[list[Fold], Field(min_length=1)], config=ConfigDict(strict=True))
@@ -70,8 +53,7 @@ def read_splits(file: Path) -> Splits:
     """Read nnU-Net's folds.
 
     Raises:
-        SAM3DError: the file can't be read, or a fold can't be used: it isn't laid out as nnU-Net wants it, is empty,
-            names a case twice, or validates on what it trains on.
+        SAM3DError: the file can't be read, or isn't laid out as nnU-Net wants it.
     """
     content = read_json(file, "nnU-Net writes the folds of a data set when its first training starts.")
     try:
@@ -83,7 +65,7 @@ def read_splits(file: Path) -> Splits:
 def read_fold(
     file: Path, number: int, there: Collection[str], where: str | Path, parts: Collection[str] = PARTS
 ) -> dict[str, list[str]]:
-    """Read one of nnU-Net's folds, and check that its cases are there.
+    """Read one of nnU-Net's folds, and check that it has cases, which are there. Other folds don't matter.
 
     Args:
         file: with all folds.
@@ -93,24 +75,28 @@ def read_fold(
         parts: of the fold that are needed.
 
     Returns:
-        names of its cases in `train` and in `val`.
+        names of its cases in `train` and in `val`, each once.
 
     Raises:
-        SAM3DError: the file can't be used (see `read_splits`), has no such fold, or the fold names cases that are not
-            there.
+        SAM3DError: the file can't be used (see `read_splits`), has no such fold, or the fold has no cases, or cases
+            that are not there.
     """
     splits = read_splits(file)
     if number >= len(splits):
         raise SAM3DError(
             f"{file} has no fold {number}, only {_numbers(len(splits))}. Choose one of these, or add the fold there."
         )
-    absent = {name for part in parts for name in splits[number][part]} - set(there)
+    fold = {part: list(dict.fromkeys(names)) for part, names in splits[number].items()}
+    for part in parts:
+        if not fold[part]:
+            raise SAM3DError(f'Fold {number} of {file} has no cases in "{part}". Add some.')
+    absent = {name for part in parts for name in fold[part]} - set(there)
     if absent:
         raise SAM3DError(
             f"Fold {number} of {file} names {len(absent)} case(s) that are not in {where}: {listing(absent)}. Add them "
             "there, or correct the names."
         )
-    return splits[number]
+    return fold
 
 
 def refuse_other_splits(dataset_name: str) -> None:
@@ -180,6 +166,7 @@ def describe_splits(splits: Splits, cases: Collection[str] | None = None) -> lis
     for number, fold in enumerate(splits):
         train, val = set(fold["train"]), set(fold["val"])
         lines.append(f"fold {number}: {len(train)} for training, {len(val)} for validation")
+        lines += fold_notes(number, fold)
         left = named - train - val
         lines += _cases(f"fold {number} leaves out", left)
     if all(validated[name] == 1 for name in named):
@@ -189,6 +176,15 @@ def describe_splits(splits: Splits, cases: Collection[str] | None = None) -> lis
     lines += _cases("in the validation sets of several folds", {name for name, n in validated.items() if n > 1})
     lines += _cases("in the folds, not in the data set", named - known)
     return lines
+
+
+def fold_notes(number: int, fold: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is unusual about a fold, but may be meant: cases in both parts, and several times in one."""
+    notes = _cases(f"fold {number} validates on what it trains on", set(fold["train"]) & set(fold["val"]))
+    for part in PARTS:
+        several = {name for name, count in Counter(fold[part]).items() if count > 1}
+        notes += _cases(f'fold {number} names several times in "{part}"', several)
+    return notes
 
 
 def _cases(what: str, names: Collection[str]) -> list[str]:
@@ -204,13 +200,10 @@ def _sentence(file: Path, problem: dict[str, Any]) -> str:
     fold, part, entry = (*problem["loc"], None, None, None)[:3]
     value, kind = brief(problem["input"]), problem["type"]
     subject = str(file) if fold is None else f"Fold {fold} of {file}"
-    if kind == "value_error":
-        what = str(problem["ctx"]["error"])
-        return f"{subject} {what}. Correct it." if part is None else f'{subject} {what} in "{part}". Correct it.'
     if kind == "missing":
         return f'{subject} has no list "{part}". Add it.'
     if kind == "too_short":
-        return f'{subject} has no cases in "{part}". Add some.' if part else f"{subject} holds no folds. Add some."
+        return f"{subject} holds no folds. Add some."
     if fold is None:
         return f'{subject} must hold a list of folds, each with "train" and "val", not {value}. Correct it.'
     if part is None:

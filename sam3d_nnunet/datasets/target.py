@@ -192,7 +192,7 @@ def _restricted(splits: Splits, cases: list[str]) -> Splits:
     folds = [{part: [case for case in fold[part] if case in there] for part in PARTS} for fold in splits]
     for number, fold in enumerate(folds):
         for part in PARTS:
-            if not fold[part]:
+            if splits[number][part] and not fold[part]:
                 raise SAM3DError(
                     f'Fold {number} would hold no case in "{part}", because all of them lack the target. Keep these '
                     "cases (without --drop-empty), or remove the splits_final.json of the source."

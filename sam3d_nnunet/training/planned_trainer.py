@@ -216,7 +216,10 @@ class PlannedTrainer(nnUNetTrainer):
 
     def _name_broken_cases(self) -> None:
         training_set, validation_set = self.get_tr_and_val_datasets()
-        train, val = (cases_with_broken_voxels(d, d.identifiers) for d in (training_set, validation_set))
+        # a set, since fold "all" validates on the training cases
+        broken = cases_with_broken_voxels(training_set, {*training_set.identifiers, *validation_set.identifiers})
+        train = [case for case in broken if case in training_set.identifiers]
+        val = [case for case in broken if case not in train]
         hint = f"Correct their images and preprocess them again ({self.preprocessed_dataset_folder})."
         if len(train) == len(set(training_set.identifiers)):
             raise SAM3DError(f"All training cases of fold {self.fold} hold NaN or infinite voxels. {hint}")

@@ -662,6 +662,20 @@ def test_tiff(raw):
     ]
 
 
+def test_folds_that_nnunet_trains_all_the_same(raw):
+    made = raw("abc")
+    made.set_folds(lambda cases: [{"train": [*cases, "a"], "val": ["b"]}])
+    made.finish()
+    shown = lines(check_dataset("77").faults)
+    assert [line.split(": ", 2)[2] for line in shown if "validates" in line or "several" in line] == [
+        "fold 0 validates on what it trains on: 1 case(s): b -> "
+        "correct it, unless it is meant; nnU-Net trains all the same",
+        'fold 0 names several times in "train": 1 case(s): a -> '
+        "correct it, unless it is meant; nnU-Net trains all the same",
+    ]
+    assert all(line.startswith("[note]") for line in shown)
+
+
 def test_reader_that_turns_images(raw):
     """Then files may lie in any way, and a label map other than its image."""
     made = raw("abc")

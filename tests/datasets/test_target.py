@@ -121,6 +121,8 @@ def test_fold_that_would_be_empty(with_empty, nnunet_folders, small_hippocampus)
     with pytest.raises(SAM3DError, match='Fold 0 would hold no case in "val".*--drop-empty'):
         derive_target("4", ["Posterior"], "41", drop_empty=True)
     assert [folder.name for folder in nnunet_folders.raw.iterdir()] == [small_hippocampus.name]
+    file.write_text(json.dumps([fold, {"train": fold["train"], "val": []}]))  # which the source's is, too
+    assert json.loads(derive_target("4", ["Posterior"], "41", drop_empty=True).splits.read_text())[1]["val"] == []
 
 
 def test_folds_beside_the_raw_data(with_empty, small_hippocampus, nnunet_folders):

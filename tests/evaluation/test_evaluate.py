@@ -359,6 +359,17 @@ def test_folds_of_other_splits_are_refused(make_evaluated, tmp_path):
     assert evaluate(model.folder, root, ["1"], options=QUICK, test=(images, labels)) == []
 
 
+def test_folds_that_nnunet_trains_are_evaluated(make_evaluated, tmp_path, monkeypatch, capsys):
+    model, root = make_evaluated(), tmp_path / "evaluated"
+    file = tmp_path / "preprocessed" / model.dataset / "splits_final.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps([{"train": ["case_1"], "val": ["case_1", "case_1"]}, {"train": ["case_3"], "val": []}]))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    assert evaluate(model.folder, root, ["0"], options=QUICK) == []
+    assert list(Results(root).metrics["case"].unique()) == ["case_1"]
+    assert f"{file}: fold 0 validates on what it trains on: 1 case(s): case_1" in capsys.readouterr().err
+
+
 def test_per_lesion_is_another_method(make_evaluated, tmp_path):
     model, root = make_evaluated(), tmp_path / "evaluated"
     evaluate(model.folder, root, ["0"], ["lesion_1"], 1, QUICK)

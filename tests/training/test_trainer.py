@@ -109,7 +109,7 @@ def test_fewer_patches_than_gpus(make_trainer, results, monkeypatch):
     [
         ([{"train": ["case_1"], "val": ["case_2"]}], "has no fold 4, only 0. Choose"),
         ([{"train": ["case_1"], "val": ["nobody"]}] * 5, r"Fold 4 of .* names 1 case\(s\) that are not in .*: nobody."),
-        ([{"train": ["case_1"], "val": []}] * 5, 'Fold 0 of .* has no cases in "val"'),
+        ([{"train": ["case_1"], "val": []}] * 5, 'Fold 4 of .* has no cases in "val"'),
         ({"train": ["case_1"], "val": ["case_2"]}, "must hold a list of folds"),
     ],
 )
@@ -122,6 +122,16 @@ def test_folds_that_cannot_be_used(make_trainer, prepared, tmp_path, trainer_cla
     file.write_text(json.dumps(content))
     with pytest.raises(SAM3DError, match=message):
         trainer.on_train_start()
+
+
+@pytest.mark.parametrize("trainer_class", [SAM3DAdapterTrainer_smoke, nnUNetTrainer_planned])
+def test_folds_that_nnunet_trains_are_trained(make_trainer, tmp_path, trainer_class):
+    """Another fold is empty, one case is drawn twice as often, and one is in both parts."""
+    trainer = make_trainer(trainer_class=trainer_class)
+    trainer.preprocessed_dataset_folder_base = str(tmp_path)
+    fold = {"train": ["case_1", "case_2", "case_1"], "val": ["case_2"]}
+    (tmp_path / "splits_final.json").write_text(json.dumps([fold, {"train": ["case_1"], "val": []}]))
+    assert trainer.do_split() == (fold["train"], fold["val"])
 
 
 def test_folds_that_nobody_has_written_are_nnunets_own(make_trainer, tmp_path):
