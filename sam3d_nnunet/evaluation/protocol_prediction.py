@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.geometry.images import check_axes, check_image_file
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.io import whole_files
-from sam3d_nnunet.nnunet.readers import WITHOUT_WORLD
+from sam3d_nnunet.nnunet.readers import TURNING, WITHOUT_WORLD
+from sam3d_nnunet.planning.settings import BLOCK
 from sam3d_nnunet.prediction.batch import CaseReport, PlannedCase, predict_cases
 from sam3d_nnunet.prediction.cases import ClickSource, ImageCase, mask_maps, read_case
 from sam3d_nnunet.prediction.predictor import CasePrediction, SAM3DPredictor
@@ -58,11 +60,27 @@ def _predict(predictor: nnUNetPredictor, data: EvaluationData, case: str, folder
         check_image_file(file)  # nnU-Net reads it
         if not issubclass(predictor.plans_manager.image_reader_writer_class, WITHOUT_WORLD):
             check_axes(file, "image")
+    _note_orientation(predictor, case, files[0])
     with whole_files(folder, last=f"{case}{data.file_ending}") as part:
         with contextlib.redirect_stdout(io.StringIO()):  # many lines for each case
             predictor.predict_from_files_sequential([[str(file) for file in files]], [str(part / case)])
         for name in NNUNETS_FILES:
             (part / name).unlink(missing_ok=True)
+
+
+def _note_orientation(predictor: nnUNetPredictor, case: str, file: Path) -> None:
+    """Say where an image lies otherwise than those of the training: nnU-Net's prediction does not turn it."""
+    if issubclass(predictor.plans_manager.image_reader_writer_class, (*WITHOUT_WORLD, *TURNING)):
+        return
+    wanted = predictor.configuration_manager.configuration.get(BLOCK, {}).get("orientation")
+    with contextlib.suppress(SAM3DError):  # axes that ITK refuses
+        found = ImageGeometry.from_file(file).orientation
+        if wanted not in (None, found):
+            tqdm.write(
+                f"{case}: {file} lies as {found}, but the training images as {wanted}. Prediction from clicks turns "
+                "it, nnU-Net's automatic prediction does not. Turn the image to compare both.",
+                file=sys.stderr,
+            )
 
 
 def predict_prompted_cases(

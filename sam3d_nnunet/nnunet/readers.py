@@ -8,7 +8,9 @@ from typing import Any
 
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from sam3d_nnunet.errors import SAM3DError
@@ -16,6 +18,8 @@ from sam3d_nnunet.geometry.damaged_files import refuse_name
 
 WITHOUT_WORLD = (Tiff3DIO, NaturalImage2DIO)
 """Readers of formats without a position in the world. Their files may hold an image in several ways."""
+TURNING = (SimpleITKIOWithReorient, NibabelIOWithReorient)
+"""Readers that turn all images to one orientation."""
 
 
 def find_reader(dataset_json: dict[str, Any], examples: Iterable[str | Path]) -> type[BaseReaderWriter]:

@@ -2,7 +2,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
+import SimpleITK as sitk
 import tifffile
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from sam3d_nnunet.evaluation.data import EvaluationData
@@ -43,3 +46,22 @@ def test_automatic_predictions_keep_their_spacing_and_nothing_else_of_nnunets(tm
     reports = list(predict_automatic(PredictorOfTIFF(), data, ["case_1", "case_2"], folder))
     assert [file.name for file in sorted(folder.iterdir())] == ["case_1.json", "case_1.tif"]
     assert reports[0].error is None and "case_2_0000.tif" in reports[1].error
+
+
+@pytest.mark.parametrize("reader, noted", [(SimpleITKIO, True), (SimpleITKIOWithReorient, False)])
+@pytest.mark.parametrize("orientation", ["LPS", "LAS", None])
+def test_an_image_that_lies_otherwise_is_noted(tmp_path, capsys, reader, noted, orientation):
+    description = {"file_ending": ".nii.gz", "channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}}
+    data = EvaluationData("Dataset001_A", tmp_path, tmp_path / "truth", description)
+    image = sitk.GetImageFromArray(np.zeros((4, 5, 6), np.float32))
+    image.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))
+    sitk.WriteImage(image, str(tmp_path / "case_1_0000.nii.gz"))
+    predictor = SimpleNamespace(
+        plans_manager=SimpleNamespace(image_reader_writer_class=reader),
+        configuration_manager=SimpleNamespace(configuration={"sam3d": {"orientation": orientation}}),
+        predict_from_files_sequential=lambda images, outputs: Path(f"{outputs[0]}.nii.gz").write_text(""),
+    )
+    (tmp_path / "predictions").mkdir()
+    (report,) = predict_automatic(predictor, data, ["case_1"], tmp_path / "predictions")
+    assert report.error is None
+    assert ("case_1_0000.nii.gz lies as LAS" in capsys.readouterr().err) == (noted and orientation == "LPS")
