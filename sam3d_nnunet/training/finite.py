@@ -1,6 +1,6 @@
 """NaN and infinite numbers in a training: the cases they come from, and the steps that they would spoil."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ diverged loses 20 steps, less than a tenth of an epoch.
 """
 
 
-def cases_with_broken_voxels(dataset: nnUNetBaseDataset, cases: Sequence[str]) -> list[str]:
+def cases_with_broken_voxels(dataset: nnUNetBaseDataset, cases: Collection[str]) -> list[str]:
     """Names of the preprocessed cases whose image holds NaN or infinite voxels.
 
     Args:

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sam3d_nnunet.baselines.med_tuning import SAM3DMedTuningTrainer
 from sam3d_nnunet.baselines.prompted_unet import PromptedUNetTrainer
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.training import finite
 from sam3d_nnunet.training.finite import LONGEST_RUN, SkippedSteps, step_if_finite, with_finite_losses
 from sam3d_nnunet.training.variants import SAM3DAdapterTrainer_smoke, nnUNetTrainer_planned
 
@@ -192,6 +193,16 @@ def test_cases_that_are_not_finite_are_named_before_the_first_epoch(broken):
     log = log_of(trainer)
     assert "WARNING: 1 training case(s) hold NaN or infinite voxels: case_3. Steps" in log
     assert "WARNING: 1 validation case(s) hold NaN or infinite voxels: case_2. What" in log
+
+
+def test_cases_of_fold_all_are_read_once(broken, monkeypatch):
+    """nnU-Net trains and validates on the same cases then."""
+    trainer = broken("case_3")
+    trainer.fold, looked = "all", []
+    monkeypatch.setattr(finite, "_is_broken", lambda dataset, case: looked.append(case) or case == "case_3")
+    trainer.on_train_start()
+    assert len(looked) == len(set(looked)) == 5
+    assert log_of(trainer).count("hold NaN or infinite voxels: case_3") == 1
 
 
 def test_finite_cases_are_not_named(make_trainer):
