@@ -48,11 +48,12 @@ def refuse_flat_images(
     if not flat.any() and not len(nothing):
         return
     example = nothing[0] if len(nothing) else np.argmin(resampled.min(axis=1))
+    finer = np.minimum(target, spacings[example])
     name = cases[example] if len(cases) == len(shapes) else f"image {example + 1} of the fingerprint"
     raise SAM3DError(
         f"Voxels of {_mm(target)} are too large: {name} has {_times(shapes[example])} voxels of "
         f"{_mm(spacings[example])} and would have {_times(resampled[example])}. Choose a finer target spacing, such as "
-        f"-overwrite_target_spacing {' '.join(f'{s:.3g}' for s in np.median(spacings, axis=0))}, or remove the case."
+        f"-overwrite_target_spacing {' '.join(f'{s:.3g}' for s in finer)}, or remove the case."
     )
 
 
