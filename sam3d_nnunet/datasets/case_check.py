@@ -14,13 +14,12 @@ from sam3d_nnunet.datasets.faults import Fault, reason
 from sam3d_nnunet.datasets.file_check import CaseFiles
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.damaged_files import refuse_damaged, refuse_name
+from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
 from sam3d_nnunet.geometry.image_grid import ImageGrid
 from sam3d_nnunet.geometry.images import check_axes, read_image
 from sam3d_nnunet.geometry.label_maps import LabelMap, read_stored_values
 from sam3d_nnunet.geometry.label_values import WHOLE, refuse_cut_labels
 from sam3d_nnunet.geometry.world import ImageGeometry, read_header
-
-THIN = 8  # voxels: the smallest side of a patch
 
 
 @dataclass
@@ -135,10 +134,11 @@ class _CaseCheck:
         """Make this the image that others are compared with."""
         self.report.grid = grid
         self.report.is_default = bool((grid.geometry.spacing == 1).all()) and _has_default_header(file)
-        if min(grid.shape) < THIN:
+        if min(grid.shape) < SMALLEST_PATCH:
             todo = "patches are padded there; check that no slices are missing"
             shape = " x ".join(map(str, grid.shape))
-            self._fault(f"the image has fewer than {THIN} voxels along an axis", todo, shape, serious=False)
+            found = f"the image has fewer than {SMALLEST_PATCH} voxels along an axis"
+            self._fault(found, todo, shape, serious=False)
 
     def _check_spacing(self, file: Path) -> None:
         sizes = _stored_spacing(file)

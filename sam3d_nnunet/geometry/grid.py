@@ -8,6 +8,9 @@ import numpy as np
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.turn import NO_TURN, Turn
 
+SMALLEST_PATCH = 8
+"""Voxels a side of a patch of the grid."""
+
 
 @dataclass(frozen=True)
 class LinearWeights:

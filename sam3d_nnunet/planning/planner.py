@@ -18,12 +18,13 @@ from sam3d_nnunet.datasets.spacing import DEFAULT, describe_finer, isotropic_spa
 from sam3d_nnunet.datasets.splits import refuse_other_splits
 from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
+from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
 from sam3d_nnunet.network.sam3d import default_stride
 from sam3d_nnunet.nnunet.folders import dataset_name
 from sam3d_nnunet.nnunet.names import TRAINERS
 from sam3d_nnunet.planning.fingerprint import refuse_broken_statistics
 from sam3d_nnunet.planning.orientation import shared_orientation
-from sam3d_nnunet.planning.settings import BLOCK, SMALLEST_PATCH, SAM3DSettings, merge, parse_settings
+from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, merge, parse_settings
 
 show_as_sentence()
 
@@ -37,8 +38,8 @@ TOKEN_MULTIPLE = 32  # whole windows at stride 4
 class SAM3DPlanner(ExperimentPlanner):
     """Writes plans with 1 mm target spacing, patches of up to 128^3 and a block "sam3d" in each 3-D configuration.
 
-    Images that are more than twice as fine get a finer spacing, see `isotropic_spacing`. The plans also hold nnU-Net's U-Net,
-    fitted to the patch size. nnU-Net's own trainers can use the same plans.
+    Images that are more than twice as fine get a finer spacing, see `isotropic_spacing`. The plans also hold nnU-Net's
+    U-Net, fitted to the patch size. nnU-Net's own trainers can use the same plans.
     """
 
     def __init__(

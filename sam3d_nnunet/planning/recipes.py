@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
 from sam3d_nnunet.io import read_json
-from sam3d_nnunet.planning.settings import SMALLEST_PATCH
 
 KEYS = ("description", "target_spacing", "patch_size", "sam3d", "benchmark")
 

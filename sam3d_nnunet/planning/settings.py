@@ -11,8 +11,6 @@ from sam3d_nnunet.geometry.turn import ORIENTATIONS
 from sam3d_nnunet.network.sam3d import PRESETS, STRIDES
 
 BLOCK = "sam3d"
-SMALLEST_PATCH = 8
-"""Voxels a side."""
 
 
 class Block(BaseModel):

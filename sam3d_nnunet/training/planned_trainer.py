@@ -17,16 +17,10 @@ from torch._dynamo import OptimizedModule
 from sam3d_nnunet.datasets.splits import FILE, draw_splits, read_fold
 from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
+from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
 from sam3d_nnunet.io import listing, whole_file
 from sam3d_nnunet.network.weights import refuse_broken_weights
-from sam3d_nnunet.planning.settings import (
-    BLOCK,
-    SMALLEST_PATCH,
-    SAM3DSettings,
-    merge,
-    parse_settings,
-    planned_block,
-)
+from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, merge, parse_settings, planned_block
 from sam3d_nnunet.training.finite import (
     LONGEST_RUN,
     RunningStatistics,
