@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
 from sam3d_nnunet.datasets.raw_dataset import for_each_case
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.damaged_files import refuse_damaged
@@ -25,14 +27,16 @@ def refuse_unusable_files(
         images: files of the channels by case, for as many cases as are to be checked.
 
     Raises:
-        SAM3DError: names files that are missing or damaged, and label maps whose values are not exactly labels, that
-            have other voxels than their images, or that nnU-Net's reader turns otherwise than these.
+        SAM3DError: names files that are missing, damaged or sheared, and label maps whose values are not exactly labels,
+            that have other voxels than their images, or that nnU-Net's reader turns otherwise than these.
     """
 
     def check(case: str) -> None:
         files = (images or {}).get(case, ())
         for file in files:
             check_image_file(file)
+            if isinstance(reader, SimpleITKIO):  # the first image decides on the reader, so others may be sheared
+                read_header(file)
         _check_label_map(label_maps[case], reader)
         if files and _layout(files[0]) != _layout(label_maps[case]):
             label_map = read_stored_values(label_maps[case], reader)

@@ -14,13 +14,15 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.datasets.spacing import DEFAULT, describe_finer, isotropic_spacing, refuse_flat_images
 from sam3d_nnunet.datasets.splits import refuse_other_splits
 from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
 from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
+from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.network.sam3d import default_stride
-from sam3d_nnunet.nnunet.folders import dataset_name
+from sam3d_nnunet.nnunet.folders import dataset_name, raw_root
 from sam3d_nnunet.nnunet.names import TRAINERS
 from sam3d_nnunet.planning.fingerprint import refuse_broken_statistics
 from sam3d_nnunet.planning.orientation import shared_orientation
@@ -59,7 +61,9 @@ class SAM3DPlanner(ExperimentPlanner):
         """
         if get_allowed_n_proc_DA() == 0:
             raise SAM3DError("nnU-Net cannot plan while nnUNet_n_proc_DA is 0. Unset it for planning.")
-        refuse_other_splits(dataset_name(str(dataset_name_or_id)))
+        name = dataset_name(str(dataset_name_or_id))
+        _refuse_file_names(name)  # again where plan_dataset has just extracted the fingerprint; takes milliseconds
+        refuse_other_splits(name)
         super().__init__(
             dataset_name_or_id,
             gpu_memory_target_in_gb,
@@ -138,6 +142,13 @@ class SAM3DPlanner(ExperimentPlanner):
         _refuse_unknown_trainers(settings, self.plans_identifier)
         plan[BLOCK] = settings.model_dump()
         return plan
+
+
+def _refuse_file_names(dataset: str) -> None:
+    """Refuse names with which nnU-Net would lose files. Its own commands may have extracted the fingerprint."""
+    folder = raw_root() / dataset
+    dataset_json = read_json_object(folder / "dataset.json", ("labels", "file_ending"))
+    RawDataset(folder, dataset_json).refuse_file_names()
 
 
 def _refuse_unknown_trainers(settings: SAM3DSettings, plans: str) -> None:

@@ -1,5 +1,6 @@
 import json
 import multiprocessing.dummy
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -293,8 +294,8 @@ def test_folds_beside_the_raw_data(nnunet_folders, write_dataset, write_fingerpr
     write_fingerprint(nnunet_folders.preprocessed / name, [(9, 9, 9)] * 4)
     given, taken = folder / "splits_final.json", nnunet_folders.preprocessed / name / "splits_final.json"
     if other == "wrong":
-        given.write_text('[{"train": ["case_0"], "val": []}]')
-        message = f'Fold 0 of {given} has no cases in "val"'
+        given.write_text('[{"train": ["case_0"]}]')
+        message = f'Fold 0 of {given} has no list "val"'
     else:
         given.write_text('[{"train": ["case_0"], "val": ["case_1"]}]')
         taken.write_text('[{"train": ["case_0"], "val": ["case_2"]}]')
@@ -304,6 +305,43 @@ def test_folds_beside_the_raw_data(nnunet_folders, write_dataset, write_fingerpr
     given.write_text('[{"train": ["case_0"], "val": ["case_2"]}]')
     SAM3DPlanner(name)
     assert json.loads(taken.read_text()) == json.loads(given.read_text())
+
+
+@pytest.mark.parametrize(
+    "file, message",
+    [
+        ("imagesTr/._case_0_0000.nii.gz", "hidden file .*._case_0_0000.nii.gz"),
+        ("imagesTr/case_9.nii.gz", "case_9.nii.gz has no number of a channel"),
+    ],
+)
+def test_names_that_nnunet_mixes_up(nnunet_folders, write_dataset, write_fingerprint, file, message):
+    """nnU-Net's commands extract the fingerprint all the same, from the wrong cases."""
+    name = "Dataset711_Names"
+    folder = write_dataset(nnunet_folders.raw, name, cases((9, 9, 9)), LABELS)
+    write_fingerprint(nnunet_folders.preprocessed / name, [(9, 9, 9)] * 4)
+    SAM3DPlanner(name)
+    shutil.copy(folder / "imagesTr" / "case_0_0000.nii.gz", folder / file)
+    for plan in (SAM3DPlanner, plan_dataset):
+        with pytest.raises(SAM3DError, match=message):
+            plan(name)
+
+
+@pytest.mark.parametrize(
+    "file", [*(f"imagesTr/case_2_000{channel}.nii.gz" for channel in (0, 1)), "labelsTr/case_2.nii.gz"]
+)
+def test_sheared_files(nnunet_folders, write_dataset, write_fingerprint, file):
+    name = "Dataset711_Sheared"
+    folder = write_dataset(nnunet_folders.raw, name, cases((9, 9, 9)), LABELS)
+    write_fingerprint(nnunet_folders.preprocessed / name, [(9, 9, 9)] * 4)
+    for case in range(4):
+        shutil.copy(folder / f"imagesTr/case_{case}_0000.nii.gz", folder / f"imagesTr/case_{case}_0001.nii.gz")
+    SAM3DPlanner(name)
+    image = nibabel.load(folder / file)
+    affine = image.affine.copy()
+    affine[0, 1] = 0.3
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata().astype(np.uint8), affine), folder / file)
+    with pytest.raises(SAM3DError, match="case_2.*its axes are sheared, .* Resample it"):
+        SAM3DPlanner(name)
 
 
 def test_no_class_beside_the_background(nnunet_folders, write_dataset, write_fingerprint):
