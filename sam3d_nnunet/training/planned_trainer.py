@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ class PlannedTrainer(nnUNetTrainer):
             SAM3DError: splits_final.json can't be used or has no such fold, or the fold has no cases, or cases that are
                 not preprocessed.
         """
+        train, val = self._split
+        return list(train), list(val)  # nnU-Net sorts them in place
+
+    @cached_property
+    def _split(self) -> tuple[list[str], list[str]]:
+        """Read once: nnU-Net asks several times, and logs its reading."""
         if self.fold != "all":
             file, folder = Path(self.preprocessed_dataset_folder_base) / FILE, self.preprocessed_dataset_folder
             self.dataset_class = self.dataset_class or infer_dataset_class(folder)

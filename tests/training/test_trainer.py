@@ -142,6 +142,15 @@ def test_folds_that_nobody_has_written_are_nnunets_own(make_trainer, tmp_path):
     assert (train, val) == (folds[0]["train"], folds[0]["val"])
 
 
+def test_the_split_is_logged_once(make_trainer):
+    trainer = make_trainer()
+    trainer.on_train_start()
+    split = trainer.do_split()
+    split[1].clear()
+    assert trainer.do_split()[1] == ["Fall_Müller_病例", "case_2"]  # as in the file, though nnU-Net sorts its copy
+    assert Path(trainer.log_file).read_text().count("Desired fold for training") == 1
+
+
 def test_training_set_without_foreground(make_trainer, monkeypatch):
     """nnU-Net would notice at the first patch that is to be centred on foreground, if at all."""
     trainer = make_trainer("nothing")
