@@ -27,8 +27,8 @@ def refuse_unusable_files(
         images: files of the channels by case, for as many cases as are to be checked.
 
     Raises:
-        SAM3DError: names files that are missing, damaged or sheared, and label maps whose values are not exactly labels,
-            that have other voxels than their images, or that nnU-Net's reader turns otherwise than these.
+        SAM3DError: names files that are missing, damaged or sheared, and label maps whose values are not exactly
+            labels, that have other voxels than their images, or that nnU-Net's reader turns otherwise than these.
     """
 
     def check(case: str) -> None:
