@@ -32,7 +32,7 @@ def whole_labels(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def refuse_cut_labels(values: np.ndarray, name: str) -> None:
-    """Refuse values that nnU-Net takes for other labels: it cuts off what is behind the decimal point.
+    """Refuse values that nnU-Net takes for other labels (it cuts off what is behind the decimal point) or for none.
 
     Args:
         values: (D, H, W) of any type.
@@ -46,9 +46,15 @@ def refuse_cut_labels(values: np.ndarray, name: str) -> None:
     for number, part in enumerate(values):
         cut = part != _rounded(part, number, name)
         if cut.any():
+            value = part[cut][0]
+            does = (
+                "which nnU-Net's validation takes for no label, since it compares them exactly"
+                if int(value) == np.rint(value)
+                else f"which nnU-Net cuts off to {int(value)}"
+            )
             raise SAM3DError(
-                f"{name} holds {_first(part, cut, number)}, which nnU-Net cuts off to {int(part[cut][0])}. Save its "
-                "labels as integers, without a scale (scl_slope) in the header, and preprocess the data set again."
+                f"{name} holds {_first(part, cut, number)}, {does}. Save its labels as integers, without a scale "
+                "(scl_slope) in the header, and preprocess the data set again."
             )
 
 
