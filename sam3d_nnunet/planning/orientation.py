@@ -1,7 +1,7 @@
 """The orientation that all training images share, to which prediction turns new images."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +44,13 @@ def shared_orientation(images: Mapping[str, Path], reader: Any) -> str | None:
     return None
 
 
-def orientation_of_arrays(properties: Iterable[dict[str, Any]]) -> str | None:
-    """How arrays lie that nnU-Net has read; None if they lie differently, or their format does not tell.
+def orientation_of_array(properties: dict[str, Any]) -> str | None:
+    """How an array lies that nnU-Net has read; None if its format does not tell.
 
     Args:
-        properties: of each array, from nnU-Net's reader.
+        properties: of the array, from nnU-Net's reader.
     """
-    found = {
-        ImageGeometry.from_properties(of_array).orientation if PLACED & of_array.keys() else None
-        for of_array in properties
-    }
-    return found.pop() if len(found) == 1 else None
+    return ImageGeometry.from_properties(properties).orientation if PLACED & properties.keys() else None
 
 
 def _as_it_lies(file: Path, reader: Any) -> ImageGeometry:

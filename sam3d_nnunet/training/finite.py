@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from sam3d_nnunet.datasets.raw_dataset import for_each_case
-from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import listing
+from sam3d_nnunet.training.preprocessed_cases import for_each_preprocessed
 
 SLAB = 32
 """Slices that are read at once, so that several threads need not hold whole images."""
@@ -38,10 +37,7 @@ def cases_with_broken_voxels(dataset: nnUNetBaseDataset, cases: Collection[str])
     Raises:
         SAM3DError: a case can't be read.
     """
-    found, failed = for_each_case(partial(_is_broken, dataset), cases, "Looking for NaN and infinite voxels")
-    if failed:
-        case, reason = next(iter(failed.items()))
-        raise SAM3DError(f"The case {case} in {dataset.source_folder} can't be read: {reason}. Preprocess it again.")
+    found = for_each_preprocessed(partial(_is_broken, dataset), dataset, cases, "Looking for NaN and infinite voxels")
     return sorted(case for case, is_broken in found.items() if is_broken)
 
 

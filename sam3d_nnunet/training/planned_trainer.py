@@ -1,11 +1,11 @@
 """PlannedTrainer: nnU-Net's trainer with the lengths and the batch size of the plan."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -34,6 +34,7 @@ from sam3d_nnunet.training.finite import (
 show_as_sentence()
 
 PATIENCE = timedelta(hours=12)
+Answer = TypeVar("Answer")
 
 
 class PlannedTrainer(nnUNetTrainer):
@@ -259,8 +260,24 @@ class PlannedTrainer(nnUNetTrainer):
 
 def wait_for_all_ranks() -> None:
     """A barrier for which ranks may wait for hours; NCCL's would fail after ten minutes."""
+    with _patient_ranks() as group:
+        dist.barrier(group)
+
+
+def from_first_rank(ask: Callable[[], Answer]) -> Answer:
+    """The answer of rank 0, for which the others may wait for hours; each rank must call this."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return ask()
+    with _patient_ranks() as group:
+        answer = [ask() if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(answer, src=0, group=group)
+    return answer[0]
+
+
+@contextmanager
+def _patient_ranks() -> Iterator[dist.ProcessGroup]:
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
-    dist.barrier(group)
+    yield group
     dist.destroy_process_group(group)
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.prompts import Prompts
-from sam3d_nnunet.planning.orientation import orientation_of_arrays
-from sam3d_nnunet.planning.settings import BLOCK
+from sam3d_nnunet.planning.orientation import orientation_of_array
+from sam3d_nnunet.planning.settings import BLOCK, planned_block
 from sam3d_nnunet.simulation.maps import MapSimulator
 from sam3d_nnunet.simulation.simulator import ClickSimulator, PromptSimulator
-from sam3d_nnunet.training.planned_trainer import PlannedTrainer
+from sam3d_nnunet.training.planned_trainer import PlannedTrainer, from_first_rank
+from sam3d_nnunet.training.preprocessed_cases import for_each_preprocessed
 from sam3d_nnunet.training.prompted_batches import Correction, PromptedDataLoader
 from sam3d_nnunet.training.prompted_validation import validate_prompted
 
@@ -126,8 +127,9 @@ class PromptedTrainer(PlannedTrainer):
         noted = self.settings.orientation
         if noted is None:
             return
-        datasets = self.get_tr_and_val_datasets()
-        found = orientation_of_arrays(data.load_case(case)[3] for data in datasets for case in data.identifiers)
+        saved = planned_block(self.my_init_kwargs["plans"], self.configuration_name)  # --c takes the checkpoint's plans
+        is_known = self.current_epoch > 0 and "orientation" in saved
+        found = saved["orientation"] if is_known else from_first_rank(self._orientation_of_arrays)
         if found == noted:
             return
         self.print_to_log_file(
@@ -142,6 +144,16 @@ class PromptedTrainer(PlannedTrainer):
             self.configuration_manager.configuration,
         ):
             configuration[BLOCK]["orientation"] = found
+
+    def _orientation_of_arrays(self) -> str | None:
+        """How all preprocessed images lie; None if they lie differently."""
+        dataset, validation_set = self.get_tr_and_val_datasets()
+        cases = {*dataset.identifiers, *validation_set.identifiers}
+        codes = for_each_preprocessed(
+            lambda case: orientation_of_array(dataset.load_case(case)[3]), dataset, cases, "Comparing orientations"
+        )
+        found = set(codes.values())
+        return found.pop() if len(found) == 1 else None
 
 
 def _finest(target: Tensor | list[Tensor]) -> Tensor:
