@@ -46,9 +46,10 @@ def validate_prompted(trainer: "PromptedTrainer", count: int, save_probabilities
     model = trained_model(trainer)
     predictor, writer = SAM3DPredictor(trainer.device, keep_in_crop=True), CaseWriter(folder, model, save_probabilities)
     predictor.use(model)
+    raw = _raw_dataset(trainer)
     for case in tqdm(cases, desc=folder.name, disable=trainer.local_rank != 0):
         data, _, _, properties = dataset.load_case(case)
-        file = _image_file(trainer, case)
+        file = _image_file(raw, case)
         geometry = None if file is None else ImageGeometry.from_file(file, properties)
         image = ImageCase.from_preprocessed(data[:], properties, model, geometry)
         prompt = _draw_prompt(trainer, case, file, image, count)
@@ -79,11 +80,21 @@ def _truth_file(trainer: "PromptedTrainer", case: str) -> Path:
     return folder / f"{case}{trainer.dataset_json['file_ending']}"
 
 
-def _image_file(trainer: "PromptedTrainer", case: str) -> Path | None:
-    """The first channel of a case; None where the raw data set is not there any more, since training can do without."""
+def _raw_dataset(trainer: "PromptedTrainer") -> RawDataset | None:
+    """None where it is not there any more, since training can do without."""
     try:
-        file = RawDataset.find(trainer.plans_manager.dataset_name).image_files(case)[0]
+        return RawDataset.find(trainer.plans_manager.dataset_name)
     except SAM3DError:
+        return None
+
+
+def _image_file(raw: RawDataset | None, case: str) -> Path | None:
+    """The first channel of a case; None where it is not there any more."""
+    if raw is None:
+        return None
+    try:
+        file = raw.image_files(case)[0]
+    except SAM3DError:  # dataset.json lists other cases
         return None
     return file if file.is_file() else None
 

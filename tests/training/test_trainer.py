@@ -3,6 +3,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import late_rank
 import numpy as np
@@ -530,8 +531,11 @@ def test_ranks_wait_longer_than_their_backend_would(tmp_path):
 def test_clicks_of_the_final_validation(make_trainer, prepared, monkeypatch):
     """With regions, an ignore label, an image smaller than a patch and a name in other scripts; in one process."""
     monkeypatch.setattr(prompted_validation, "default_num_processes", 1)
+    read = Mock(wraps=prompted_validation.RawDataset.find)
+    monkeypatch.setattr(prompted_validation.RawDataset, "find", read)
     trainer = started(make_trainer("regions", trainer_class=ShortTrainer))
     prompted_validation.validate_prompted(trainer, 2, save_probabilities=True)
+    assert read.call_count == 1  # not for each case
     folder, truths = Path(trainer.output_folder) / "validation_2click", prepared("regions").base / "gt_segmentations"
     cases = ["Fall_Müller_病例", "case_2"]
     endings = (".nii.gz", ".npz", ".pkl", ".json")
