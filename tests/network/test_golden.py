@@ -1,6 +1,7 @@
 """Our network against recorded outputs of the authors' released code; `tests/data/golden/README.md` has their axes."""
 
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -168,10 +169,11 @@ GPUS = ["cuda"] if torch.cuda.is_available() else []
 
 
 @pytest.fixture
-def exact_float32(monkeypatch):
+def exact_float32() -> Iterator[None]:
     """On GPUs PyTorch rounds the factors of float32 convolutions to 10 bits (TF32) unless told otherwise."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
 
 
 @pytest.mark.slow
