@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from sam3d_nnunet.cli.main import app
 from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.nnunet.registration import EXT_FOLDER
 
 CASES = names(54)[::3] + names(120)[-4:]  # some whole names, and some made of words
 METHOD = 'our\'s, "best" [a*b?] 病例 $x & 50% #1'
@@ -41,6 +42,7 @@ def places(make_model, tmp_path, monkeypatch) -> SimpleNamespace:
     monkeypatch.setenv("nnUNet_raw", str(raw.parent))
     monkeypatch.setenv("nnUNet_preprocessed", str(base.parent))
     monkeypatch.setenv("nnUNet_def_n_proc", "1")
+    monkeypatch.setenv("nnUNet_extTrainer", str(EXT_FOLDER))  # where sam3d is not registered
     shutil.copytree(model.folder, root / "--model [x]")
     return SimpleNamespace(root=root, raw=raw, model=root / "--model [x]", results=root / 'results "1" {v}.2')
 
