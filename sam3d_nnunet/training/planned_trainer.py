@@ -155,7 +155,7 @@ class PlannedTrainer(nnUNetTrainer):
         Raises:
             SAM3DError: all steps were skipped.
         """
-        outputs = [{"loss": output["loss"]} for output in train_outputs if not output["skipped"]]
+        outputs = [{"loss": output["loss"]} for output in train_outputs if not output.get("skipped")]
         if not outputs:
             self._stop(f"All {len(train_outputs)} steps")
         if len(outputs) < len(train_outputs):
