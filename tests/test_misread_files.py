@@ -19,6 +19,7 @@ from sam3d_nnunet.evaluation.external import evaluate_predictions
 from sam3d_nnunet.evaluation.measure import measure_folder
 from sam3d_nnunet.evaluation.model import PredictionOptions
 from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.planning.plan_dataset import plan_dataset
 from sam3d_nnunet.planning.planner import SAM3DPlanner
 from sam3d_nnunet.prediction.batch import predict_from_files
 from sam3d_nnunet.prediction.predictor import SAM3DPredictor
@@ -217,3 +218,13 @@ def test_damaged_files_are_not_planned(dataset, file):
     damage(dataset.raw / file)
     with pytest.raises(SAM3DError, match=rf"1 of 5 case\(s\) can't be used.*{file} is damaged"):
         SAM3DPlanner(dataset.name)
+
+
+@pytest.mark.parametrize("file", ["imagesTr/case_2_0000.nii.gz", "labelsTr/case_2.nii.gz"])
+def test_damaged_files_leave_no_fingerprint(dataset, file):
+    """It would stay when the file has been repaired."""
+    (dataset.base / "dataset_fingerprint.json").unlink()
+    damage(dataset.raw / file)
+    with pytest.raises(SAM3DError, match=f"{file} is damaged"):
+        plan_dataset(dataset.name)
+    assert not (dataset.base / "dataset_fingerprint.json").exists()

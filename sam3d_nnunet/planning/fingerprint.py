@@ -10,7 +10,6 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from sam3d_nnunet.datasets.raw_dataset import for_each_case
-from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.io import listing
@@ -18,25 +17,20 @@ from sam3d_nnunet.io import listing
 INTENSITIES = "foreground_intensity_properties_per_channel"
 
 
-def extract_fingerprint(
-    name: str, images: Mapping[str, list[Path]], label_maps: Mapping[str, Path], reader: BaseReaderWriter
-) -> None:
+def extract_fingerprint(name: str, images: Mapping[str, list[Path]], reader: BaseReaderWriter) -> None:
     """Write the fingerprint of a data set.
 
     Args:
         name: of the data set.
         images: files of its cases, one for each channel.
-        label_maps: file of each case.
         reader: nnU-Net's for these files.
 
     Raises:
-        SAM3DError: nnU-Net can't use a case, which its own errors don't name: files are damaged, a label map has other
-            voxels than its image, or images hold NaN.
+        SAM3DError: images hold NaN, which nnU-Net refuses without their names.
     """
     try:
         DatasetFingerprintExtractor(name, default_num_processes).run()
-    except Exception:
-        refuse_unusable_files(label_maps, reader, images)
+    except AssertionError:
         refuse_broken_images(name, images, reader)
         raise
 

@@ -6,15 +6,14 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
+from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.label_maps import read_label_map
-from sam3d_nnunet.geometry.world import read_header
 from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.network.sam3d import PRESETS
 from sam3d_nnunet.nnunet.folders import dataset_name, refuse_plans_name
@@ -53,7 +52,7 @@ def plan_dataset(
     chosen = load_recipe(recipe) if recipe else {}
     fingerprint = Path(nnUNet_preprocessed) / name / "dataset_fingerprint.json"
     if not fingerprint.is_file():
-        extract_fingerprint(name, *_usable_files(name))
+        extract_fingerprint(name, *_usable_images(name))
     spacing = target_spacing or chosen.get("target_spacing")
     planner = SAM3DPlanner(
         name,
@@ -84,11 +83,11 @@ def _name_in_raw(dataset: str) -> str:
     return name
 
 
-def _usable_files(name: str) -> tuple[dict[str, list[Path]], dict[str, Path], BaseReaderWriter]:
-    """Images and label maps of all cases, and nnU-Net's reader for them.
+def _usable_images(name: str) -> tuple[dict[str, list[Path]], BaseReaderWriter]:
+    """Images of all cases, and nnU-Net's reader for them.
 
-    Names and headers that nnU-Net can't take are refused, and label maps without foreground, on which its fingerprint
-    ends in an IndexError.
+    Names and files that nnU-Net can't take are refused before its fingerprint describes them, since that stays. So are
+    label maps without foreground, on which the fingerprint ends in an IndexError.
     """
     folder = Path(nnUNet_raw) / name
     dataset_json = read_json_object(folder / "dataset.json", ("labels", "file_ending"))
@@ -101,14 +100,12 @@ def _usable_files(name: str) -> tuple[dict[str, list[Path]], dict[str, Path], Ba
         )
     first = next(iter(cases.values()))
     reader = determine_reader_writer_from_dataset_json(dataset_json, first["images"][0], verbose=False)()
-    if isinstance(reader, SimpleITKIO):  # the first image decides, so others may still be sheared
-        for files in cases.values():
-            for file in (*files["images"], files["label"]):
-                read_header(file)
-    for files in tqdm(cases.values(), desc="Looking for foreground"):
-        if np.any(read_label_map(files["label"], reader).array > 0):
-            images = {case: list(map(Path, files["images"])) for case, files in cases.items()}
-            return images, {case: Path(files["label"]) for case, files in cases.items()}, reader
+    images = {case: list(map(Path, files["images"])) for case, files in cases.items()}
+    label_maps = {case: Path(files["label"]) for case, files in cases.items()}
+    refuse_unusable_files(label_maps, reader, images)
+    for file in tqdm(label_maps.values(), desc="Looking for foreground"):
+        if np.any(read_label_map(file, reader).array > 0):
+            return images, reader
     raise SAM3DError(f"The label maps of {name} hold no foreground voxel. Correct them.")
 
 

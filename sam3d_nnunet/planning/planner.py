@@ -89,21 +89,25 @@ class SAM3DPlanner(ExperimentPlanner):
             raise SAM3DError(f"dataset.json of {self.dataset_name} has no label other than the background. Add one.")
         images = {case: [Path(file) for file in files["images"]] for case, files in self.dataset.items()}
         fingerprint = Path(nnUNet_preprocessed) / self.dataset_name / "dataset_fingerprint.json"
-        refuse_broken_statistics(self.dataset_name, self.dataset_fingerprint, images, self._reader(), fingerprint)
+        refuse_broken_statistics(self.dataset_name, self.dataset_fingerprint, images, self._reader, fingerprint)
         target = self.determine_fullres_target_spacing()
         refuse_flat_images(list(images), shapes, self.dataset_fingerprint["spacings"], target)
         label_maps = {case: Path(files["label"]) for case, files in self.dataset.items()}
-        refuse_unusable_files(label_maps, self._reader(), images)
+        try:
+            refuse_unusable_files(label_maps, self._reader, images)
+        except SAM3DError as e:
+            raise SAM3DError(f"{e} Then delete {fingerprint}, which describes these files.") from e
 
+    @cached_property
     def _reader(self) -> BaseReaderWriter:
-        """nnU-Net's reader for the data set."""
+        """nnU-Net's reader for the data set; to find it, nnU-Net reads the first image."""
         example = next(iter(self.dataset.values()))["images"][0]
         return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)()
 
     def _orientation(self) -> str | None:
         """How all training images lie, as nnU-Net's reader returns them; None if they differ."""
         images = {case: Path(files["images"][0]) for case, files in self.dataset.items()}
-        return shared_orientation(images, self._reader())
+        return shared_orientation(images, self._reader)
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
         """The spacing that the user asks for, or that of `isotropic_spacing`."""
