@@ -148,9 +148,14 @@ def step_if_finite(
     return Outcome(is_finite, seeks_scale=1 < scale > scaler.get_scale())
 
 
+def is_distributed() -> bool:
+    """Whether this process is one of the ranks of a training on several GPUs."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def _on_all_ranks(flags: Tensor) -> list[bool]:
     """Whether each flag (N,) is set on all ranks."""
-    if dist.is_available() and dist.is_initialized():
+    if is_distributed():
         flags = flags.to(torch.int32)
         dist.all_reduce(flags, op=dist.ReduceOp.MIN)
     return flags.bool().tolist()
@@ -158,7 +163,7 @@ def _on_all_ranks(flags: Tensor) -> list[bool]:
 
 def from_all_ranks(value: Any) -> list[Any]:
     """The value of each rank; each must call this."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not is_distributed():
         return [value]
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)

@@ -27,6 +27,7 @@ from sam3d_nnunet.training.finite import (
     RunningStatistics,
     SkippedSteps,
     cases_with_broken_voxels,
+    is_distributed,
     step_if_finite,
     with_finite_losses,
 )
@@ -266,7 +267,7 @@ def wait_for_all_ranks() -> None:
 
 def from_first_rank(ask: Callable[[], Answer]) -> Answer:
     """The answer of rank 0, for which the others may wait for hours; each rank must call this."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not is_distributed():
         return ask()
     with _patient_ranks() as group:
         answer = [ask() if dist.get_rank() == 0 else None]
@@ -320,7 +321,7 @@ def complete_settings(
             f"The block '{BLOCK}' of {where} has num_click_labels {settings.num_click_labels}, but the labels of "
             f"this data set are 0 to {needed - 1}. Set it to {needed} or more, or leave it out."
         )
-    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    ranks = dist.get_world_size() if is_distributed() else 1
     if settings.batch_size < ranks:
         raise SAM3DError(
             f"{trainer} takes batches of {settings.batch_size} by the block '{BLOCK}' of {where}, fewer than the "
