@@ -18,7 +18,7 @@ from sam3d_nnunet.geometry.images import check_axes, check_image_file
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.io import whole_files
 from sam3d_nnunet.nnunet.readers import TURNING, WITHOUT_WORLD
-from sam3d_nnunet.planning.settings import BLOCK
+from sam3d_nnunet.planning.settings import noted_orientation
 from sam3d_nnunet.prediction.batch import CaseReport, PlannedCase, predict_cases
 from sam3d_nnunet.prediction.cases import ClickSource, ImageCase, mask_maps, read_case
 from sam3d_nnunet.prediction.predictor import CasePrediction, SAM3DPredictor
@@ -72,7 +72,7 @@ def _note_orientation(predictor: nnUNetPredictor, case: str, file: Path) -> None
     """Say where an image lies otherwise than those of the training: nnU-Net's prediction does not turn it."""
     if issubclass(predictor.plans_manager.image_reader_writer_class, (*WITHOUT_WORLD, *TURNING)):
         return
-    wanted = predictor.configuration_manager.configuration.get(BLOCK, {}).get("orientation")
+    wanted = noted_orientation(predictor.configuration_manager.configuration)
     with contextlib.suppress(SAM3DError):  # axes that ITK refuses
         found = ImageGeometry.from_file(file).orientation
         if wanted not in (None, found):

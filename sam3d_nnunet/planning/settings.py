@@ -171,6 +171,11 @@ def _reason(problem: dict[str, Any]) -> str:
     return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, but it is {problem['input']!r}"
 
 
+def noted_orientation(configuration: dict[str, Any]) -> str | None:
+    """Of the training images, by a configuration of nnU-Net's plans; None: the plans don't tell, or images differ."""
+    return configuration.get(BLOCK, {}).get("orientation")
+
+
 def planned_block(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     """The block "sam3d" of a configuration, merged over the blocks of the configurations it inherits from.
 

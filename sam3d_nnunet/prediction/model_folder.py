@@ -17,7 +17,7 @@ from sam3d_nnunet.network.prompts import PromptableNetwork
 from sam3d_nnunet.network.weights import refuse_broken_weights
 from sam3d_nnunet.nnunet.folders import dataset_name
 from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
-from sam3d_nnunet.planning.settings import BLOCK, parse_settings
+from sam3d_nnunet.planning.settings import BLOCK, noted_orientation, parse_settings
 
 FINAL = "checkpoint_final.pth"
 Fold = int | str
@@ -72,7 +72,7 @@ class TrainedModel:
 
         Images are turned to it.
         """
-        return self.configuration.configuration.get(BLOCK, {}).get("orientation")
+        return noted_orientation(self.configuration.configuration)
 
     @property
     def takes_maps(self) -> bool:
