@@ -9,7 +9,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, parse_settings
+from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, trained_settings
 from sam3d_nnunet.training.planned_trainer import PlannedTrainer
 
 
@@ -70,7 +70,7 @@ class AutomaticTrainer(PlannedTrainer):
         Raises:
             SAM3DError: no network can be built from these arguments.
         """
-        settings = parse_settings(configuration_manager.configuration.get(BLOCK, {}), "the plans")
+        settings = trained_settings(configuration_manager.configuration.get(BLOCK, {}), "the plans")
         arguments = cls.network_arguments(settings)
         patch_size = tuple(configuration_manager.patch_size)
         try:

@@ -11,7 +11,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.device import computes_in_bf16
 from sam3d_nnunet.network.prompt_encoder import click_balls, map_channels
 from sam3d_nnunet.network.prompts import Correct, Prompts
-from sam3d_nnunet.planning.settings import BLOCK, parse_settings
+from sam3d_nnunet.planning.settings import BLOCK, trained_settings
 from sam3d_nnunet.prompts.prompt import KINDS
 from sam3d_nnunet.training.prompted_trainer import PromptedTrainer
 
@@ -159,7 +159,7 @@ def _prompted(
     num_output_channels: int,
     deep_supervision: bool,
 ) -> PromptedUNet:
-    settings = parse_settings(configuration.configuration.get(BLOCK, {}), "the plans")
+    settings = trained_settings(configuration.configuration.get(BLOCK, {}), "the plans")
     unet = get_network_from_plans(
         architecture,
         kwargs,

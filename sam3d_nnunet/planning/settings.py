@@ -11,6 +11,8 @@ from sam3d_nnunet.geometry.turn import ORIENTATIONS
 from sam3d_nnunet.network.sam3d import PRESETS, STRIDES
 
 BLOCK = "sam3d"
+BEFORE: dict[str, Any] = {}
+"""Settings that decide what a network computes and that older trainings did not write down: what they were then."""
 
 
 class Block(BaseModel):
@@ -163,6 +165,19 @@ def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
             "Set clicks.policy to 'default' (with labelled prompts), or target_policy to 'semantic'."
         )
     return settings
+
+
+def trained_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
+    """The settings of a network from the block that its training wrote into the plans, completed by `as_trained`.
+
+    Arguments and errors are those of `parse_settings`.
+    """
+    return parse_settings(as_trained(block), where)
+
+
+def as_trained(block: dict[str, Any]) -> dict[str, Any]:
+    """The block of a trained model, with what older trainings did not write down."""
+    return block | {key: value for key, value in BEFORE.items() if block.get(key) is None}
 
 
 def _reason(problem: dict[str, Any]) -> str:

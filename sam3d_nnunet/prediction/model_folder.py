@@ -17,7 +17,7 @@ from sam3d_nnunet.network.prompts import PromptableNetwork
 from sam3d_nnunet.network.weights import refuse_broken_weights
 from sam3d_nnunet.nnunet.folders import dataset_name
 from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
-from sam3d_nnunet.planning.settings import BLOCK, noted_orientation, parse_settings
+from sam3d_nnunet.planning.settings import BLOCK, noted_orientation, trained_settings
 
 FINAL = "checkpoint_final.pth"
 Fold = int | str
@@ -106,7 +106,7 @@ def load_model_folder(
     if configuration_name not in plans.available_configurations:
         raise SAM3DError(f"{folder / 'plans.json'} lacks the configuration {configuration_name} of fold_{chosen[0]}.")
     configuration = plans.get_configuration(configuration_name)
-    settings = parse_settings(configuration.configuration.get(BLOCK, {}), str(folder / "plans.json"))
+    settings = trained_settings(configuration.configuration.get(BLOCK, {}), str(folder / "plans.json"))
     labels = plans.get_label_manager(dataset_json)
     channels = determine_num_input_channels(plans, configuration, dataset_json)
     networks = []

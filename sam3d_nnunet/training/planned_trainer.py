@@ -21,7 +21,15 @@ from sam3d_nnunet.errors import SAM3DError, show_as_sentence
 from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
 from sam3d_nnunet.io import listing, whole_file
 from sam3d_nnunet.network.weights import refuse_broken_weights
-from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, merge, parse_settings, planned_block
+from sam3d_nnunet.planning.settings import (
+    BEFORE,
+    BLOCK,
+    SAM3DSettings,
+    merge,
+    parse_settings,
+    planned_block,
+    trained_settings,
+)
 from sam3d_nnunet.training.finite import (
     LONGEST_RUN,
     RunningStatistics,
@@ -44,6 +52,11 @@ class PlannedTrainer(nnUNetTrainer):
     changes: dict[str, Any] = {}
     """Settings of the plan's block that a variant replaces."""
 
+    @classmethod
+    def left_open(cls, settings: SAM3DSettings) -> dict[str, Any]:
+        """What this trainer takes where the plan's block leaves a setting open (null)."""
+        return {}
+
     def __init__(
         self,
         plans: dict,
@@ -57,7 +70,7 @@ class PlannedTrainer(nnUNetTrainer):
         Raises:
             SAM3DError: the configuration is not 3-D, or its block "sam3d" is not usable. Nothing is written then.
         """
-        self.settings = complete_settings(plans, configuration, dataset_json, self.changes, type(self).__name__)
+        self.settings = complete_settings(plans, configuration, dataset_json, type(self))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.settings.num_epochs
         self.num_iterations_per_epoch = self.settings.steps_per_epoch
@@ -194,14 +207,27 @@ class PlannedTrainer(nnUNetTrainer):
         """As in nnU-Net.
 
         Raises:
-            SAM3DError: the weights are not finite.
+            SAM3DError: the weights are not finite, or belong to a network that computes something else.
         """
         super().load_checkpoint(filename_or_checkpoint)
+        self._refuse_other_function(str(filename_or_checkpoint))
         refuse_broken_weights(
             self.plain_network().state_dict(),
             str(filename_or_checkpoint),
             "Delete this file, so that --c takes an earlier checkpoint if there is one, or train the fold again.",
         )
+
+    def _refuse_other_function(self, file: str) -> None:
+        """Settings that decide what the same weights compute must be those of the training."""
+        block = planned_block(self.my_init_kwargs["plans"], self.configuration_name)  # those of the checkpoint
+        saved = trained_settings(block, f"the plans in {file}")
+        for key in BEFORE.keys() & self.left_open(self.settings).keys():
+            then, now = getattr(saved, key), getattr(self.settings, key)
+            if then != now:
+                raise SAM3DError(
+                    f"{file} was trained with {key} {then!r}, but now it is {now!r}. Set {key} to {then!r} in the "
+                    f"block '{BLOCK}' of {self.plans_manager.plans_name}, configuration {self.configuration_name}."
+                )
 
     def plain_network(self) -> nn.Module:
         """The network without the wrappers of torch.compile and DDP, which would wait for ranks with fewer calls."""
@@ -283,7 +309,7 @@ def _patient_ranks() -> Iterator[dist.ProcessGroup]:
 
 
 def complete_settings(
-    plans: dict, configuration: str, dataset_json: dict, changes: dict[str, Any], trainer: str
+    plans: dict, configuration: str, dataset_json: dict, trainer_class: type[PlannedTrainer]
 ) -> SAM3DSettings:
     """The settings of a training, written back into the plans, from which nnU-Net builds the network again.
 
@@ -291,12 +317,12 @@ def complete_settings(
         plans: as nnU-Net reads them.
         configuration: name of one of their configurations.
         dataset_json: of the data set.
-        changes: settings that the trainer replaces.
-        trainer: name of the trainer, for messages.
+        trainer_class: replaces some settings, and fills in others that the plans leave open.
 
     Raises:
         SAM3DError: the configuration is not 3-D, or its block is not usable.
     """
+    trainer, changes = trainer_class.__name__, trainer_class.changes
     where = f"{plans.get('plans_name')}, configuration {configuration}"
     manager = PlansManager({k: v for k, v in plans.items() if k != "continue_training"})
     if configuration not in plans["configurations"]:
@@ -327,6 +353,8 @@ def complete_settings(
             f"{trainer} takes batches of {settings.batch_size} by the block '{BLOCK}' of {where}, fewer than the "
             f"{ranks} GPUs. {'Train' if 'batch_size' in changes else 'Raise batch_size there, or train'} on fewer GPUs."
         )
+    filled = {key: value for key, value in trainer_class.left_open(settings).items() if getattr(settings, key) is None}
+    settings = settings.model_copy(update=filled)
     plans["configurations"][configuration][BLOCK] = settings.model_dump()
     return settings
 

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sam3d_nnunet.network.sam3d import PRESETS, SAM3D
 from sam3d_nnunet.network.weights import lift_sam, sam_checkpoint
-from sam3d_nnunet.planning.settings import BLOCK, parse_settings
+from sam3d_nnunet.planning.settings import BLOCK, trained_settings
 from sam3d_nnunet.training.prompted_trainer import PromptedTrainer
 
 
@@ -107,7 +107,7 @@ class SAM3DAdapterTrainer(SAMTuning, PromptedTrainer):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """The network of the plan's block, with random weights."""
-        settings = parse_settings(configuration_manager.configuration.get(BLOCK, {}), "the plans")
+        settings = trained_settings(configuration_manager.configuration.get(BLOCK, {}), "the plans")
         return SAM3D.from_preset(
             settings.preset,
             num_input_channels,

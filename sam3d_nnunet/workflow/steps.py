@@ -17,6 +17,7 @@ from sam3d_nnunet.nnunet.folders import dataset_number, preprocessed_root
 from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
 from sam3d_nnunet.planning.plan_dataset import differences
 from sam3d_nnunet.planning.recipes import load_recipe
+from sam3d_nnunet.planning.settings import BLOCK, as_trained
 from sam3d_nnunet.prediction.model_folder import FINAL, trained_model_folder
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, Protocol
 from sam3d_nnunet.training.planned_trainer import PlannedTrainer, complete_settings
@@ -255,7 +256,7 @@ class Steps:
         file, copy = self._plans_file(method.plans), self._model_folder(method) / "plans.json"
         if not (file.is_file() and copy.is_file()):
             return
-        now, then = (self._as_trained(plans, method) for plans in (file, copy))
+        now, then = self._used(file, method), self._used(copy, method, by_a_training=True)
         differs = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
         if differs:
             raise SAM3DError(
@@ -263,13 +264,22 @@ class Steps:
                 "model and its predictions to train it again, or give the method another name for its plans."
             )
 
-    def _as_trained(self, file: Path, method: ComparedMethod) -> dict[str, Any]:
-        """All that a training takes from plans: the part common to all configurations, and one configuration."""
+    def _used(self, file: Path, method: ComparedMethod, by_a_training: bool = False) -> dict[str, Any]:
+        """All that a training takes from plans: the part common to all configurations, and one configuration.
+
+        Args:
+            file: plans, or the copy in a model folder.
+            method: to train with them.
+            by_a_training: whether they are the copy, in which older trainings did not write down all settings.
+        """
         _read_configuration(file, method.configuration)
         plans = read_json_object(file)
         trainer = find_trainer(method.trainer)
         if issubclass(trainer, PlannedTrainer):  # it completes the settings in its copy of the plans
-            complete_settings(plans, method.configuration, self.data.dataset_json, trainer.changes, method.trainer)
+            configuration = plans["configurations"][method.configuration]
+            if by_a_training:
+                configuration[BLOCK] = as_trained(configuration.get(BLOCK, {}))
+            complete_settings(plans, method.configuration, self.data.dataset_json, trainer)
         common = {key: value for key, value in plans.items() if key != "configurations"}
         return common | PlansManager(plans).get_configuration(method.configuration).configuration
 

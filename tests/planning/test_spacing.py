@@ -79,7 +79,7 @@ def plan(tmp_path_factory, write_dataset, write_fingerprint):
 def check(plans: dict) -> list[int]:
     """Our trainer takes the plan, and both networks run in training mode; returns the patch size."""
     dataset_json = {"labels": LABELS, "channel_names": {"0": "CT"}}
-    complete_settings(plans, "3d_fullres", dataset_json, {}, "SAM3DAdapterTrainer")
+    complete_settings(plans, "3d_fullres", dataset_json, SAM3DAdapterTrainer)
     manager = PlansManager(plans)
     configuration = manager.get_configuration("3d_fullres")
     patch_size = configuration.patch_size

@@ -17,6 +17,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.measure import measure_folder
 from sam3d_nnunet.evaluation.results import Results, check_settings, fingerprint
 from sam3d_nnunet.training.planned_trainer import complete_settings
+from sam3d_nnunet.training.variants import SAM3DAdapterTrainer_5epochs
 from sam3d_nnunet.workflow.comparison import Comparison
 from sam3d_nnunet.workflow.steps import Step, Steps
 
@@ -184,7 +185,7 @@ def test_models_of_other_plans_are_refused(dataset, method):
     plans = json.loads(file.read_text())
     if method["trainer"] != "nnUNetTrainer":  # ours write what plans leave open into the copy
         dataset_json = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "tumour": 1}}
-        assert complete_settings(plans, "3d_fullres", dataset_json, {"num_epochs": 5}, "a test").num_epochs == 5
+        assert complete_settings(plans, "3d_fullres", dataset_json, SAM3DAdapterTrainer_5epochs).num_epochs == 5
         assert plans != json.loads(file.read_text())
     (model / "plans.json").write_text(json.dumps(plans))
     assert left(dataset, [method])
