@@ -143,7 +143,20 @@ class SAM3DAdapterAutoTrainer(TunedSAMTrainer):
     paper_millions = 15.21
     load_sam = SAMTuning.load_sam
 
+    @classmethod
+    def left_open(cls, settings: SAM3DSettings) -> dict[str, Any]:
+        """The start of the preset."""
+        return super().left_open(settings) | {"start": PRESETS[settings.preset].start}
+
+    @classmethod
+    def network_arguments(cls, settings: SAM3DSettings) -> dict[str, Any]:
+        """As for the other methods, and the start of our encoder."""
+        return {"start": settings.start} | super().network_arguments(settings)
+
     @staticmethod
-    def make_network(input_channels: int, num_classes: int, patch_size: Size, **sam) -> TunedSAM:
-        """Our encoder and decoder; `sam` are arguments of `TunedSAM`."""
-        return TunedSAM(build_image_encoder, input_channels, num_classes, patch_size, **sam)
+    def make_network(
+        input_channels: int, num_classes: int, patch_size: Size, start: str | None = None, **sam
+    ) -> TunedSAM:
+        """Our encoder and decoder; `start` is that of `build_image_encoder`, `sam` are arguments of `TunedSAM`."""
+        encoder = partial(build_image_encoder, start=start)
+        return TunedSAM(encoder, input_channels, num_classes, patch_size, **sam)

@@ -4,6 +4,7 @@ In the order of the data: `PatchEmbed` makes tokens, each `Block` has a `Spatial
 and a `Neck3D` behind some blocks gives a level of features. `ImageEncoder` combines them.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.window_attention import WINDOW, WindowAttention, WindowLayout
 
 SAM_PATCH = 16  # SAM embeds 16 x 16 pixels; the slice convolution spans 16 slices
@@ -18,6 +20,7 @@ SAM_GRID = 64  # tokens a side of SAM's position embedding and of the tables of 
 SAM_WINDOW = 14  # tokens a side of the tables of SAM's window attention
 EPS = 1e-6  # of SAM's layer norms
 DEPTH_GRID = 32  # rows of the depth position table, those of a 128^3 patch at stride 4
+STARTS = ("sam", "published")  # what an encoder computes before training
 CACHED = 3 * 2**21  # numbers in the widest map of a group of windows on a CPU: 25 MB, found by trial
 
 
@@ -44,17 +47,21 @@ class PatchEmbed(nn.Module):
     embedding are linear, so both are computed here as one convolution with (stride + 2)^3 taps on the original volume.
     """
 
-    def __init__(self, input_channels: int, embed_dim: int, stride: int) -> None:
+    def __init__(self, input_channels: int, embed_dim: int, stride: int, start: str = "published") -> None:
         """
         Args:
             input_channels: channels of the image; with more than one, tuned weights mix them into SAM's three.
             embed_dim: width of a token.
             stride: voxels a token covers along each axis (2, 4 or 8).
+            start: "sam": a token starts as the mean over its slices; "published": as random weights of the slices.
         """
         super().__init__()
         self.stride = stride
         self.proj = nn.Conv2d(3, embed_dim, kernel_size=SAM_PATCH, stride=SAM_PATCH)
         self.slice_embed = nn.Conv3d(embed_dim, embed_dim, (SAM_PATCH, 1, 1), (SAM_PATCH, 1, 1), groups=embed_dim)
+        if start == "sam":
+            nn.init.constant_(self.slice_embed.weight, 1 / SAM_PATCH)
+            nn.init.zeros_(self.slice_embed.bias)
         self.channel_mix = nn.Parameter(torch.full((3, input_channels), 1 / input_channels))
         self.proj.requires_grad_(False)
         self.channel_mix.requires_grad_(input_channels > 1)
@@ -86,24 +93,34 @@ class PatchEmbed(nn.Module):
 
 
 class SpatialAdapter(nn.Module):
-    """Bottleneck with a depth-wise 3-D convolution and a residual connection (paper, Fig. 3)."""
+    """Bottleneck with a depth-wise 3-D convolution and a residual connection (paper, Fig. 3).
 
-    def __init__(self, dim: int) -> None:
+    As published, a ReLU follows the last layer, so an adapter only adds. Started at zero there is none: it would stop
+    the gradient.
+    """
+
+    def __init__(self, dim: int, start: str = "published") -> None:
         """
         Args:
             dim: width of a token; the bottleneck has half of it.
+            start: "sam": the adapter starts by adding nothing; "published": by adding random features.
         """
         super().__init__()
         hidden = dim // 2
+        self.only_adds = start == "published"
         self.down = nn.Linear(dim, hidden)
         self.conv = nn.Conv3d(hidden, hidden, kernel_size=3, padding=1, groups=hidden)
         self.up = nn.Linear(hidden, dim)
+        if start == "sam":
+            nn.init.zeros_(self.up.weight)
+            nn.init.zeros_(self.up.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, D, H, W, dim) -> the same shape."""
         hidden = F.relu(self.down(tokens), inplace=True).permute(0, 4, 1, 2, 3)
         hidden = F.relu(self.conv(hidden), inplace=True).permute(0, 2, 3, 4, 1)
-        return tokens + F.relu(self.up(hidden), inplace=True)
+        change = self.up(hidden)
+        return tokens + (F.relu(change, inplace=True) if self.only_adds else change)
 
 
 class Mlp(nn.Module):
@@ -122,9 +139,9 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Spatial adapter, window attention and MLP (paper, Fig. 3). Adapter and norms are tuned, SAM's rest is frozen."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_dim: int, table_size: int) -> None:
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, table_size: int, start: str = "published") -> None:
         super().__init__()
-        self.adapter = SpatialAdapter(dim)
+        self.adapter = SpatialAdapter(dim, start)
         self.norm1 = nn.LayerNorm(dim, eps=EPS)
         self.attn = WindowAttention(dim, num_heads, table_size)
         self.norm2 = nn.LayerNorm(dim, eps=EPS)
@@ -155,7 +172,10 @@ class Block(nn.Module):
 
 
 class Neck3D(nn.Module):
-    """1 x 1 x 1 convolution, norm, 3 x 3 x 3 convolution, norm: a level of features for the decoder."""
+    """1 x 1 x 1 convolution, norm, 3 x 3 x 3 convolution, norm: a level of features for the decoder.
+
+    SAM's own neck is the same in 2-D: its 3 x 3 convolution is the middle slice of ours, without neighbours.
+    """
 
     def __init__(self, dim: int, out_channels: int) -> None:
         super().__init__()
@@ -169,6 +189,24 @@ class Neck3D(nn.Module):
         features = self.norm1(self.reduce(tokens)).permute(0, 4, 1, 2, 3)
         features = self.conv(features).permute(0, 2, 3, 4, 1)
         return self.norm2(features).permute(0, 4, 1, 2, 3)
+
+    def sams_part(self) -> dict[str, Tensor]:
+        """Views of what SAM's neck has too, with its names and shapes."""
+        return {
+            "0.weight": self.reduce.weight[..., None, None],
+            "1.weight": self.norm1.weight,
+            "1.bias": self.norm1.bias,
+            "2.weight": self.conv.weight[:, :, 1],
+            "3.weight": self.norm2.weight,
+            "3.bias": self.norm2.bias,
+        }
+
+    @torch.no_grad()
+    def load_sam(self, tensors: Mapping[str, Tensor]) -> None:
+        """Become SAM's neck on each slice, from its tensors with the names of `sams_part`."""
+        self.conv.weight.zero_()
+        for name, part in self.sams_part().items():
+            part.copy_(tensors[name])
 
 
 class ImageEncoder(nn.Module):
@@ -184,6 +222,7 @@ class ImageEncoder(nn.Module):
         out_channels: int,
         stride: int,
         activation_checkpointing: bool = False,
+        start: str = "published",
     ) -> None:
         """
         Args:
@@ -196,15 +235,23 @@ class ImageEncoder(nn.Module):
             stride: voxels a token covers along each axis (2, 4 or 8).
             activation_checkpointing: keep only the inputs of blocks and necks for the backward pass, which computes
                 the rest again: far less memory for a third more time.
+            start: "sam": with SAM's weights, the features of equal slices are SAM's for the slice, until training
+                changes them; "published": slices are weighted at random, and adapters add random features.
+
+        Raises:
+            SAM3DError: there is no such start.
         """
         super().__init__()
+        if start not in STARTS:
+            raise SAM3DError(f"start {start!r} is not possible; choose one of {', '.join(STARTS)}.")
         self.stride = stride
         self.activation_checkpointing = activation_checkpointing
-        self.patch_embed = PatchEmbed(input_channels, embed_dim, stride)
+        self.start = start
+        self.patch_embed = PatchEmbed(input_channels, embed_dim, stride, start)
         self.pos_embed = nn.Parameter(torch.zeros(1, SAM_GRID, SAM_GRID, embed_dim), requires_grad=False)
         self.depth_embed = nn.Parameter(torch.zeros(1, DEPTH_GRID, embed_dim))
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, 4 * embed_dim, SAM_GRID if i in global_blocks else SAM_WINDOW)
+            Block(embed_dim, num_heads, 4 * embed_dim, SAM_GRID if i in global_blocks else SAM_WINDOW, start)
             for i in range(depth)
         )
         self.global_blocks = global_blocks

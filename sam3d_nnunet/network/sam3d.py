@@ -12,12 +12,17 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.device import PRECISIONS, computes_in_bf16
 from sam3d_nnunet.network.image_encoder import ImageEncoder
 from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
-from sam3d_nnunet.network.prompt_encoder import DensePrompt, LevelPromptEncoder, PositionPromptEncoder, PromptEncoder
+from sam3d_nnunet.network.position_prompt import PositionPromptEncoder, SAMPromptEncoder
+from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS, DensePrompt, LevelPromptEncoder, PromptEncoder
 from sam3d_nnunet.network.prompts import Correct, Prompts
 
 STRIDES = (2, 4, 8)
 PUBLISHED_GRID = 32  # tokens a side of the published network
-PROMPT_ENCODINGS = {"sampler": LevelPromptEncoder, "position": PositionPromptEncoder}
+PROMPT_ENCODINGS = {
+    "sampler": LevelPromptEncoder,
+    "position": PositionPromptEncoder,
+    "sam_position": SAMPromptEncoder,
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Preset:
         decoder_channels: channels inside the mask decoder.
         prompt_heads, prompt_mlp_dim: sizes of the prompt encoder.
         labelled_prompts: whether clicks carry labels and are also drawn as dense prompts; not in the published network.
+        start: of the image encoder, as for `ImageEncoder`.
     """
 
     sam_model: str | None
@@ -43,14 +49,15 @@ class Preset:
     prompt_heads: int = 8
     prompt_mlp_dim: int = 2048
     labelled_prompts: bool = True
+    start: str = "sam"
 
 
 PRESETS = {
     "vit_b": Preset("vit_b", 768, 12, 12, (2, 5, 8, 11)),
     "vit_l": Preset("vit_l", 1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": Preset("vit_h", 1280, 32, 16, (7, 15, 23, 31)),
-    "paper": Preset("vit_b", 768, 12, 12, (2, 5, 8, 11), labelled_prompts=False),
-    "tiny": Preset(None, 48, 4, 3, (0, 1, 2, 3), 32, 24, prompt_heads=4, prompt_mlp_dim=64),
+    "paper": Preset("vit_b", 768, 12, 12, (2, 5, 8, 11), labelled_prompts=False, start="published"),
+    "tiny": Preset(None, 48, 4, 3, (0, 1, 2, 3), 32, 24, prompt_heads=4, prompt_mlp_dim=64, start="published"),
 }
 
 
@@ -227,8 +234,10 @@ def build_sam3d(
     precision: str = "fp32",
     activation_checkpointing: bool | None = None,
     prompt_encoding: str = "sampler",
+    click_map: str = "gaussian",
     deep_prompt_levels: Collection[int] = (),
     aggregate_levels: bool = True,
+    start: str | None = None,
 ) -> SAM3D:
     """Build the parts of a network with random weights, and put them together.
 
@@ -244,14 +253,17 @@ def build_sam3d(
         precision: as for `SAM3D`.
         activation_checkpointing: compute each block of the encoder again in the backward pass instead of keeping its
             activations. Default: for encoders of SAM's size.
-        prompt_encoding: what represents a click: "sampler" (the features under it) or "position" (SAM's code).
+        prompt_encoding: what represents a click: "sampler" (the features under it), "position" (SAM's code) or
+            "sam_position" (SAM's code in SAM's layers, which code the image's tokens, too).
+        click_map: how clicks are drawn as dense prompts: "gaussian" or "distance", see `click_maps`.
         deep_prompt_levels: levels of features, counted from 1, that clicks change in addition to the last one. Each has
             a prompt encoder of its own, which reads that level. Dense prompts change the last level only.
         aggregate_levels: whether all levels are decoded, or the last one alone.
+        start: of the image encoder: "sam" or "published". Default: the preset's. Weights belong to one of the two.
 
     Raises:
-        SAM3DError: the stride, the precision, the prompt encoding or a level is not possible, or maps are wanted
-            without labelled prompts.
+        SAM3DError: the stride, the precision, the prompt encoding, the start or a level is not possible, or maps are
+            wanted without labelled prompts.
     """
     stride = default_stride(patch_size) if stride is None else stride
     if stride not in STRIDES:
@@ -259,7 +271,7 @@ def build_sam3d(
     num_levels = len(preset.global_blocks) if aggregate_levels else 1
     prompted = [*_deep_levels(deep_prompt_levels, num_levels), num_levels - 1]
     # the order in which the parts are created decides the random weights that a seed gives
-    image_encoder = build_image_encoder(preset, input_channels, stride, activation_checkpointing)
+    image_encoder = build_image_encoder(preset, input_channels, stride, activation_checkpointing, start)
     prompt_encoder = build_prompt_encoder(
         preset,
         num_click_labels or num_classes,
@@ -268,6 +280,7 @@ def build_sam3d(
         labelled=preset.labelled_prompts if labelled_prompts is None else labelled_prompts,
         takes_maps=takes_maps,
         encoding=prompt_encoding,
+        click_map=click_map,
     )
     mask_decoder = MaskDecoder(
         preset.feature_channels, preset.decoder_channels, num_levels, input_channels, num_classes, prompted
@@ -278,7 +291,11 @@ def build_sam3d(
 
 
 def build_image_encoder(
-    preset: Preset, input_channels: int, stride: int, activation_checkpointing: bool | None = None
+    preset: Preset,
+    input_channels: int,
+    stride: int,
+    activation_checkpointing: bool | None = None,
+    start: str | None = None,
 ) -> ImageEncoder:
     """The image encoder of a preset; arguments as for `build_sam3d`."""
     if activation_checkpointing is None:
@@ -292,6 +309,7 @@ def build_image_encoder(
         preset.feature_channels,
         stride,
         activation_checkpointing,
+        preset.start if start is None else start,
     )
 
 
@@ -303,6 +321,7 @@ def build_prompt_encoder(
     labelled: bool,
     takes_maps: bool | None,
     encoding: str,
+    click_map: str = "gaussian",
 ) -> PromptEncoder:
     """The prompt encoder of a preset.
 
@@ -313,13 +332,16 @@ def build_prompt_encoder(
         num_levels: how many levels prompts change; the deepest is created first.
         labelled: whether clicks carry labels and are also drawn as dense prompts.
         takes_maps: whether there are dense prompts other than clicks. Default: where prompts are labelled.
-        encoding: "sampler" or "position".
+        encoding: "sampler", "position" or "sam_position".
+        click_map: how clicks are drawn as dense prompts, one of `CLICK_MAPS`.
 
     Raises:
-        SAM3DError: there is no such encoding, or maps are wanted without labelled prompts.
+        SAM3DError: there is no such encoding or click map, or maps are wanted without labelled prompts.
     """
     if encoding not in PROMPT_ENCODINGS:
         raise SAM3DError(f"prompt encoding {encoding!r} is not possible; choose one of {', '.join(PROMPT_ENCODINGS)}.")
+    if click_map not in CLICK_MAPS:
+        raise SAM3DError(f"click map {click_map!r} is not possible; choose one of {', '.join(CLICK_MAPS)}.")
     takes_maps = labelled if takes_maps is None else takes_maps
     if takes_maps and not labelled:
         raise SAM3DError(
@@ -332,7 +354,7 @@ def build_prompt_encoder(
         )
         for _ in range(num_levels)
     )
-    dense = DensePrompt(num_labels, channels, channels // 8, stride, takes_maps) if labelled else None
+    dense = DensePrompt(num_labels, channels, channels // 8, stride, takes_maps, click_map) if labelled else None
     return PromptEncoder([*deep, last], dense, stride)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import listing
-from sam3d_nnunet.network.image_encoder import ImageEncoder
+from sam3d_nnunet.network.image_encoder import ImageEncoder, Neck3D
 from sam3d_nnunet.network.sam3d import PRESETS, SAM3D
 
 CHECKPOINT_VARIABLE = "SAM3D_CHECKPOINT"
@@ -313,7 +313,8 @@ def lift_sam(encoder: ImageEncoder, path: str | Path) -> None:
     """Copy SAM's image encoder into ours, in place (paper, Section 3.2). MedSAM's vit_b file also fits.
 
     The depth table of relative positions becomes the mean of SAM's height and width tables. Tensors that SAM does not
-    have (adapters, slice convolution, necks, depth positions) stay unchanged.
+    have (adapters, slice convolution, depth positions) stay unchanged. Where the encoder's `start` is "sam", each 3-D
+    neck becomes SAM's neck, which treats slice by slice; otherwise necks stay unchanged too.
 
     Args:
         encoder: the image encoder of a preset for that SAM model.
@@ -325,7 +326,9 @@ def lift_sam(encoder: ImageEncoder, path: str | Path) -> None:
     checkpoint = read_checkpoint(path)
     prefix = "image_encoder."
     sam = {name.removeprefix(prefix): t for name, t in checkpoint.items() if str(name).startswith(prefix)}
-    sam = {name: t for name, t in sam.items() if not name.startswith("neck.")}  # replaced by our 3-D necks
+    necks = [neck for neck in encoder.necks if isinstance(neck, Neck3D)] if encoder.start == "sam" else []
+    if not necks:
+        sam = {name: t for name, t in sam.items() if not name.startswith("neck.")}
     if not isinstance(sam.get("pos_embed"), Tensor):
         raise SAM3DError(f"{path} is not a SAM checkpoint: {_lacks(prefix + 'pos_embed', checkpoint)}")
     width, expected_width = sam["pos_embed"].shape[-1], encoder.pos_embed.shape[-1]
@@ -333,7 +336,12 @@ def lift_sam(encoder: ImageEncoder, path: str | Path) -> None:
         models = {preset.embed_dim: preset.sam_model for preset in PRESETS.values() if preset.sam_model}
         found, wanted = (f"{models.get(w, 'unknown')} (tokens {w} wide)" for w in (width, expected_width))
         raise SAM3DError(f"{path} belongs to another SAM model: {found}; the preset needs {wanted}.")
-    _check_fit(sam, {name: t for name, t in encoder.state_dict().items() if not NOT_SAMS.search(name)}, path)
+    expected = {name: t for name, t in encoder.state_dict().items() if not NOT_SAMS.search(name)}
+    for neck in necks:
+        expected |= {f"neck.{name}": t for name, t in neck.sams_part().items()}
+    _check_fit(sam, expected, path)
     for name in [name for name in sam if name.endswith("rel_pos_h")]:
         sam[name.replace("rel_pos_h", "rel_pos_d")] = (sam[name] + sam[name.replace("rel_pos_h", "rel_pos_w")]) / 2
     encoder.load_state_dict(sam, strict=False)
+    for neck in necks:
+        neck.load_sam({name.removeprefix("neck."): t for name, t in sam.items() if name.startswith("neck.")})

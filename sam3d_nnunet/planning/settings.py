@@ -8,10 +8,11 @@ from typing_extensions import Self
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.turn import ORIENTATIONS
+from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS
 from sam3d_nnunet.network.sam3d import PRESETS, STRIDES
 
 BLOCK = "sam3d"
-BEFORE: dict[str, Any] = {}
+BEFORE: dict[str, Any] = {"start": "published", "click_map": "gaussian", "click_unit": "voxel"}
 """Settings that decide what a network computes and that older trainings did not write down: what they were then."""
 
 
@@ -76,12 +77,29 @@ class SAM3DSettings(Block):
     preset: str = Field("vit_b", description=f"one of {', '.join(PRESETS)}")
     stride: int | None = Field(None, description="voxels a token covers (2, 4 or 8); null: chosen from the patch size")
     sam_checkpoint: str = Field("auto", description='a path, "auto" (search, then download) or "none" (from scratch)')
+    start: Literal["sam", "published"] | None = Field(
+        None,
+        description="where the lifted encoder starts: sam (at SAM's own features) or published (slices weighted at "
+        "random, adapters that add random features); null: published for the presets paper and tiny, sam for others",
+    )
     labelled_prompts: bool | None = Field(None, description="clicks carry labels; null: as the preset has it")
     num_click_labels: int | None = Field(
         None, ge=2, description="number of click labels with background; null: as the data set"
     )
-    prompt_encoding: Literal["sampler", "position"] = Field(
-        "sampler", description="what represents a click: sampler (the features under it) or position (SAM's encoding)"
+    prompt_encoding: Literal["sampler", "position", "sam_position"] = Field(
+        "sampler",
+        description="what represents a click: sampler (the features under it), position (SAM's encoding) or "
+        "sam_position (SAM's encoding and layers, which encode the positions of the image's tokens, too)",
+    )
+    click_map: Literal[CLICK_MAPS] | None = Field(
+        None,
+        description="how our network and the prompted U-Nets draw clicks: gaussian (balls) or distance (to the nearest "
+        "click); null: as the trainer has it",
+    )
+    click_unit: Literal["token", "voxel"] | None = Field(
+        None,
+        description="size of the clicks that the prompted U-Nets draw: a token, as in our network, or a voxel, as before "
+        "this setting; null: token",
     )
     deep_prompt_levels: list[Literal[1, 2, 3]] = Field(
         [], description="levels of features that clicks change in addition to the last, the fourth"
@@ -105,6 +123,11 @@ class SAM3DSettings(Block):
     optimizer: OptimizerSettings = OptimizerSettings()
     networks: dict[str, dict[str, Any]] = Field(
         {}, description="by trainer: arguments of the baselines' networks that differ from their authors'"
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        description="seeds weights, patches, augmentation and prompts of a training; null: none",
     )
     num_epochs: int = Field(200, ge=1, description="epochs of a training")
     steps_per_epoch: int = Field(250, ge=1, description="training steps of an epoch")

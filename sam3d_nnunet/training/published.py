@@ -70,6 +70,7 @@ def published_augmentation(
 
 PUBLISHED = {
     "preset": "paper",
+    "start": "published",
     "labelled_prompts": False,
     "prompt_encoding": "sampler",
     "deep_prompt_levels": [],
@@ -90,6 +91,8 @@ class _PublishedTrainer(SAM3DAdapterTrainer):
     zoom_share: float
     cut_from: float
     intensity_shift: float
+    mirroring_axes = (0, 1, 2)
+    """Spatial axes that training mirrors."""
 
     def on_train_start(self) -> None:
         """As many steps as there are training cases."""
@@ -101,7 +104,7 @@ class _PublishedTrainer(SAM3DAdapterTrainer):
         """No free rotation; the loaded patch is as large as zoom and cut require."""
         self.inference_allowed_mirroring_axes = None
         patch_size = tuple(self.configuration_manager.patch_size)
-        return None, False, loaded_size(patch_size, self.zoom[0], self.cut_from), (0, 1, 2)
+        return None, False, loaded_size(patch_size, self.zoom[0], self.cut_from), self.mirroring_axes
 
     def get_training_transforms(
         self,

@@ -1,6 +1,7 @@
 """SAM3DAdapterTrainer trains the promptable network; `SAMTuning` is what all trainers share that start from SAM."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -10,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sam3d_nnunet.network.sam3d import PRESETS, SAM3D
 from sam3d_nnunet.network.weights import lift_sam, sam_checkpoint
-from sam3d_nnunet.planning.settings import BLOCK, trained_settings
+from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, trained_settings
 from sam3d_nnunet.training.prompted_trainer import PromptedTrainer
 
 
@@ -98,6 +99,11 @@ class SAMTuning:
 class SAM3DAdapterTrainer(SAMTuning, PromptedTrainer):
     """Trains `SAM3D` with simulated prompts; preset, lengths and optimizer come from the plan's block "sam3d"."""
 
+    @classmethod
+    def left_open(cls, settings: SAM3DSettings) -> dict[str, Any]:
+        """The start of the preset, and how clicks are drawn."""
+        return super().left_open(settings) | {"start": PRESETS[settings.preset].start, "click_map": "gaussian"}
+
     @staticmethod
     def build_network_architecture(
         plans_manager: PlansManager,
@@ -120,6 +126,8 @@ class SAM3DAdapterTrainer(SAMTuning, PromptedTrainer):
             precision=settings.precision,
             activation_checkpointing=settings.activation_checkpointing,
             prompt_encoding=settings.prompt_encoding,
+            click_map=settings.click_map,
             deep_prompt_levels=settings.deep_prompt_levels,
             aggregate_levels=settings.aggregate_levels,
+            start=settings.start,
         )
