@@ -116,7 +116,11 @@ class Outcome:
 
 
 def step_if_finite(
-    loss: Tensor, network: nn.Module, optimizer: Optimizer, largest_norm: float, scaler: GradScaler | None = None
+    loss: Tensor,
+    parts: Collection[nn.Module],
+    optimizer: Optimizer,
+    largest_norm: float,
+    scaler: GradScaler | None = None,
 ) -> Outcome:
     """Backward pass and step of the optimizer; the step only if loss and gradient are finite.
 
@@ -124,16 +128,17 @@ def step_if_finite(
 
     Args:
         loss: of the training batch, on this rank.
-        network: to train; its gradients are zero. They are again if the step is skipped.
+        parts: of the network, together the whole; their gradients are zero. They are again if the step is skipped.
         optimizer: of the network's parameters.
-        largest_norm: to which longer gradients are clipped.
+        largest_norm: to which the gradient of each part is clipped where it is longer.
         scaler: for float16. None: the network computes in another type.
     """
     (loss if scaler is None else scaler.scale(loss)).backward()
     if scaler is not None:
         scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(network.parameters(), largest_norm)
-    loss_is_finite, gradient_is_finite = _on_all_ranks(torch.stack([loss.detach().isfinite(), norm.isfinite()]))
+    norms = torch.stack([nn.utils.clip_grad_norm_(part.parameters(), largest_norm) for part in parts])
+    finite = torch.stack([loss.detach().isfinite(), norms.isfinite().all()])
+    loss_is_finite, gradient_is_finite = _on_all_ranks(finite)
     is_finite = loss_is_finite and gradient_is_finite
     if is_finite:
         optimizer.step() if scaler is None else scaler.step(optimizer)

@@ -139,7 +139,7 @@ class PlannedTrainer(nnUNetTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         statistics = RunningStatistics(self.network)
         loss = self.training_loss(batch)
-        outcome = step_if_finite(loss, self.network, self.optimizer, self.gradient_clip, self.grad_scaler)
+        outcome = step_if_finite(loss, self.clipped_parts(), self.optimizer, self.gradient_clip, self.grad_scaler)
         if outcome.stepped:
             self.skipped.in_a_row = 0
         else:
@@ -150,6 +150,10 @@ class PlannedTrainer(nnUNetTrainer):
             if self.skipped.in_a_row == LONGEST_RUN:
                 self._stop(f"{LONGEST_RUN} steps in a row")
         return {"loss": loss.detach().cpu().numpy(), "skipped": is_skipped}
+
+    def clipped_parts(self) -> tuple[nn.Module, ...]:
+        """Parts of the network, each of whose gradients is clipped by its own norm; here the whole network."""
+        return (self.network,)
 
     def training_loss(self, batch: dict) -> Tensor:
         """The loss of a training batch; where nnU-Net scales gradients, the network computes in float16."""

@@ -29,6 +29,9 @@ class PromptedTrainer(PlannedTrainer):
     takes_prompts = True
     """Prediction from clicks needs such a trainer; `load_model_folder` reads this."""
 
+    loader_class: type[PromptedDataLoader] = PromptedDataLoader
+    """What loads the batches of training and validation."""
+
     def __init__(
         self,
         plans: dict,
@@ -44,11 +47,15 @@ class PromptedTrainer(PlannedTrainer):
     def get_dataloaders(self) -> tuple[Any, Any]:
         """nnU-Net's loaders, with prompts in each batch."""
         original = upstream.nnUNetDataLoader  # the method below has no other hook for the class of the loader
-        upstream.nnUNetDataLoader = partial(PromptedDataLoader, simulator=self._prompt_simulator())
+        upstream.nnUNetDataLoader = partial(self.loader_class, **self.loader_options())
         try:
             return super().get_dataloaders()
         finally:
             upstream.nnUNetDataLoader = original
+
+    def loader_options(self) -> dict[str, Any]:
+        """What the loader takes beside the arguments of nnU-Net's."""
+        return {"simulator": self._prompt_simulator()}
 
     def on_train_start(self) -> None:
         """Refuse a fold without any foreground, and correct an orientation that is not that of the training images."""

@@ -230,7 +230,7 @@ def one_rank(rank: int, folder: str) -> None:
         image = torch.full((1, 2), voxel if rank == 1 else 1.0)
         optimizer.zero_grad()
         loss = network(image).sum() + (added if rank == 1 else 0.0)
-        stepped.append(step_if_finite(loss, network, optimizer, 1.0).stepped)
+        stepped.append(step_if_finite(loss, [network], optimizer, 1.0).stepped)
     torch.save((stepped, network.module.weight.detach()), Path(folder, f"{rank}.pt"))
     dist.destroy_process_group()
 
@@ -295,7 +295,7 @@ def test_the_scaler_of_nnunet(image, added, outcome, scale):
     for _ in range(2):  # the scaler refuses a second step after one that it has not finished
         optimizer.zero_grad()
         loss = network(torch.full((1, 1), image)).sum() + added
-        done = step_if_finite(loss, network, optimizer, 1.0, scaler)
+        done = step_if_finite(loss, [network], optimizer, 1.0, scaler)
         if not outcome[0]:
             break
     assert (done.stepped, done.seeks_scale) == outcome
@@ -308,5 +308,5 @@ def test_a_norm_that_overflows_alone_is_counted():
     network = nn.Linear(8, 1, bias=False)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     loss = network(torch.full((1, 8), 1e19)).sum()
-    done = step_if_finite(loss, network, torch.optim.SGD(network.parameters(), 0.1), 1.0, scaler)
+    done = step_if_finite(loss, [network], torch.optim.SGD(network.parameters(), 0.1), 1.0, scaler)
     assert (done.stepped, done.seeks_scale, scaler.get_scale()) == (False, False, 4.0)
