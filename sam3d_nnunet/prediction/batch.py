@@ -57,6 +57,7 @@ class CaseReport:
         windows: number of windows that were predicted.
         seconds: for reading, predicting and writing.
         volume_ml: of the foreground.
+        outside: number of clicks that lie in no window.
         notes: further remarks for the user.
     """
 
@@ -66,6 +67,7 @@ class CaseReport:
     windows: int = 0
     seconds: float = 0.0
     volume_ml: float = 0.0
+    outside: int = 0
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -260,6 +262,7 @@ def _write(writer: CaseWriter, name: str, prediction: CasePrediction, seconds: f
         len(prediction.logits.windows),
         seconds + time.perf_counter() - start,
         float((segmentation > 0).sum()) * prediction.case.voxel_ml,
+        prediction.outside,
         tuple(prediction.notes),
     )
 

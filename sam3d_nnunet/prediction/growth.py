@@ -16,7 +16,7 @@ from torch import Tensor
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.grid import LinearWeights, PreprocessedGrid
-from sam3d_nnunet.prediction.windows import Window, WindowPredictor, in_any, window_seeing, windows_around
+from sam3d_nnunet.prediction.windows import FOLLOW, Window, WindowPredictor, WindowRule, in_any, window_seeing
 from sam3d_nnunet.prompts.prompt import VoxelPrompts
 from sam3d_nnunet.simulation.draw import interior_points
 
@@ -119,8 +119,9 @@ def predict_prompted(
     familiar: Sequence[Window] = (),
     max_windows: int = MAX_WINDOWS,
     max_voxels: int | None = None,
+    rule: WindowRule = FOLLOW,
 ) -> BoxLogits:
-    """Logits in windows around the clicks, and in further windows wherever the mask touches the face of a window.
+    """Logits in windows around the clicks, and in further windows if the rule follows the mask.
 
     A further window gets the prompts and, as clicks, interior points of the mask that has been found in it so far. All
     windows are blended with nnU-Net's Gaussian weights.
@@ -132,13 +133,14 @@ def predict_prompted(
         familiar: windows that growth prefers, because they may have been encoded before.
         max_windows: growth stops at this number; windows of clicks are always predicted.
         max_voxels: growth stops when the mask has so many voxels.
+        rule: places the windows of clicks, and says whether there is growth.
     """
     windows = list(windows or [])
-    windows += windows_around(prompts.points[~in_any(windows, prompts.points)], predictor.shape, predictor.patch_size)
+    windows += rule.around(prompts.points[~in_any(windows, prompts.points)], predictor.shape, predictor.patch_size)
     canvas, hit_cap = _Canvas(predictor), None
     for window in windows:
         canvas.add(window, predictor.predict(window, prompts))
-    for window in _further(windows, canvas, familiar):
+    for window in _further(windows, canvas, familiar) if rule.follows else ():
         if max_voxels is not None and canvas.mask_voxels() >= max_voxels:
             hit_cap = f"{max_voxels} voxels of the mask"
             break

@@ -17,7 +17,7 @@ from sam3d_nnunet.network.device import usable_device
 from sam3d_nnunet.prediction.cases import ImageCase, PreviousMask, read_case, read_previous_mask
 from sam3d_nnunet.prediction.growth import MAX_WINDOWS, BoxLogits, predict_per_lesion, predict_prompted
 from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load_model_folder
-from sam3d_nnunet.prediction.windows import WindowPredictor
+from sam3d_nnunet.prediction.windows import FOLLOW, WindowPredictor, WindowRule, in_any
 from sam3d_nnunet.prompts.files import check_crop, check_prompt
 from sam3d_nnunet.prompts.prompt import Prompt, VoxelPrompts
 
@@ -41,6 +41,11 @@ class CasePrediction:
     owners: np.ndarray | None
     notes: list[str]
     _model: TrainedModel
+
+    @property
+    def outside(self) -> int:
+        """Number of clicks that lie in no window, so that the network has not seen them."""
+        return int((~in_any(self.logits.windows, _on_grid(self.prompt, self.case))).sum())
 
     def segmentation(self) -> np.ndarray:
         """Label map of the original image, its axes as nnU-Net's reader has them."""
@@ -90,6 +95,7 @@ class SAM3DPredictor:
         max_windows: int = MAX_WINDOWS,
         max_volume_ml: float | None = None,
         keep_in_crop: bool = False,
+        windows: str = FOLLOW.name,
     ) -> None:
         """
         Args:
@@ -100,9 +106,11 @@ class SAM3DPredictor:
             max_volume_ml: growth stops when the mask is so large. Default: no limit.
             keep_in_crop: move clicks on the empty border, which nnU-Net crops away, to the nearest voxel of the crop
                 instead of refusing them. Use it for clicks from a true label map that covers the border.
+            windows: "follow": windows around all clicks, and further ones as long as the mask continues. "single": one
+                window around the middle of the clicks, as in the paper; it leaves out clicks outside of it.
 
         Raises:
-            SAM3DError: there is no such device.
+            SAM3DError: there is no such device or no such rule for windows.
         """
         self.device = usable_device(device)
         self.precision = precision
@@ -110,6 +118,7 @@ class SAM3DPredictor:
         self.max_windows = max_windows
         self.max_volume_ml = max_volume_ml
         self.keep_in_crop = keep_in_crop
+        self.windows = WindowRule.named(windows)
         self._model: TrainedModel | None = None
 
     def initialize_from_trained_model_folder(
@@ -224,7 +233,10 @@ class SAM3DPredictor:
             logits, owners = self._nothing(case), np.zeros((0, 0, 0), np.int32) if per_lesion else None
         if logits.hit_cap:
             notes.append(f"stopped at {logits.hit_cap}: the object may be larger")
-        return CasePrediction(case, prompt, logits, owners, notes, self.model)
+        prediction = CasePrediction(case, prompt, logits, owners, notes, self.model)
+        if prediction.outside:
+            notes.append(f"{prediction.outside} of {len(prompt.points)} click(s) outside the window were not used")
+        return prediction
 
     def predict_nothing(self, case: ImageCase, prompt: Prompt) -> CasePrediction:
         """The prediction of an image without clicks: all background."""
@@ -264,9 +276,8 @@ class SAM3DPredictor:
             clicks_carry_labels=self.model.clicks_carry_labels,
         )
         caps = {"max_windows": self.max_windows, "max_voxels": self._max_voxels(case)}
-        predict = partial(predict_prompted, predictor, **caps)
-        points = case.grid.from_image(case.geometry.to_voxels(prompt.points))
-        prompts = VoxelPrompts(points, prompt.labels, maps)
+        predict = partial(predict_prompted, predictor, **caps, rule=self.windows)
+        prompts = VoxelPrompts(_on_grid(prompt, case), prompt.labels, maps)
         return predict_per_lesion(predict, prompts) if per_lesion else (predict(prompts), None)
 
     def _max_voxels(self, case: ImageCase) -> int | None:
@@ -280,6 +291,11 @@ class SAM3DPredictor:
         labels = self.model.labels
         logits = torch.zeros((labels.num_segmentation_heads, 0, 0, 0))
         return BoxLogits(logits, (0, 0, 0), case.data.shape[1:], labels.has_regions)
+
+
+def _on_grid(prompt: Prompt, case: ImageCase) -> np.ndarray:
+    """(N, 3) where clicks lie on the preprocessed grid."""
+    return case.grid.from_image(case.geometry.to_voxels(prompt.points))
 
 
 def _into_crop(prompt: Prompt, case: ImageCase) -> Prompt:

@@ -1,7 +1,7 @@
 """Windows of the training patch size: where they lie, what they cut out, and the logits of networks in a window."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.network.prompts import PromptableNetwork, Prompts
 from sam3d_nnunet.prompts.prompt import NOTHING, VoxelPrompts
@@ -80,7 +81,7 @@ def in_any(windows: Iterable[Window], points: np.ndarray) -> np.ndarray:
 
 
 def windows_around(points: np.ndarray, shape: tuple[int, ...], size: tuple[int, int, int]) -> list[Window]:
-    """One window around the centre of all clicks (the paper), or more if they don't fit into one.
+    """One window around the centre of all clicks, moved into the image, or more if they don't fit into one.
 
     Args:
         points: (N, 3) coordinates of the grid.
@@ -93,6 +94,54 @@ def windows_around(points: np.ndarray, shape: tuple[int, ...], size: tuple[int, 
         windows.append(window)
         rest = rest[~(window.contains(rest) | member)]  # the window of a click outside the image does not contain it
     return windows
+
+
+def window_at_centre(points: np.ndarray, shape: tuple[int, ...], size: tuple[int, int, int]) -> list[Window]:
+    """One window around the middle of all clicks, wherever they are; clicks far apart lie outside of it.
+
+    The middle is halfway between the outermost clicks along each axis. The window stays there even if it reaches over
+    the border of the image, as in the released code of the paper.
+
+    Args:
+        points, shape, size: as in `windows_around`.
+    """
+    if not len(points):
+        return []
+    voxels = np.rint(points).astype(int)
+    start = (voxels.min(axis=0) + voxels.max(axis=0)) // 2 - np.array(size) // 2
+    return [Window(tuple(start.tolist()), size)]
+
+
+@dataclass(frozen=True)
+class WindowRule:
+    """Which windows of an image are predicted from clicks.
+
+    Attributes:
+        name: in commands and results.
+        around: the windows around (N, 3) clicks, with the arguments of `windows_around`.
+        follows: whether windows are added where the mask touches a face of those so far.
+    """
+
+    name: str
+    around: Callable[[np.ndarray, tuple[int, ...], tuple[int, int, int]], list[Window]]
+    follows: bool
+
+    @staticmethod
+    def named(name: str) -> "WindowRule":
+        """The rule with a name.
+
+        Raises:
+            SAM3DError: there is none.
+        """
+        if name not in RULES:
+            raise SAM3DError(f"There is no rule {name!r} for windows. Give one of {', '.join(RULES)}.")
+        return RULES[name]
+
+
+FOLLOW = WindowRule("follow", windows_around, follows=True)
+SINGLE = WindowRule("single", window_at_centre, follows=False)
+"""The rule of the paper."""
+RULES = {rule.name: rule for rule in (FOLLOW, SINGLE)}
 
 
 def window_seeing(points: np.ndarray, shape: tuple[int, ...], size: tuple[int, int, int]) -> Window:
