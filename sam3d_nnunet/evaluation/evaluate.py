@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from sam3d_nnunet.datasets.splits import fold_notes, read_splits, splits_file
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.answers import PredictorModel
 from sam3d_nnunet.evaluation.challenge_prediction import ChallengePrediction
 from sam3d_nnunet.evaluation.data import EvaluationData, TestFolders
 from sam3d_nnunet.evaluation.drawn_prompts import drawn_prompts
@@ -220,9 +221,9 @@ class _Method:
     ) -> Iterator[tuple[Path, CaseReport]]:
         prompts = {case: prompts[case] for case in cases if case in prompts}
         if protocol.is_challenge:
-            return ChallengePrediction(self.model.prompted, data, folders, trial).predict(prompts)
+            return ChallengePrediction(PredictorModel(self.model.prompted), data, folders, trial).predict(prompts)
         if protocol.is_iterated:
-            return IteratedPrediction(self.model.prompted, data, folders, trial).predict(prompts)
+            return IteratedPrediction(PredictorModel(self.model.prompted), data, folders, trial).predict(prompts)
         folder = folders[0]
         if protocol.is_automatic:
             reports = predict_automatic(self.model.automatic, data, cases, folder)

@@ -13,6 +13,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.answers import AnsweringModel, CaseAnswers
 from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.geometry.images import check_axes, check_image_file
 from sam3d_nnunet.geometry.world import ImageGeometry
@@ -20,8 +21,8 @@ from sam3d_nnunet.io import whole_files
 from sam3d_nnunet.nnunet.readers import TURNING, WITHOUT_WORLD
 from sam3d_nnunet.planning.settings import noted_orientation
 from sam3d_nnunet.prediction.batch import CaseReport, PlannedCase, predict_cases
-from sam3d_nnunet.prediction.cases import ClickSource, ImageCase, mask_maps, read_case
-from sam3d_nnunet.prediction.predictor import CasePrediction, SAM3DPredictor
+from sam3d_nnunet.prediction.cases import ClickSource, read_case
+from sam3d_nnunet.prediction.predictor import SAM3DPredictor
 from sam3d_nnunet.prediction.writer import CaseWriter
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.simulation.draw import case_generator, correction_click
@@ -138,71 +139,57 @@ class IteratedPrediction:
     """Predicts each case click by click, and draws the next click from the truth.
 
     The first step uses the drawn clicks: one on each class that is there. Each later step adds a click on the original
-    grid, in the largest component of the errors of all classes. Models that take a previous mask get the prediction
-    before, as in `SAM3DSession`. A prediction without errors stays as it is. Models without background clicks get
-    corrections of missed foreground only.
+    grid, in the largest component of the errors of all classes. A prediction without errors stays as it is. Models
+    without background clicks get corrections of missed foreground only.
     """
 
-    def __init__(self, predictor: SAM3DPredictor, data: EvaluationData, folders: Sequence[Path], trial: int) -> None:
+    def __init__(self, model: AnsweringModel, data: EvaluationData, folders: Sequence[Path], trial: int) -> None:
         """
         Args:
-            predictor: with a loaded model.
+            model: answers the clicks.
             data: holds images and truth.
             folders: for the predictions, one for each step.
             trial: seeds the corrections, together with the name of the case and the step.
         """
-        self.predictor = predictor
+        self.model = model
         self.data = data
+        self.folders = folders
         self.trial = trial
-        self.writers = [CaseWriter(folder, predictor.model) for folder in folders]
 
     def predict(self, prompts: Mapping[str, Prompt]) -> Iterator[tuple[Path, CaseReport]]:
         """Predict cases from the first clicks on them. Each report comes when its folder has the case."""
-        for writer in self.writers:
-            writer.prepare()
+        for folder in self.folders:
+            self.model.prepare(folder)
         for case, prompt in prompts.items():
             try:
-                yield from self._steps(prompt)
+                with self.model.open(self.data.image_files(case), case) as answers:
+                    yield from self._steps(prompt, answers)
             except SAM3DError as e:
-                yield self.writers[-1].folder, CaseReport(case, str(e))
+                yield self.folders[-1], CaseReport(case, str(e))
             except Exception as e:  # go on with the other cases
                 traceback.print_exception(e, file=sys.stderr)
-                yield self.writers[-1].folder, CaseReport(case, f"{type(e).__name__}: {e}")
+                yield self.folders[-1], CaseReport(case, f"{type(e).__name__}: {e}")
 
-    def _steps(self, prompt: Prompt) -> Iterator[tuple[Path, CaseReport]]:
-        start = time.perf_counter()
-        image = read_case(self.data.image_files(prompt.image), self.predictor.model)
-        truth, geometry = self._truth(prompt.image)
-        prediction = None
-        for step, writer in enumerate(self.writers):
-            so_far = None if prediction is None else prediction.segmentation()
-            corrected = prompt
-            if so_far is not None:
-                in_file = image.geometry.in_file_order(so_far)[0]
-                corrected = self._corrected(prediction.prompt, in_file, truth, geometry, step)
+    def _steps(self, prompt: Prompt, answers: CaseAnswers) -> Iterator[tuple[Path, CaseReport]]:
+        so_far = answers.from_clicks(prompt)
+        yield self.folders[0], answers.write(self.folders[0])
+        if len(self.folders) > 1:
+            truth, geometry = self._truth(prompt.image)
+        for step, folder in enumerate(self.folders[1:], 1):
+            corrected = self._corrected(prompt, so_far, truth, geometry, step)
             if corrected is not None:
-                prediction = self._predict(image, corrected, so_far)
-            writer.write(prompt.image, prediction)
-            clicks, windows = len(prediction.prompt.points), len(prediction.logits.windows)
-            yield writer.folder, CaseReport(prompt.image, None, clicks, windows, time.perf_counter() - start)
-            start = time.perf_counter()
+                prompt, so_far = corrected, answers.from_clicks(corrected)
+            yield folder, answers.write(folder)
 
     def _truth(self, case: str) -> tuple[np.ndarray, ImageGeometry]:
         """(D, H, W) label map with the axes of its file, NO_ERROR where no click may correct; where its voxels are."""
-        model = self.predictor.model
         labels, geometry = self.data.read_truth(case)
         truth = labels.astype(np.int16)
-        if model.labels.ignore_label is not None:
-            truth[truth == model.labels.ignore_label] = NO_ERROR
-        if not model.clicks_carry_labels:
+        if self.data.labels.ignore_label is not None:
+            truth[truth == self.data.labels.ignore_label] = NO_ERROR
+        if not self.model.takes_background:
             truth[truth == 0] = NO_ERROR
         return truth, geometry
-
-    def _predict(self, image: ImageCase, prompt: Prompt, so_far: np.ndarray | None) -> CasePrediction:
-        if not len(prompt.points):
-            return self.predictor.predict_nothing(image, prompt)
-        maps = None if so_far is None else mask_maps(so_far, image)
-        return self.predictor.predict_read(image, prompt, maps=maps)
 
     def _corrected(
         self, prompt: Prompt, so_far: np.ndarray, truth: np.ndarray, geometry: ImageGeometry, step: int

@@ -138,17 +138,13 @@ def test_test_set_whose_images_are_gone(test_data):
 
 @pytest.mark.parametrize("reader", [SimpleITKIO, SimpleITKIOWithReorient, NibabelIOWithReorient])
 def test_corrections_are_drawn_where_the_first_clicks_are(data, tmp_path, reader):
-    """In the axes of the file, whatever the reader of the model."""
-    model = SimpleNamespace(
-        plans=SimpleNamespace(image_reader_writer_class=reader),
-        labels=SimpleNamespace(ignore_label=3),
-        clicks_carry_labels=True,
-    )
+    """In the axes of the file, whatever the reader."""
+    data.__dict__["reader"] = reader()
     for file in (data.truth_file("case_1"), data.image_file("case_1")):
         image = sitk.ReadImage(str(file))
         image.SetDirection((0, 1, 0, -1, 0, 0, 0, 0, 1))
         sitk.WriteImage(image, str(file))
-    iterated = IteratedPrediction(SimpleNamespace(model=model), data, [], trial=0)
+    iterated = IteratedPrediction(SimpleNamespace(takes_background=True), data, [], trial=0)
     truth, geometry = iterated._truth("case_1")
     labels, wanted = data.read_truth("case_1")
     assert np.array_equal(truth, np.where(labels == 3, NO_ERROR, labels))
