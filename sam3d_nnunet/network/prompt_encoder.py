@@ -1,7 +1,7 @@
 """The prompt encoder: how clicks and dense prompts change the features of an image (paper, Section 3.3).
 
 `PromptEncoder`, at the end, combines its parts: for each level of features that prompts change a `LevelPromptEncoder`
-(the visual sampler, or for the paper's ablation the position code, and two prompt layers), and `DensePrompt`.
+(the visual sampler and two prompt layers; or for the paper's ablation one of `position_prompt`), and `DensePrompt`.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.prompts import Prompts
 from sam3d_nnunet.prompts.prompt import KINDS, NOTHING, SCRIBBLE
 
-SAM_LABELS = 2  # background and foreground
-BALL_SIGMA = 1.0  # tokens
+CLICK_MAPS = ("gaussian", "distance")
+"""How clicks are drawn, see `click_maps`."""
 
 
 class Attention(nn.Module):
@@ -29,11 +29,24 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(dim, inner_dim)
         self.out_proj = nn.Linear(inner_dim, dim)
 
-    def forward(self, queries: Tensor, keys: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Queries (B, Q, dim), keys (B, K, dim) and which keys are visible, (B, K) bool -> (B, Q, dim)."""
+    def forward(
+        self, queries: Tensor, keys: Tensor, visible: Tensor | None = None, values: Tensor | None = None
+    ) -> Tensor:
+        """What queries take from keys.
+
+        Args:
+            queries: (B, Q, dim).
+            keys: (B, K, dim).
+            visible: (B, K) bool, which keys are. None: all.
+            values: (B, K, dim). None: the keys.
+
+        Returns:
+            (B, Q, dim).
+        """
+        values = keys if values is None else values
         q, k, v = (
             projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for projection, x in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, keys))
+            for projection, x in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
         )
         mask = None if visible is None else visible[:, None, None]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -133,60 +146,60 @@ class LevelPromptEncoder(nn.Module):
         return sampled[..., 0, 0].transpose(1, 2)
 
 
-class PositionCode(nn.Module):
-    """SAM's positional encoding with a third axis: sines and cosines of random frequencies."""
+def click_maps(
+    points: Tensor,
+    labels: Tensor,
+    num_labels: int,
+    grid: tuple[int, int, int],
+    kind: str = "gaussian",
+    token: float = 1.0,
+) -> Tensor:
+    """Clicks drawn on a grid, one channel for each label: 1 at a click, less further away, 0 without any click.
 
-    def __init__(self, dim: int) -> None:
-        """
-        Args:
-            dim: length of a code; even.
-        """
-        super().__init__()
-        self.register_buffer("frequencies", torch.randn(3, dim // 2))
+    With d, the Euclidean distance of a cell to a click of the label, and t, the side of a token, both in cells:
 
-    def forward(self, points: Tensor) -> Tensor:
-        """(B, N, 3) in [-1, 1] between the faces of the grid -> (B, N, dim)."""
-        # a sum of products, because autocast would round a matrix product to a few bits of the phase
-        phases = 2 * torch.pi * (points[..., None] * self.frequencies).sum(-2)
-        return torch.cat([phases.sin(), phases.cos()], dim=-1)
-
-
-class PositionPromptEncoder(LevelPromptEncoder):
-    """`LevelPromptEncoder` with SAM's position codes instead of sampled features (the paper's ablation).
-
-    As in SAM, a click is the code of its position plus an embedding of its label, even where all clicks are foreground.
-    SAM also adds codes to the image tokens. Here the image tokens have none, as in the published prompt layers, so that
-    the ablation changes only the representation of a click.
-    """
-
-    def __init__(self, dim: int, num_heads: int = 8, mlp_dim: int = 2048, *, num_labels: int | None = None) -> None:
-        """Arguments as for `LevelPromptEncoder`; without `num_labels` there are SAM's two labels."""
-        super().__init__(dim, num_heads, mlp_dim, num_labels=num_labels or SAM_LABELS)
-        self.position = PositionCode(dim)
-
-    def click_tokens(self, features: Tensor, points: Tensor) -> Tensor:
-        """Codes of the positions of the clicks, (B, dim, d, h, w) and (B, N, 3) -> (B, N, dim)."""
-        return self.position(points).to(features.dtype)
-
-
-def click_balls(points: Tensor, labels: Tensor, num_labels: int, grid: tuple[int, int, int]) -> Tensor:
-    """Clicks drawn as Gaussian balls with a standard deviation of 1 token, one channel for each label.
+    - "gaussian": exp(-d^2 / (2 t^2)), the sum over the clicks, at most 1.
+    - "distance": 1 / (1 + d / t), of the nearest click. Euclidean distance maps did better than Gaussian balls for
+      others (arXiv 2508.21680); this one is bounded and needs no size of the image.
 
     Args:
-        points: (B, N, 3) in tokens, token centres at integers.
-        labels: (B, N) int, -1 for padding.
+        points: (B, N, 3) in cells of the grid, their centres at integers.
+        labels: (B, N) int, -1 for padding, which is not drawn whatever its points are (finite).
         num_labels: number of channels.
-        grid: tokens along (d, h, w).
+        grid: cells along (d, h, w): tokens or voxels.
+        kind: one of `CLICK_MAPS`.
+        token: side of a token in cells: 1 on the token grid, the stride on voxels.
 
     Returns:
         (B, num_labels, d, h, w) in [0, 1].
     """
-    axes = [
-        torch.exp(-((torch.arange(n, device=points.device) - points[..., i, None]) ** 2) / (2 * BALL_SIGMA**2))
-        for i, n in enumerate(grid)
-    ]
-    channel = (labels[..., None] == torch.arange(num_labels, device=labels.device)).to(points.dtype)
-    return torch.einsum("bnl,bnd,bnh,bnw->bldhw", channel, *axes).clamp(max=1)
+    squared = [
+        (torch.arange(n, device=points.device) - points[..., i, None]) ** 2 for i, n in enumerate(grid)
+    ]  # (B, N, n) along each axis
+    is_label = labels[..., None] == torch.arange(num_labels, device=labels.device)
+    if kind == "distance":
+        return 1 / (1 + _nearest(squared, is_label) / token)
+    axes = [torch.exp(-distance / (2 * token**2)) for distance in squared]
+    return torch.einsum("bnl,bnd,bnh,bnw->bldhw", is_label.to(points.dtype), *axes).clamp(max=1)
+
+
+def _nearest(squared: Sequence[Tensor], is_label: Tensor) -> Tensor:
+    """Distance to the nearest click of each label, infinite where there is none.
+
+    Args:
+        squared: (B, N, n) squared distances along d, h and w.
+        is_label: (B, N, L) bool, the labels of the clicks.
+
+    Returns:
+        (B, L, d, h, w).
+    """
+    out_of_reach = torch.where(is_label, 0.0, torch.inf).to(squared[0].dtype)
+    d, h, w = squared
+    nearest = d.new_full((len(d), is_label.shape[2], d.shape[2], h.shape[2], w.shape[2]), torch.inf)
+    for n in range(d.shape[1]):  # all clicks at once would need N times the memory
+        distance = d[:, n, :, None, None] + h[:, n, None, :, None] + w[:, n, None, None, :]
+        nearest = torch.minimum(nearest, distance[:, None] + out_of_reach[:, n, :, None, None, None])
+    return nearest.sqrt()
 
 
 def map_channels(maps: Tensor, num_labels: int, stride: int) -> Tensor:
@@ -217,7 +230,9 @@ class DensePrompt(nn.Module):
     tell apart. The last layer starts at zero, so that the published function is unchanged at the start.
     """
 
-    def __init__(self, num_labels: int, dim: int, hidden: int, stride: int, takes_maps: bool) -> None:
+    def __init__(
+        self, num_labels: int, dim: int, hidden: int, stride: int, takes_maps: bool, click_map: str = "gaussian"
+    ) -> None:
         """
         Args:
             num_labels: labels of prompts, background included: one channel each for clicks and for each map.
@@ -225,11 +240,13 @@ class DensePrompt(nn.Module):
             hidden: channels between the two convolutions.
             stride: voxels a token covers along each axis.
             takes_maps: whether there are channels for maps in addition to those for clicks.
+            click_map: how clicks are drawn, one of `CLICK_MAPS`.
         """
         super().__init__()
         self.num_labels = num_labels
         self.stride = stride
         self.takes_maps = takes_maps
+        self.click_map = click_map
         channels = num_labels * (1 + KINDS * takes_maps)
         self.seg_layers = nn.Conv3d(channels, hidden, kernel_size=3, padding=1)
         # a kind of map that training never shows then changes nothing, instead of adding noise
@@ -248,7 +265,7 @@ class DensePrompt(nn.Module):
         Returns:
             (B, dim, d, h, w).
         """
-        channels = click_balls(prompts.points, prompts.labels, self.num_labels, grid)
+        channels = click_maps(prompts.points, prompts.labels, self.num_labels, grid, self.click_map)
         if self.takes_maps:
             if prompts.maps is None:
                 shares = channels.new_zeros(1, KINDS * self.num_labels, *grid)

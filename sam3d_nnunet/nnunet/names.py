@@ -16,6 +16,7 @@ OPTIONAL = ("monai", "segment_anything")
 OURS = "Our network"
 PUBLISHED = "Our network, trained as published"
 ABLATION = "Ablations"
+PUBLISHED_ABLATION = "Ablations of the paper's training"
 CONTROL = "nnU-Net's U-Net with prompts"
 NNUNET = "nnU-Net's U-Net without prompts"
 NETWORK = "Other networks"
@@ -54,18 +55,49 @@ TRAINERS = {
     "SAM3DAdapterTrainer_demo": Trainer("training.variants", OURS, "the network of sam3d demo"),
     "SAM3DAdapterTrainer_paper": Trainer("training.published", PUBLISHED, "network and training as in the paper"),
     "SAM3DAdapterTrainer_released": Trainer(
-        "training.published", PUBLISHED, "network and training as in the authors' released code"
+        "training.published", PUBLISHED, "network and training as in the authors' released code, for kidney and liver"
+    ),
+    "SAM3DAdapterTrainer_released_inplane": Trainer(
+        "training.published", PUBLISHED, "the same for pancreas and colon: turns and zooms within axial slices"
     ),
     "SAM3DAdapterTrainer_posenc": Trainer(
-        "training.variants", ABLATION, "SAM's positional encoding of clicks instead of the visual sampler"
+        "training.ablations", ABLATION, "SAM's positional encoding of clicks instead of the visual sampler"
     ),
-    "SAM3DAdapterTrainer_nomla": Trainer("training.variants", ABLATION, "no multi-layer aggregation in the decoder"),
-    "SAM3DAdapterTrainer_deepprompt_1234": Trainer("training.variants", ABLATION, "prompts at all four feature levels"),
-    "SAM3DAdapterTrainer_deepprompt_14": Trainer("training.variants", ABLATION, "prompts at feature levels 1 and 4"),
-    "SAM3DAdapterTrainer_deepprompt_24": Trainer("training.variants", ABLATION, "prompts at feature levels 2 and 4"),
-    "SAM3DAdapterTrainer_deepprompt_34": Trainer("training.variants", ABLATION, "prompts at feature levels 3 and 4"),
-    "SAM3DAdapterTrainer_vitl": Trainer("training.variants", ABLATION, "SAM ViT-L as image encoder"),
-    "SAM3DAdapterTrainer_vith": Trainer("training.variants", ABLATION, "SAM ViT-H as image encoder"),
+    "SAM3DAdapterTrainer_samposenc": Trainer(
+        "training.ablations", ABLATION, "SAM's prompt encoder, which encodes positions of clicks and of the image"
+    ),
+    "SAM3DAdapterTrainer_nomla": Trainer("training.ablations", ABLATION, "no multi-layer aggregation in the decoder"),
+    "SAM3DAdapterTrainer_deepprompt_1234": Trainer(
+        "training.ablations", ABLATION, "prompts at all four feature levels"
+    ),
+    "SAM3DAdapterTrainer_deepprompt_14": Trainer("training.ablations", ABLATION, "prompts at feature levels 1 and 4"),
+    "SAM3DAdapterTrainer_deepprompt_24": Trainer("training.ablations", ABLATION, "prompts at feature levels 2 and 4"),
+    "SAM3DAdapterTrainer_deepprompt_34": Trainer("training.ablations", ABLATION, "prompts at feature levels 3 and 4"),
+    "SAM3DAdapterTrainer_vitl": Trainer("training.ablations", ABLATION, "SAM ViT-L as image encoder"),
+    "SAM3DAdapterTrainer_vith": Trainer("training.ablations", ABLATION, "SAM ViT-H as image encoder"),
+    "SAM3DAdapterTrainer_paper_posenc": Trainer(
+        "training.ablations", PUBLISHED_ABLATION, "SAM's positional encoding of clicks instead of the visual sampler"
+    ),
+    "SAM3DAdapterTrainer_paper_samposenc": Trainer(
+        "training.ablations",
+        PUBLISHED_ABLATION,
+        "SAM's prompt encoder, which encodes positions of clicks and of the image (Fig. 7 a)",
+    ),
+    "SAM3DAdapterTrainer_paper_nomla": Trainer(
+        "training.ablations", PUBLISHED_ABLATION, "no multi-layer aggregation in the decoder (Fig. 7 b)"
+    ),
+    "SAM3DAdapterTrainer_paper_deepprompt_1234": Trainer(
+        "training.ablations", PUBLISHED_ABLATION, "prompts at all four feature levels (Table 3)"
+    ),
+    "SAM3DAdapterTrainer_paper_deepprompt_14": Trainer(
+        "training.ablations", PUBLISHED_ABLATION, "prompts at feature levels 1 and 4 (Table 3)"
+    ),
+    "SAM3DAdapterTrainer_paper_deepprompt_24": Trainer(
+        "training.ablations", PUBLISHED_ABLATION, "prompts at feature levels 2 and 4 (Table 3)"
+    ),
+    "SAM3DAdapterTrainer_paper_deepprompt_34": Trainer(
+        "training.ablations", PUBLISHED_ABLATION, "prompts at feature levels 3 and 4 (Table 3)"
+    ),
     "PromptedUNetTrainer": Trainer(
         "baselines.prompted_unet", CONTROL, "the U-Net of the plan; prompts are input channels"
     ),

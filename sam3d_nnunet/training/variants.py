@@ -1,4 +1,4 @@
-"""Variants of SAM3DAdapterTrainer, the paper's ablations, and short versions of nnU-Net's trainer."""
+"""Variants of SAM3DAdapterTrainer, and short versions of nnU-Net's trainer."""
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -93,7 +93,32 @@ class nnUNetTrainer_smoke(_ShortNNUNetTrainer):
 
 
 class nnUNetTrainer_planned(PlannedTrainer):
-    """nnU-Net's network, loss and optimizer, with lengths, batch size and share of foreground from the plan."""
+    """nnU-Net's network, loss and optimizer, with lengths, batch size and share of foreground from the plan.
+
+    As in nnU-Net, a fixed number of the patches of a batch is centred on foreground. It is rounded: with the default
+    share of a half, it is one of two patches, and the only patch of a batch of 1. The other trainers draw for each.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net reads this signature)
+    ) -> None:
+        """Arguments and errors are those of `PlannedTrainer`."""
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.probabilistic_oversampling = False
+
+    def _set_batch_size_and_oversample(self) -> None:
+        """nnU-Net's rule, which gives some GPUs foreground and others not, with the batch size of the block."""
+        planned = self.configuration_manager.configuration
+        own, planned["batch_size"] = planned["batch_size"], self.settings.batch_size
+        try:
+            nnUNetTrainer._set_batch_size_and_oversample(self)
+        finally:
+            planned["batch_size"] = own
 
 
 class nnUNetTrainer_demo(_NoMirroring, _ShortNNUNetTrainer):
@@ -103,55 +128,3 @@ class nnUNetTrainer_demo(_NoMirroring, _ShortNNUNetTrainer):
     def lengths(self) -> dict[str, int]:
         block = parse_settings(planned_block(self.plans_manager.plans, self.configuration_name), "the plans")
         return block.model_dump(include=set(SMOKE))
-
-
-class SAM3DAdapterTrainer_posenc(SAM3DAdapterTrainer):
-    """Ablation: clicks are represented by SAM's code of their positions instead of the features under them."""
-
-    changes = {"prompt_encoding": "position"}
-
-
-class SAM3DAdapterTrainer_nomla(SAM3DAdapterTrainer):
-    """Ablation: no multi-layer aggregation; only the last level of features and the image are decoded."""
-
-    changes = {"aggregate_levels": False}
-
-
-class SAM3DAdapterTrainer_deepprompt_1234(SAM3DAdapterTrainer):
-    """Ablation: clicks change all four levels of features instead of the last one alone.
-
-    The paper does not describe how. The authors' checkpoints hold four prompt encoders, of which only the last is used.
-    So here each prompted level has its own prompt encoder, which samples that level and changes it before decoding.
-    """
-
-    changes = {"deep_prompt_levels": [1, 2, 3]}
-
-
-class SAM3DAdapterTrainer_deepprompt_14(SAM3DAdapterTrainer):
-    """Ablation: clicks change the first and the last level."""
-
-    changes = {"deep_prompt_levels": [1]}
-
-
-class SAM3DAdapterTrainer_deepprompt_24(SAM3DAdapterTrainer):
-    """Ablation: clicks change the second and the last level."""
-
-    changes = {"deep_prompt_levels": [2]}
-
-
-class SAM3DAdapterTrainer_deepprompt_34(SAM3DAdapterTrainer):
-    """Ablation: clicks change the third and the last level."""
-
-    changes = {"deep_prompt_levels": [3]}
-
-
-class SAM3DAdapterTrainer_vitl(SAM3DAdapterTrainer):
-    """SAM's ViT-L as image encoder."""
-
-    changes = {"preset": "vit_l"}
-
-
-class SAM3DAdapterTrainer_vith(SAM3DAdapterTrainer):
-    """SAM's ViT-H as image encoder."""
-
-    changes = {"preset": "vit_h"}

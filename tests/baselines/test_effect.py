@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from sam3d_nnunet.nnunet.names import class_lookup
 
-ABLATIONS = [f"SAM3DAdapterTrainer_{name}" for name in ("posenc", "nomla", "deepprompt_1234")]
+ABLATIONS = [f"SAM3DAdapterTrainer_{name}" for name in ("posenc", "samposenc", "nomla", "deepprompt_1234")]
 
 
 @pytest.mark.parametrize("name", [*overfit.DEFAULT, *ABLATIONS])

@@ -486,6 +486,7 @@ def test_distributed_step_with_clicks_on_one_rank_only(tmp_path):
 FOUR = replace(SMALL, depth=4, global_blocks=(0, 1, 2, 3))
 ABLATIONS = {
     "posenc": {"prompt_encoding": "position"},
+    "samposenc": {"prompt_encoding": "sam_position"},
     "nomla": {"aggregate_levels": False},
     "deepprompt_1234": {"deep_prompt_levels": [1, 2, 3]},
     "deepprompt_14": {"deep_prompt_levels": [1]},
@@ -521,6 +522,7 @@ def straightforward(net: SAM3D, levels: list[torch.Tensor], image: torch.Tensor,
     [
         (None, [3]),
         ("posenc", [3]),
+        ("samposenc", [3]),
         ("nomla", [0]),  # the only one
         ("deepprompt_1234", [0, 1, 2, 3]),
         ("deepprompt_14", [0, 3]),
