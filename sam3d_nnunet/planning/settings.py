@@ -181,11 +181,11 @@ def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
             f"The block '{BLOCK}' of {where} gives prompts to the levels {settings.deep_prompt_levels}, but does not "
             "decode them. Set aggregate_levels to true, or deep_prompt_levels to []."
         )
-    if settings.target_policy == "clicked" and settings.clicks.policy != "default":
+    if settings.target_policy == "clicked" and settings.clicks.policy == "released":
         raise SAM3DError(
-            f"The block '{BLOCK}' of {where} combines the target policy 'clicked' with the click policy "
-            f"{settings.clicks.policy!r}, which draws clicks from all objects at once and so selects none. "
-            "Set clicks.policy to 'default' (with labelled prompts), or target_policy to 'semantic'."
+            f"The block '{BLOCK}' of {where} combines the target policy 'clicked' with the click policy 'released', "
+            "which also clicks anywhere and so selects what it hits. "
+            "Set clicks.policy to 'paper' or 'default', or target_policy to 'semantic'."
         )
     return settings
 

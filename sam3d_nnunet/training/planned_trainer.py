@@ -39,6 +39,7 @@ from sam3d_nnunet.training.finite import (
     step_if_finite,
     with_finite_losses,
 )
+from sam3d_nnunet.training.seeding import BATCHES, WEIGHTS, ordered_workers, seed_everything
 
 show_as_sentence()
 
@@ -81,6 +82,28 @@ class PlannedTrainer(nnUNetTrainer):
         self.save_every = 1
         self.gradient_clip = 12.0  # nnU-Net's
         self.skipped = SkippedSteps()
+
+    def initialize(self) -> None:
+        """As in nnU-Net; the weights come from the seed of the plan's block, if it has one."""
+        self._seed(WEIGHTS)
+        super().initialize()
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """nnU-Net's loaders; with a seed, they give the same batches in each run of as many worker processes."""
+        numbers = self._seed(BATCHES)
+        with ordered_workers(*numbers) if numbers else nullcontext():
+            return super().get_dataloaders()
+
+    def _seed(self, what: int) -> tuple[int, ...]:
+        """Seed what follows, and return the numbers that it was seeded with; nothing without a seed.
+
+        A continued training goes on with other numbers than it started with. So does each rank.
+        """
+        if self.settings.seed is None:
+            return ()
+        numbers = (self.settings.seed, what, self.current_epoch, self.local_rank)
+        seed_everything(*numbers)
+        return numbers
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's split: the names of the cases to train on, and of those to validate on.

@@ -248,6 +248,20 @@ def test_optimizer_holds_exactly_what_is_tuned(make_trainer):
     assert any(not p.requires_grad for p in trainer.network.parameters())
 
 
+@pytest.mark.parametrize("batch, share, forced", [(2, 0.5, [False, True]), (2, 0.33, [False, True]), (1, 0.5, [True])])
+def test_planned_nnunet_keeps_the_guarantee_of_a_foreground_patch(make_trainer, batch, share, forced):
+    def loader_of(trainer_class):
+        settings = {"batch_size": batch, "foreground_share": share}
+        trainer = make_trainer(trainer_class=trainer_class, settings=settings)
+        trainer.initialize()
+        return trainer.get_dataloaders()[0].data_loader
+
+    loader, ours = loader_of(nnUNetTrainer_planned), loader_of(SAM3DAdapterTrainer_smoke)
+    assert [[loader.get_do_oversample(i) for i in range(batch)] for _ in range(8)] == [forced] * 8
+    drawn = [ours.get_do_oversample(0) for _ in range(64)]
+    assert 0 < sum(drawn) < 64  # by chance
+
+
 @pytest.mark.parametrize("kind", ["classes", "ignore", "regions"])
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_step_changes_what_is_tuned_and_nothing_else(make_trainer, kind, batch_size):
