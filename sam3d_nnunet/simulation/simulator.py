@@ -77,12 +77,15 @@ class ClickSimulator:
 
     def __call__(self, segmentation: np.ndarray, rng: np.random.Generator) -> VoxelPrompts:
         """(D, H, W) label map, 0 background and -1 outside the image -> (size, 3) points and (size,) labels."""
-        return self.pad(self.draw(segmentation, self.classes, rng), rng)
+        return self.shown(self.pad(self.draw(segmentation, self.classes, rng), rng))
 
     def pad(self, clicks: VoxelPrompts, rng: np.random.Generator) -> VoxelPrompts:
         """Any number of clicks -> (size, 3) points and (size,) labels."""
-        padded = pad_clicks(clicks, self.size, rng)
-        return padded if self.labelled else padded._replace(labels=np.where(padded.labels >= 0, 1, padded.labels))
+        return pad_clicks(clicks, self.size, rng)
+
+    def shown(self, clicks: VoxelPrompts) -> VoxelPrompts:
+        """Clicks as the network gets them."""
+        return clicks if self.labelled else clicks._replace(labels=np.where(clicks.labels >= 0, 1, clicks.labels))
 
 
 def _background(segmentation: np.ndarray, count: int, rng: np.random.Generator) -> VoxelPrompts:
@@ -130,7 +133,7 @@ class PromptSimulator:
         clicks = self.clicks.draw(offered, self.clicks.classes, rng)
         if len(marks.labels) and rng.random() < 0.5:
             clicks = VoxelPrompts.none()  # so that the network also learns scribbles and boxes alone
-        elif self.select and len(clicks.labels) and rng.random() < 0.5:
+        elif self.select and self.clicks.labelled and len(clicks.labels) and rng.random() < 0.5:
             clicks = VoxelPrompts.concatenate([clicks, _rejected(segmentation, offered, rng)])
         clicks = self.clicks.pad(clicks, rng)
         selecting = VoxelPrompts.concatenate([clicks, marks])
@@ -138,7 +141,7 @@ class PromptSimulator:
         target = components.holding(selecting) if asked_for else segmentation
         if self.maps:
             self.maps.add_mask(marks.maps, target, rng)
-        return clicks._replace(maps=marks.maps), target
+        return self.clicks.shown(clicks)._replace(maps=marks.maps), target
 
 
 def _rejected(segmentation: np.ndarray, offered: np.ndarray, rng: np.random.Generator) -> VoxelPrompts:

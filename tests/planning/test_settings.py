@@ -57,7 +57,7 @@ def test_what_is_written_into_a_plan_can_be_read():
         ({"optimizer": None}, "'optimizer'"),
         ({"stride": 3}, r"stride .*3.*\(2, 4, 8\)"),
         ({"stride": "4"}, "'stride'"),
-        ({"prompt_encoding": "fourier"}, "'prompt_encoding': .*'sampler' or 'position', but it is 'fourier'"),
+        ({"prompt_encoding": "fourier"}, "'prompt_encoding': .*'position' or 'sam_position', but it is 'fourier'"),
         ({"deep_prompt_levels": [1, 4]}, "'deep_prompt_levels.1': .* but it is 4"),
         ({"deep_prompt_levels": 1}, "'deep_prompt_levels'"),
         ({"aggregate_levels": 0}, "'aggregate_levels'"),
@@ -113,10 +113,10 @@ def test_only_the_default_policy_shows_more_than_clicks(block, share, maps):
 
 
 def test_clicks_that_select():
-    assert parse_settings({"target_policy": "clicked"}, "MyPlans").target_policy == "clicked"
-    for block in ({"clicks": {"policy": "released"}}, {"preset": "paper", "clicks": {"policy": "paper"}}):
-        with pytest.raises(SAM3DError, match=f"'clicked'.*'{block['clicks']['policy']}'.*'default'"):
-            parse_settings(block | {"target_policy": "clicked"}, "MyPlans")
+    for block in ({}, {"clicks": {"policy": "paper"}}, {"preset": "paper", "clicks": {"policy": "paper"}}):
+        assert parse_settings(block | {"target_policy": "clicked"}, "MyPlans").target_policy == "clicked"
+    with pytest.raises(SAM3DError, match="'clicked'.*'released'.*Set clicks.policy to 'paper' or 'default'"):
+        parse_settings({"clicks": {"policy": "released"}, "target_policy": "clicked"}, "MyPlans")
 
 
 def test_merge_goes_into_nested_blocks_and_leaves_its_arguments_alone():

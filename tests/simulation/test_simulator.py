@@ -105,3 +105,18 @@ def test_the_previous_mask_is_one_of_the_target():
         right += (masked & (target > 0)).sum()
         wrong += (masked & (lesions() > 0) & (target == 0)).sum()
     assert wrong < 0.1 * right
+
+
+@given(LABEL_MAPS, SEEDS)
+def test_unlabelled_clicks_select_what_lies_under_them(segmentation, seed):
+    """All are shown as label 1; none is a background click on what was left out, which would look like another one."""
+    simulator = PromptSimulator(ClickSimulator("paper", [1, 2], False, 0.15), select=True)
+    drawn, target = simulator(segmentation, np.random.default_rng(seed))
+    assert set(drawn.labels) <= {-1, 1}
+    at = tuple(drawn.points[drawn.labels == 1].astype(int).T)
+    components = Components(segmentation, [1, 2])
+    if np.isin(segmentation, [1, 2]).any():
+        assert (components.numbers[at] > 0).all() and len(at[0])
+        assert (target == components.only(np.unique(components.numbers[at]))).all()
+    else:
+        assert (target == segmentation).all()
