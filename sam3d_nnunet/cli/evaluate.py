@@ -11,6 +11,7 @@ from sam3d_nnunet.cli.options import (
     MAX_WINDOWS,
     PLANS,
     TRAINER,
+    WINDOWS_HELP,
     Checkpoint,
     ComputeDevice,
     Configuration,
@@ -24,6 +25,7 @@ from sam3d_nnunet.cli.options import (
     TestSet,
     TrainerName,
     Trials,
+    Windows,
     stop_if_failed,
 )
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, PAPER, protocol_help
@@ -86,7 +88,8 @@ def evaluate(
         bool,
         typer.Option(
             "--paper",
-            help=f"Evaluate fold 0 as in the paper: its windows, and {', '.join(str(known) for known in PAPER)}.",
+            help="Evaluate fold 0 as in the paper: --windows single, its sliding windows for the whole image, and "
+            f"{', '.join(str(known) for known in PAPER)}.",
         ),
     ] = False,
     trials: Trials = 1,
@@ -106,6 +109,9 @@ def evaluate(
     per_lesion: PerLesion = False,
     checkpoint: Checkpoint = CHECKPOINT,
     disable_tta: DisableTTA = False,
+    windows: Annotated[
+        Windows | None, typer.Option(help=f"{WINDOWS_HELP} Default: follow, or single with --paper.")
+    ] = None,
     max_windows: MaxWindows = MAX_WINDOWS,
     device: ComputeDevice = Device.cuda,
 ) -> None:
@@ -120,6 +126,8 @@ def evaluate(
 
     if paper and protocol:
         raise typer.BadParameter("--paper has its own protocols: leave out --protocol.")
+    if paper and windows is Windows.follow:
+        raise typer.BadParameter("--paper predicts a single window: leave out --windows follow.")
     protocols, tolerances = protocol or [AUTOMATIC], sorted(tolerance or [5.0])
     if predictions is not None:
         if dataset is None or name is None or len(protocols) > 1 or model or paper:
@@ -139,7 +147,10 @@ def evaluate(
         if model is None and dataset is None:
             raise typer.BadParameter("name the model either by its folder (-m) or by its data set (-d).")
         folder = model or trained_model_folder(dataset, configuration, trainer, plans)
-        options = PredictionOptions(device.value, checkpoint, not disable_tta, max_windows, per_lesion)
+        rule = windows or Windows.follow
+        options = PredictionOptions(
+            device.value, checkpoint, not disable_tta, max_windows, per_lesion, windows=rule.value
+        )
         more = {"name": name, "dataset": dataset, "test": test, "tolerances": tolerances}
         if paper:
             failed = module.evaluate_as_in_paper(folder, results, fold or (), trials, options, **more)

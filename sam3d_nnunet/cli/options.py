@@ -25,6 +25,11 @@ class Precision(str, Enum):
     fp32 = "fp32"
 
 
+class Windows(str, Enum):
+    follow = "follow"
+    single = "single"
+
+
 # Which model
 ModelFolder = Annotated[Path | None, typer.Option("-m", help="Model folder. Or name the model by -d, -c, -tr and -p.")]
 Configuration = Annotated[str, typer.Option("-c", help="Configuration that the model was trained with.")]
@@ -38,7 +43,13 @@ DisableTTA = Annotated[bool, typer.Option("--disable_tta", help="Do not average 
 PerLesion = Annotated[
     bool, typer.Option("--per-lesion", help="Predict each foreground click on its own, then merge the masks.")
 ]
-MaxWindows = Annotated[int, typer.Option("--max-windows", min=1, help="Largest number of windows in an image.")]
+MaxWindows = Annotated[
+    int, typer.Option("--max-windows", min=1, help="Largest number of windows in an image, with --windows follow.")
+]
+WINDOWS_HELP = (
+    "follow: windows around all clicks, and further ones as long as the mask continues. single: one window around the "
+    "middle of the clicks, as in the paper; clicks outside of it are not used."
+)
 Continue = Annotated[bool, typer.Option("--continue", help="Skip cases that are finished.")]
 OutputFolder = Annotated[Path, typer.Option("-o", help="Folder for the segmentations.")]
 PROMPTS_HELP = "Prompt file, or a folder with one per case: CASE.json, CASE.mrk.json, CASE.csv, .tsv or .fcsv."

@@ -14,6 +14,7 @@ from sam3d_nnunet.cli.options import (
     PLANS,
     PROMPTS_HELP,
     TRAINER,
+    WINDOWS_HELP,
     Checkpoint,
     ComputeDevice,
     Configuration,
@@ -27,6 +28,7 @@ from sam3d_nnunet.cli.options import (
     PlansName,
     Precision,
     TrainerName,
+    Windows,
     shown,
     stop_if_failed,
 )
@@ -81,6 +83,7 @@ def predict(
     ] = False,
     disable_tta: DisableTTA = False,
     skip_finished: Continue = False,
+    windows: Annotated[Windows, typer.Option(help=WINDOWS_HELP)] = Windows.follow,
     max_windows: MaxWindows = MAX_WINDOWS,
     max_volume: Annotated[
         float | None, typer.Option(min=0, help="Stop adding windows at a mask of this many ml. Default: never.")
@@ -100,7 +103,9 @@ def predict(
     if instances and not per_lesion:
         raise typer.BadParameter("--instances needs --per-lesion.")
     output.mkdir(parents=True, exist_ok=True)  # fails now, not after minutes of prediction
-    predictor = SAM3DPredictor(device.value, dtype and dtype.value, not disable_tta, max_windows, max_volume)
+    predictor = SAM3DPredictor(
+        device.value, dtype and dtype.value, not disable_tta, max_windows, max_volume, windows=windows.value
+    )
     folder = model or trained_model_folder(dataset, configuration, trainer, plans)
     predictor.initialize_from_trained_model_folder(folder, fold or None, checkpoint)
     names = predictor.model.class_names

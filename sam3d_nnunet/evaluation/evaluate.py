@@ -1,22 +1,32 @@
 """`sam3d evaluate`: predict with drawn clicks, then measure."""
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from sam3d_nnunet.datasets.splits import fold_notes, read_splits, splits_file
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.answers import PredictorModel
+from sam3d_nnunet.evaluation.answers import AnsweringModel, PredictorModel
 from sam3d_nnunet.evaluation.challenge_prediction import ChallengePrediction
 from sam3d_nnunet.evaluation.data import EvaluationData, TestFolders
 from sam3d_nnunet.evaluation.drawn_prompts import drawn_prompts
 from sam3d_nnunet.evaluation.measure import measure, print_failed
 from sam3d_nnunet.evaluation.model import EvaluatedModel, PredictionOptions
 from sam3d_nnunet.evaluation.protocol_prediction import IteratedPrediction, predict_automatic, predict_prompted_cases
-from sam3d_nnunet.evaluation.results import TEST, WEIGHTS, ResultsFolder, add_cost, check_settings, step_folders
+from sam3d_nnunet.evaluation.results import (
+    TEST,
+    WEIGHTS,
+    WINDOWS,
+    ResultsFolder,
+    add_cost,
+    check_settings,
+    step_folders,
+)
 from sam3d_nnunet.io import listing, read_json_object
 from sam3d_nnunet.prediction.batch import CaseReport
 from sam3d_nnunet.prediction.model_folder import choose_folds, read_plans
@@ -87,7 +97,7 @@ def evaluate(
     for fold, ensemble, cases in runs:
         model = EvaluatedModel(folder, ensemble, options)
         _refuse_clicks(model, wanted)
-        method = _Method(root, name, model)
+        method = _ModelMethod(root, name, model)
         method.claim(data, test_data)
         for protocol in wanted:
             for trial in range(trials if protocol.has_trials else 1):
@@ -104,7 +114,7 @@ def evaluate_as_in_paper(
     options: PredictionOptions | None = None,
     **more: object,
 ) -> list[str]:
-    """`evaluate` with fold 0, the protocols `PAPER`, and sliding windows as in the paper.
+    """`evaluate` with fold 0, the protocols `PAPER`, and the windows of the paper.
 
     A model that takes no clicks is evaluated without clicks only. Arguments and errors are those of `evaluate`.
     """
@@ -148,29 +158,71 @@ def _refuse_clicks(model: EvaluatedModel, protocols: Sequence[Protocol]) -> None
         )
 
 
+def step_by_step(
+    model: AnsweringModel, data: EvaluationData, protocol: Protocol, trial: int, folders: list[Path]
+) -> IteratedPrediction:
+    """Predicts cases click by click, or round by round.
+
+    Args:
+        model: answers the clicks.
+        data: holds images and truth.
+        protocol, trial: of the clicks.
+        folders: for the predictions, one for each step.
+    """
+    kind = ChallengePrediction if protocol.is_challenge else IteratedPrediction
+    return kind(model, data, folders, trial)
+
+
 @dataclass
-class _Method:
-    """A model and its place in the results.
+class Method(ABC):
+    """What is evaluated, and its place in the results.
 
     Attributes:
         results: of all methods.
         name: of its folder there.
-        model: to evaluate.
         predicted: whether this run predicted any case; all of them may be finished.
     """
 
     results: ResultsFolder
     name: str
-    model: EvaluatedModel
-    predicted: bool = False
+    predicted: bool = field(default=False, init=False)
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """The content of method.json."""
+
+    @abstractmethod
+    def settings(self, protocol: Protocol) -> dict[str, Any]:
+        """Those of predictions that must not be mixed with others."""
+
+    @abstractmethod
+    def predict(
+        self,
+        data: EvaluationData,
+        protocol: Protocol,
+        trial: int,
+        cases: Sequence[str],
+        prompts: dict[str, Prompt],
+        folders: list[Path],
+    ) -> Iterator[tuple[Path, CaseReport]]:
+        """Predict cases into folders, one for each step of the protocol. Each report comes with its folder.
+
+        Args:
+            data: holds images and truth.
+            protocol, trial: of the clicks.
+            cases: names.
+            prompts: drawn clicks on them, unless the protocol is automatic.
+            folders: for the predictions.
+        """
 
     def claim(self, data: EvaluationData, test: EvaluationData | None) -> None:
+        """Write what the results are about, or refuse them."""
         self.results.claim(data, test)
         self.write_facts()
-        self.results.keep_splits(self.name, splits_file(data.name))
 
     def write_facts(self) -> None:
-        facts = self.model.facts(self.name)
+        """Write method.json."""
+        facts = self.facts()
         if not self.predicted:  # the predictions may be from another device
             facts |= {"device": None, "peak_memory_gib": None}
         self.results.write_method(self.name, facts)
@@ -186,7 +238,7 @@ class _Method:
     ) -> list[str]:
         """Predict and measure unfinished cases in one folder. Returns place and name of the cases that failed."""
         folder = self.results.predictions(self.name, protocol.name, fold, trial)
-        check_settings(folder, self._settings(protocol))
+        check_settings(folder, self.settings(protocol))
         folders = step_folders(folder, protocol)
         prompts, failed = {}, {}
         if not protocol.is_automatic:
@@ -196,21 +248,40 @@ class _Method:
         if left and not self.predicted:
             self.predicted = True
             self.write_facts()  # now, since this may be interrupted
-        reports = self._predict(data, protocol, trial, left, prompts, folders) if left else ()
-        place = str(folder.relative_to(self.results.root))
+        prompts = {case: prompts[case] for case in left if case in prompts}
+        reports = self.predict(data, protocol, trial, left, prompts, folders) if left else ()
+        place, clicks, outside = str(folder.relative_to(self.results.root)), 0, 0
         with tqdm(total=len(left) * len(folders), desc=place, unit="case", disable=not left) as bar:
             for where, report in reports:
                 bar.update()
                 if report.error is None:
-                    add_cost(where, report.name, report.clicks, report.windows or None, report.seconds)
+                    windows = report.windows or None
+                    add_cost(where, report.name, report.clicks, windows, report.seconds, report.outside)
+                    clicks, outside = clicks + report.clicks, outside + report.outside
                 else:
                     failed[report.name] = report.error
+        if outside:
+            tqdm.write(f"{place}: {outside} of {clicks} click(s) outside the window were not used", file=sys.stderr)
         # if all failed, measuring would replace the reasons by "no prediction"
         for where in folders if len(failed) < len(cases) else ():
             failed = measure(where, data, cases, tolerances) | failed
         return print_failed(place, failed)
 
-    def _predict(
+
+@dataclass
+class _ModelMethod(Method):
+    """A trained model."""
+
+    model: EvaluatedModel
+
+    def claim(self, data: EvaluationData, test: EvaluationData | None) -> None:
+        super().claim(data, test)
+        self.results.keep_splits(self.name, splits_file(data.name))
+
+    def facts(self) -> dict[str, Any]:
+        return self.model.facts(self.name)
+
+    def predict(
         self,
         data: EvaluationData,
         protocol: Protocol,
@@ -219,11 +290,8 @@ class _Method:
         prompts: dict[str, Prompt],
         folders: list[Path],
     ) -> Iterator[tuple[Path, CaseReport]]:
-        prompts = {case: prompts[case] for case in cases if case in prompts}
-        if protocol.is_challenge:
-            return ChallengePrediction(PredictorModel(self.model.prompted), data, folders, trial).predict(prompts)
         if protocol.is_iterated:
-            return IteratedPrediction(PredictorModel(self.model.prompted), data, folders, trial).predict(prompts)
+            return step_by_step(PredictorModel(self.model.prompted), data, protocol, trial, folders).predict(prompts)
         folder = folders[0]
         if protocol.is_automatic:
             reports = predict_automatic(self.model.automatic, data, cases, folder)
@@ -233,10 +301,11 @@ class _Method:
             reports = predict_prompted_cases(self.model.prompted, data, prompts, clicks, folder, per_lesion)
         return ((folder, report) for report in reports)
 
-    def _settings(self, protocol: Protocol) -> dict[str, object]:
+    def settings(self, protocol: Protocol) -> dict[str, Any]:
         options = self.model.options
         settings = {"folds": self.model.folds, "checkpoint": options.checkpoint, WEIGHTS: self.model.fingerprints}
         settings["mirroring"] = options.mirroring
         if protocol.is_automatic:
             return settings | {"step": options.step, "gaussian": options.gaussian}
-        return settings | {"max_windows": options.max_windows, "per_lesion": options.per_lesion}
+        settings |= {"max_windows": options.max_windows, "per_lesion": options.per_lesion}
+        return settings | {WINDOWS: options.windows}

@@ -18,6 +18,7 @@ from sam3d_nnunet.nnunet.names import takes_prompts
 from sam3d_nnunet.prediction.growth import MAX_WINDOWS
 from sam3d_nnunet.prediction.model_folder import FINAL, load_checkpoint, read_plans, trainer_of
 from sam3d_nnunet.prediction.predictor import SAM3DPredictor
+from sam3d_nnunet.prediction.windows import FOLLOW, SINGLE
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class PredictionOptions:
         per_lesion: predict each foreground click on its own.
         step: of nnU-Net's sliding window, as a share of the window; 1 - overlap.
         gaussian: weights of nnU-Net's sliding window, instead of constant ones.
+        windows: of predictions from clicks, as in `SAM3DPredictor`.
     """
 
     device: str = "cuda"
@@ -41,10 +43,15 @@ class PredictionOptions:
     per_lesion: bool = False
     step: float = 0.5
     gaussian: bool = True
+    windows: str = FOLLOW.name
 
     def as_in_paper(self) -> "PredictionOptions":
-        """Automatic methods with a sliding window that overlaps by 0.7, and constant weights (paper, Section 4)."""
-        return replace(self, step=0.3, gaussian=False)
+        """With the windows of the paper.
+
+        Without clicks, a sliding window that overlaps by 0.7, and constant weights (Section 4). With clicks, one window
+        around their middle (released code).
+        """
+        return replace(self, step=0.3, gaussian=False, windows=SINGLE.name)
 
 
 class EvaluatedModel:
@@ -77,7 +84,13 @@ class EvaluatedModel:
     def prompted(self) -> SAM3DPredictor:
         """Predicts from clicks."""
         options = self.options
-        predictor = SAM3DPredictor(options.device, None, options.mirroring, options.max_windows, keep_in_crop=True)
+        predictor = SAM3DPredictor(
+            options.device,
+            use_mirroring=options.mirroring,
+            max_windows=options.max_windows,
+            keep_in_crop=True,
+            windows=options.windows,
+        )
         predictor.initialize_from_trained_model_folder(self.folder, self.folds, options.checkpoint)
         return predictor
 

@@ -47,6 +47,10 @@ TEST = "test"
 FORMAT, VERSION = "sam3d_results", 1
 WEIGHTS = "weights"
 """In settings.json: fingerprints of the checkpoints whose predictions are averaged."""
+WINDOWS = "windows"
+"""In settings.json: the rule for the windows of predictions from clicks."""
+OLDER = {WINDOWS: "follow"}
+"""Settings that older results do not name, and the only value they had."""
 KEYS = ["method", "protocol", "fold", "trial", "clicks"]
 """Columns that tell the rows of one folder of predictions from those of another."""
 NEEDED = {
@@ -334,12 +338,15 @@ class ResultsFolder:
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Note the settings of a folder of predictions. A setting that older results lack counts as the same.
+    """Note the settings of a folder of predictions.
+
+    A setting that older results lack had the value in `OLDER`; any other counts as the same.
 
     Raises:
         SAM3DError: it holds predictions with other settings.
     """
     known = known_settings(folder)
+    known = known and OLDER | known
     different = [key for key in settings if known.get(key, settings[key]) != settings[key]]
     if different:
         key = different[0]
@@ -360,9 +367,10 @@ def known_settings(folder: Path) -> dict[str, Any]:
     return _known(folder / SETTINGS, f"Delete {folder} to predict again.")
 
 
-def add_cost(folder: Path, case: str, clicks: int, windows: int | None, seconds: float) -> None:
-    """Note in prediction.csv what the prediction of a case cost."""
-    _put_row(folder / PREDICTION, {"case": case, "clicks": clicks, "windows": windows, "seconds": round(seconds, 3)})
+def add_cost(folder: Path, case: str, clicks: int, windows: int | None, seconds: float, outside: int = 0) -> None:
+    """Note in prediction.csv what the prediction of a case cost, and how many of the clicks lay outside the windows."""
+    row = {"case": case, "clicks": clicks, "windows": windows, "seconds": round(seconds, 3), "clicks_outside": outside}
+    _put_row(folder / PREDICTION, row)
 
 
 def add_scores(folder: Path, case: str, truth_voxels: int, scores: dict[str, Any]) -> None:

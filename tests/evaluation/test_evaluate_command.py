@@ -1,11 +1,14 @@
 """`sam3d evaluate` from its arguments to its files."""
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.prompts.files import write_prompt
+from sam3d_nnunet.prompts.prompt import Prompt
 
 
 def evaluate(*arguments: object) -> Result:
@@ -30,12 +33,31 @@ def test_a_model_by_its_names(make_evaluated, tmp_path):
     assert {"nsd_1mm", "nsd_5mm"} <= set(Results(root).metrics)
 
 
-def test_paper(make_evaluated, tmp_path):
-    model = make_evaluated()
-    done = evaluate("-m", model.folder, "--paper", "-o", tmp_path / "evaluated")
+def test_paper(make_evaluated, read, tmp_path):
+    """Two clicks far apart: one window between them with --paper, and one around each of them without."""
+    model, root, case = make_evaluated(), tmp_path / "evaluated", "Fall_Müller_病例"  # 20 x 24 x 18, patches of 16
+    clicks = root / "prompts" / "volume_1" / "trial_0"
+    clicks.mkdir(parents=True)
+    for name, points in ((case, [[8, 1, 10], [9, 22, 11]]), ("case_2", [[5, 8, 6], [6, 8, 6]])):
+        write_prompt(Prompt(points, [1, 2], name), clicks / f"{name}.json")
+    asked = ("-m", model.folder, "-o", root, "--max-windows", 2)
+    done = evaluate(*asked, "--paper", "--name", "paper")
     assert done.exit_code == 0, done.output
-    protocols = {folder.protocol for folder in Results(tmp_path / "evaluated").folders}
+    assert "paper/volume_1/fold_0/trial_0: 2 of 4 click(s) outside the window were not used" in done.output
+    assert evaluate(*asked, "-f", 0, "--protocol", "volume_1", "--name", "ours").exit_code == 0
+    results = Results(root)
+    protocols = {folder.protocol for folder in results.folders if folder.method == "paper"}
     assert protocols == {"automatic", "volume_1", "volume_3", "volume_10"}
+    costs = results.costs.query("protocol == 'volume_1' and case == @case").set_index("method")
+    assert costs.loc["paper", ["windows", "clicks_outside"]].tolist() == [1, 2]
+    assert costs.loc["ours", ["windows", "clicks_outside"]].tolist() == [2, 0]
+    paper, ours = (read(root / name / "volume_1/fold_0/trial_0" / f"{case}.nii.gz") for name in ("paper", "ours"))
+    window = np.zeros(paper.shape, bool)  # centred at voxel (8, 11, 10)
+    window[2:18, 3:19, :16] = True
+    assert paper.any() and not paper[~window].any() and ours[~window].any()
+
+    done = evaluate(*asked, "-f", 0, "--protocol", "volume_1", "--name", "paper")
+    assert "windows single, not follow" in str(done.exception)
 
 
 def test_predictions_and_a_failure(make_evaluated, tmp_path):
@@ -75,7 +97,13 @@ def test_a_trial_of_predictions(make_evaluated, tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--predictions", "x", "-d", "4"], ["--predictions", "x", "--name", "y"], ["-d", 711, "--trials", 0]]
+    [
+        ["-d", 711, "--paper", "--windows", "follow"],
+        [],
+        ["--predictions", "x", "-d", "4"],
+        ["--predictions", "x", "--name", "y"],
+        ["-d", 711, "--trials", 0],
+    ]
     + [["-d", 711, "--trial", 1]]
     + [["-d", "711", "--paper", "--protocol", "automatic"], ["-d", "711", "--protocol", "nothing"]],
 )

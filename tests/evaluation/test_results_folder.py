@@ -76,11 +76,12 @@ def test_splits_stay_the_same(tmp_path):
 def test_costs(tmp_path):
     add_cost(tmp_path, "b", 1, 2, 0.12345)
     add_cost(tmp_path, "007", 0, None, 2.0)
-    add_cost(tmp_path, "b", 3, 4, 5.0)
+    add_cost(tmp_path, "b", 3, 4, 5.0, outside=2)
     table = pd.read_csv(tmp_path / "prediction.csv", dtype=str, keep_default_na=False)
-    assert table.columns.tolist() == ["case", "clicks", "windows", "seconds"]
+    assert table.columns.tolist() == ["case", "clicks", "windows", "seconds", "clicks_outside"]
     assert table["case"].tolist() == ["007", "b"]
     assert table["clicks"].tolist() == ["0", "3"] and table["seconds"].tolist() == ["2.0", "5.0"]
+    assert table["clicks_outside"].tolist() == ["0", "2"]
     assert table["windows"].tolist()[0] == "" and float(table["windows"][1]) == 4
 
 
@@ -92,6 +93,17 @@ def test_predictions_with_other_settings_are_not_mixed(tmp_path):
     (tmp_path / "a" / "settings.json").write_text("[]")
     with pytest.raises(SAM3DError, match="settings.json .* object"):
         check_settings(tmp_path / "a", {"step": 0.5})
+
+
+def test_older_predictions_have_windows_that_follow(tmp_path):
+    """They can be continued so, but not with a single window."""
+    check_settings(tmp_path / "a", {"max_windows": 32})
+    with pytest.raises(SAM3DError, match="windows follow, not single"):
+        check_settings(tmp_path / "a", {"max_windows": 32, "windows": "single"})
+    check_settings(tmp_path / "a", {"max_windows": 32, "windows": "follow"})
+    check_settings(tmp_path / "b", {"max_windows": 32, "windows": "single"})
+    with pytest.raises(SAM3DError, match="windows single, not follow"):
+        check_settings(tmp_path / "b", {"max_windows": 32, "windows": "follow"})
 
 
 def test_weights_are_compared_where_they_should_be_the_same(tmp_path):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sam3d_nnunet.network import SAM3D, Prompts
 from sam3d_nnunet.prediction.growth import BoxLogits, predict_prompted
-from sam3d_nnunet.prediction.windows import Window, WindowPredictor
+from sam3d_nnunet.prediction.windows import SINGLE, Window, WindowPredictor
 from sam3d_nnunet.prompts.prompt import VoxelPrompts
 
 RADIUS = 3.0
@@ -380,3 +380,24 @@ def test_maps_are_cut_and_mirrored_with_the_image():
     logits = predictor.predict(Window((5, 6, 7), PATCH), VoxelPrompts.none()._replace(maps=maps))
     assert logits[0, 5, 5, 5] == 7 and (logits[0] == -1).sum() == np.prod(PATCH) - 1
     assert logits[1, 5, 5, 5] == image[0, 10, 11, 12]
+
+
+# --- a single window ---
+
+
+def test_a_single_window_neither_splits_nor_grows():
+    """Two clicks far apart: one window between them, where it may see none of them. Else two windows."""
+    objects, clicks = np.zeros((40, 40, 60), np.uint8), [(20, 20, 8), (20, 20, 50)]
+    for d, h, w in clicks:
+        objects[d - 2 : d + 3, h - 2 : h + 3, w - 2 : w + 3] = 1
+    both = grow(objects, clicks)
+    assert len(both.windows) == 2 and np.array_equal(both.on_grid().argmax(0).numpy(), objects)
+    one = grow(objects, clicks, rule=SINGLE)
+    assert one.windows == [Window((14, 13, 21), PATCH)] and not one.on_grid().argmax(0).any()
+
+
+def test_a_single_window_cuts_an_object():
+    result, box = grow(snake(), [(3, 5, 5)], rule=SINGLE), np.zeros(snake().shape, bool)
+    box[:9, :12, :13] = True  # centred at the click, so that half of it lies outside of the image
+    assert result.windows == [Window((-3, -2, -3), PATCH)] and result.hit_cap is None
+    assert np.array_equal(result.on_grid().argmax(0).numpy(), (snake() == 1) & box)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sam3d_nnunet.prediction.windows import Window, window_seeing, windows_around
+from sam3d_nnunet.prediction.windows import Window, window_at_centre, window_seeing, windows_around
 
 SIZES = st.tuples(*[st.integers(4, 24)] * 3)
 SHAPES = st.tuples(*[st.integers(1, 60)] * 3)
@@ -99,3 +99,27 @@ def test_faces_of_a_window():
 
 def test_no_clicks_no_windows():
     assert windows_around(np.zeros((0, 3)), (10, 10, 10), (4, 4, 4)) == []
+
+
+# --- the window of the paper ---
+
+
+@given(SCENES)
+def test_one_window_lies_around_the_middle_of_all_clicks(scene):
+    """Halfway between the outermost clicks, as many voxels before it as after; wherever the image ends."""
+    points, shape, size = scene
+    (window,) = window_at_centre(points, shape, size)
+    for axis, (start, length) in enumerate(zip(window.start, window.size)):
+        voxels = np.rint(points[:, axis])
+        middle = int((voxels.min() + voxels.max()) // 2)
+        assert (start, start + length) == (middle - length // 2, middle + length - length // 2)
+
+
+def test_the_one_window_is_not_moved_into_the_image():
+    points, size = np.array([[1.0, 20, 38]]), (8, 8, 8)
+    assert window_at_centre(points, (40, 40, 40), size) == [Window((-3, 16, 34), size)]
+    assert windows_around(points, (40, 40, 40), size) == [Window((0, 16, 32), size)]
+
+
+def test_no_clicks_no_window():
+    assert window_at_centre(np.zeros((0, 3)), (10, 10, 10), (4, 4, 4)) == []
