@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.device import computes_in_bf16
-from sam3d_nnunet.network.prompt_encoder import click_balls, map_channels
+from sam3d_nnunet.network.prompt_encoder import click_maps, map_channels
 from sam3d_nnunet.network.prompts import Correct, Prompts
-from sam3d_nnunet.planning.settings import BLOCK, trained_settings
+from sam3d_nnunet.network.sam3d import default_stride
+from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, trained_settings
 from sam3d_nnunet.prompts.prompt import KINDS
 from sam3d_nnunet.training.prompted_trainer import PromptedTrainer
 
@@ -22,21 +23,33 @@ def prompt_channels(num_click_labels: int) -> int:
 
 
 class PromptedUNet(nn.Module):
-    """A U-Net whose input is the image and the prompts: clicks as small Gaussian balls, masks, scribbles and boxes.
+    """A U-Net whose input is the image and the prompts: drawn clicks, masks, scribbles and boxes.
 
     Unlike `SAM3D` it computes everything again for each set of prompts.
     """
 
-    def __init__(self, unet: nn.Module, num_classes: int, num_click_labels: int, precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        unet: nn.Module,
+        num_classes: int,
+        num_click_labels: int,
+        precision: str = "fp32",
+        click_map: str = "gaussian",
+        token: int = 1,
+    ) -> None:
         """
         Args:
             unet: takes the image's channels and `prompt_channels(num_click_labels)` more.
             num_classes: logits per voxel.
             num_click_labels: labels of prompts, background included.
             precision: "auto", "bf16" or "fp32", as for `SAM3D`.
+            click_map: how clicks are drawn, see `click_maps`.
+            token: voxels a drawn click is measured in, see `click_maps`.
         """
         super().__init__()
         self.unet = unet
+        self.click_map = click_map
+        self.token = token
         self.num_classes = num_classes
         self.num_click_labels = num_click_labels
         self.precision = precision
@@ -76,13 +89,14 @@ class PromptedUNet(nn.Module):
         """(B, `prompt_channels`, D, H, W) in [0, 1]."""
         size = tuple(image.shape[2:])
         points = prompts.points.masked_fill((prompts.labels < 0)[..., None], 0)  # whatever padding holds, NaN included
-        balls = click_balls(points.to(image.dtype), prompts.labels, self.num_click_labels, size)
+        points = points.to(image.dtype)
+        clicks = click_maps(points, prompts.labels, self.num_click_labels, size, self.click_map, self.token)
         if prompts.maps is None:
-            shares = balls.new_zeros((1, KINDS * self.num_click_labels, *size))
+            shares = clicks.new_zeros((1, KINDS * self.num_click_labels, *size))
         else:
-            shares = map_channels(prompts.maps, self.num_click_labels, stride=1).to(balls.dtype)
-        count = max(len(balls), len(shares))
-        return torch.cat([drawn.expand(count, -1, -1, -1, -1) for drawn in (balls, shares)], dim=1)
+            shares = map_channels(prompts.maps, self.num_click_labels, stride=1).to(clicks.dtype)
+        count = max(len(clicks), len(shares))
+        return torch.cat([drawn.expand(count, -1, -1, -1, -1) for drawn in (clicks, shares)], dim=1)
 
 
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
@@ -93,8 +107,14 @@ RESIDUAL_BLOCKS = (1, 3, 4, 6)  # of the first stages of nnU-Net's ResEnc preset
 class PromptedUNetTrainer(PromptedTrainer):
     """The plan's U-Net, trained as nnU-Net trains it (SGD, deep supervision), with prompts as input channels.
 
-    Prompts, target policies, lengths and batch size are those of `SAM3DAdapterTrainer` from the same plan.
+    Prompts, target policies, lengths and batch size are those of `SAM3DAdapterTrainer` from the same plan. Clicks are
+    drawn in the size of that network's tokens.
     """
+
+    @classmethod
+    def left_open(cls, settings: SAM3DSettings) -> dict[str, Any]:
+        """How clicks are drawn."""
+        return super().left_open(settings) | {"click_map": "gaussian", "click_unit": "token"}
 
     @staticmethod
     def build_network_architecture(
@@ -109,6 +129,20 @@ class PromptedUNetTrainer(PromptedTrainer):
         return _prompted(
             *architecture, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
+
+
+class PromptedUNetTrainer_1000epochs(PromptedUNetTrainer):
+    """`PromptedUNetTrainer` for as long and with as many patches in a step as nnU-Net trains itself.
+
+    nnU-Net's 1000 epochs of 250 steps, and the batch size that nnU-Net planned for its network on these patches.
+    """
+
+    changes = {"num_epochs": 1000, "steps_per_epoch": 250, "validation_steps": 50}
+
+    @classmethod
+    def replaced(cls, planned: ConfigurationManager) -> dict[str, Any]:
+        """The lengths, and the batch size of the configuration."""
+        return super().replaced(planned) | {"batch_size": planned.batch_size}
 
 
 class PromptedResEncUNetTrainer(PromptedUNetTrainer):
@@ -169,4 +203,8 @@ def _prompted(
         allow_init=True,
         deep_supervision=deep_supervision,
     )
-    return PromptedUNet(unet, num_output_channels, settings.num_click_labels, settings.precision)
+    stride = settings.stride or default_stride(tuple(configuration.patch_size))
+    token = stride if settings.click_unit == "token" else 1
+    return PromptedUNet(
+        unet, num_output_channels, settings.num_click_labels, settings.precision, settings.click_map, token
+    )

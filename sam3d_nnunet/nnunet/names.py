@@ -101,6 +101,11 @@ TRAINERS = {
     "PromptedUNetTrainer": Trainer(
         "baselines.prompted_unet", CONTROL, "the U-Net of the plan; prompts are input channels"
     ),
+    "PromptedUNetTrainer_1000epochs": Trainer(
+        "baselines.prompted_unet",
+        CONTROL,
+        "the same for as long and with the batch size as nnU-Net trains itself: 1000 epochs of 250 steps",
+    ),
     "PromptedResEncUNetTrainer": Trainer(
         "baselines.prompted_unet", CONTROL, "the U-Net with nnU-Net's residual encoder; prompts are input channels"
     ),

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
@@ -52,6 +52,11 @@ class PlannedTrainer(nnUNetTrainer):
 
     changes: dict[str, Any] = {}
     """Settings of the plan's block that a variant replaces."""
+
+    @classmethod
+    def replaced(cls, planned: ConfigurationManager) -> dict[str, Any]:
+        """Settings that this trainer replaces in the block of a configuration: `changes`, unless the plans decide."""
+        return cls.changes
 
     @classmethod
     def left_open(cls, settings: SAM3DSettings) -> dict[str, Any]:
@@ -349,7 +354,7 @@ def complete_settings(
     Raises:
         SAM3DError: the configuration is not 3-D, or its block is not usable.
     """
-    trainer, changes = trainer_class.__name__, trainer_class.changes
+    trainer = trainer_class.__name__
     where = f"{plans.get('plans_name')}, configuration {configuration}"
     manager = PlansManager({k: v for k, v in plans.items() if k != "continue_training"})
     if configuration not in plans["configurations"]:
@@ -367,6 +372,7 @@ def complete_settings(
     if planned.previous_stage_name is not None:
         raise SAM3DError(f"{trainer} takes no part in a cascade, which {where} is. Train 3d_fullres instead.")
     needed = int(max(manager.get_label_manager(dataset_json).all_labels)) + 1
+    changes = trainer_class.replaced(planned)
     block = merge(planned_block(plans, configuration), changes)
     settings = parse_settings({"num_click_labels": needed, **_given(block)}, where)
     if settings.clicks_carry_labels and settings.num_click_labels < needed:

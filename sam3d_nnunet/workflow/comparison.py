@@ -39,6 +39,7 @@ PAPER_METHODS: tuple[dict[str, str], ...] = (
     {"name": "3DSAM-adapter, no prompts", "trainer": "SAM3DAdapterAutoTrainer"},
     {"name": "SAM-B", "sam2d": "vit_b"},
     {"name": "prompted nnU-Net", "trainer": "PromptedUNetTrainer"},
+    {"name": "prompted nnU-Net, 1000 epochs", "trainer": "PromptedUNetTrainer_1000epochs"},
     {"name": "prompted nnU-Net, ResEnc", "trainer": "PromptedResEncUNetTrainer"},
     {"name": "3DSAM-adapter, as in the paper", "trainer": "SAM3DAdapterTrainer_paper"},
     {"name": "3DSAM-adapter", "trainer": "SAM3DAdapterTrainer"},

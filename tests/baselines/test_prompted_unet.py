@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from sam3d_nnunet.baselines.prompted_unet import PromptedUNet, prompt_channels
+from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS, click_maps
 from sam3d_nnunet.network.prompts import Prompts
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING
 
@@ -39,6 +40,18 @@ def test_a_click_is_a_ball_in_the_channel_of_its_label(shown):
     assert ball[2, 5, 7] == 1
     assert ball[3, 5, 7] == pytest.approx(torch.exp(torch.tensor(-0.5)).item())
     assert not seen[0, [1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12]].any()
+
+
+@pytest.mark.parametrize("kind", CLICK_MAPS)
+def test_a_click_is_as_large_as_for_our_network(kind):
+    """The same function of millimetres: 8 voxels away is as 2 tokens of 4 voxels away."""
+    unet = PromptedUNet(Seen(), num_classes=3, num_click_labels=3, click_map=kind, token=4)
+    seen = unet(torch.zeros(1, 1, *SIZE), clicks((2.0, 1, 7, 2)))
+    ours = click_maps(torch.zeros(1, 1, 3), torch.tensor([[2]]), 3, (2, 3, 2), kind)[0, 2]
+    drawn = seen[0, 1 + 2]
+    same = {(2, 1, 7): (0, 0, 0), (6, 1, 7): (1, 0, 0), (2, 9, 7): (0, 2, 0), (6, 9, 3): (1, 2, 1)}
+    for place, token in same.items():
+        torch.testing.assert_close(drawn[place], ours[token])
 
 
 def test_maps_have_a_channel_for_each_label(shown):

@@ -7,8 +7,14 @@ import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from sam3d_nnunet.baselines.prompted_unet import PromptedResEncUNetTrainer, PromptedUNetTrainer, residual
+from sam3d_nnunet.baselines.prompted_unet import (
+    PromptedResEncUNetTrainer,
+    PromptedUNetTrainer,
+    PromptedUNetTrainer_1000epochs,
+    residual,
+)
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.nnunet.registration import EXT_FOLDER
 from sam3d_nnunet.prediction.predictor import SAM3DPredictor
@@ -58,6 +64,43 @@ def test_encoders(make_trainer):
         trainer = make_trainer(trainer_class=trainer_class)
         trainer.initialize()
         assert type(trainer.network.unet) is kind
+
+
+@pytest.mark.parametrize(
+    "block, drawn",
+    [
+        ({}, ("gaussian", 4)),
+        ({"stride": 8, "click_map": "distance"}, ("distance", 8)),
+        ({"stride": None}, ("gaussian", 2)),  # that of our network on patches of 16 voxels a side
+        ({"click_unit": "voxel"}, ("gaussian", 1)),
+    ],
+)
+def test_clicks_are_drawn_in_the_size_of_tokens(make_trainer, block, drawn):
+    trainer = make_trainer(trainer_class=ShortUNetTrainer, settings={"stride": 4} | block)
+    trainer.initialize()
+    assert (trainer.network.click_map, trainer.network.token) == drawn
+    written = trainer.plans_manager.plans["configurations"]["3d_fullres"]["sam3d"]
+    assert (written["click_map"], written["click_unit"]) == (drawn[0], block.get("click_unit", "token"))
+
+
+def test_models_from_before_draw_balls_of_a_voxel(make_trainer):
+    trainer = make_trainer(trainer_class=ShortUNetTrainer)
+    block = trainer.configuration_manager.configuration["sam3d"]
+    del block["click_map"], block["click_unit"]
+    network = trainer.build_network_architecture(trainer.plans_manager, trainer.configuration_manager, 1, 3)
+    assert (network.click_map, network.token) == ("gaussian", 1)
+
+
+def test_as_long_and_as_batched_as_nnunet(make_trainer):
+    plan = {"batch_size": 5}
+    trainer = make_trainer(trainer_class=PromptedUNetTrainer_1000epochs, settings={"batch_size": 3}, plan=plan)
+    nnunet = make_trainer(trainer_class=nnUNetTrainer, plan=plan)
+    for each in (trainer, nnunet):
+        each.initialize()
+    for key in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "batch_size"):
+        assert getattr(trainer, key) == getattr(nnunet, key)
+    written = trainer.plans_manager.plans["configurations"]["3d_fullres"]["sam3d"]
+    assert (written["batch_size"], written["num_epochs"]) == (5, 1000)
 
 
 def test_residual_of_another_architecture():

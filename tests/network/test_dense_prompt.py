@@ -1,14 +1,16 @@
-"""Clicks drawn as balls, and maps, on the token grid."""
+"""Clicks and maps drawn on the token grid."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from ddp_step import SMALL
+from scipy import ndimage
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network import SAM3D, Prompts, build_sam3d
-from sam3d_nnunet.network.prompt_encoder import click_balls, map_channels
+from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS, click_maps, map_channels
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
 
 SIZE = (12, 16, 8)
@@ -22,7 +24,7 @@ def only(maps: torch.Tensor) -> Prompts:
 def test_a_ball_lies_at_its_click_in_the_channel_of_its_label():
     points = torch.tensor([[[2.0, 5, 3], [0, 0, 0]], [[1, 1, 1], [4, 6, 2]]])
     labels = torch.tensor([[1, 2], [0, -1]])
-    balls = click_balls(points, labels, 3, (5, 7, 6))
+    balls = click_maps(points, labels, 3, (5, 7, 6))
     assert balls.shape == (2, 3, 5, 7, 6)
     assert balls[0, 1, 2, 5, 3] == balls[0, 2, 0, 0, 0] == balls[1, 0, 1, 1, 1] == 1
     for neighbour in ((1, 5, 3), (2, 6, 3), (2, 5, 4)):
@@ -31,8 +33,69 @@ def test_a_ball_lies_at_its_click_in_the_channel_of_its_label():
 
 
 def test_many_clicks_at_one_place_count_once():
-    balls = click_balls(torch.ones(1, 5, 3), torch.ones(1, 5).long(), 2, (3, 3, 3))
+    balls = click_maps(torch.ones(1, 5, 3), torch.ones(1, 5).long(), 2, (3, 3, 3))
     assert balls.max() == balls[0, 1, 1, 1, 1] == 1
+
+
+def distances(points: np.ndarray, grid: tuple[int, int, int]) -> torch.Tensor:
+    """SciPy's distance from each cell to the nearest of some cells, (d, h, w)."""
+    free = np.ones(grid, bool)
+    free[tuple(points.T)] = False
+    return torch.from_numpy(ndimage.distance_transform_edt(free)).float()
+
+
+@pytest.mark.parametrize("token", [1, 4])
+def test_distance_maps_are_those_of_scipy(token):
+    """Clicks of both classes in the first patch, of the background in the second, padding in both."""
+    grid, rng = (9, 14, 11), np.random.default_rng(0)
+    points = rng.integers(0, grid, (2, 7, 3))
+    labels = torch.tensor([[2, 1, 2, -1, 2, 2, -1], [0, -1, -1, -1, 0, -1, -1]])
+    maps = click_maps(torch.from_numpy(points).float(), labels, 3, grid, "distance", token)
+    assert maps.shape == (2, 3, *grid)
+    for patch, label in ((0, 1), (0, 2), (1, 0)):
+        clicked = points[patch][labels[patch].numpy() == label]
+        torch.testing.assert_close(maps[patch, label], 1 / (1 + distances(clicked, grid) / token))
+    for patch, label in ((0, 0), (1, 1), (1, 2)):  # no click, infinitely far
+        assert not maps[patch, label].any()
+
+
+def test_gaussian_balls_are_as_wide_as_a_token():
+    """One click: its ball is a function of SciPy's distance. The four voxels of a token's side are one sigma."""
+    at, grid = np.array([[4, 2, 7]]), (9, 14, 11)
+    for token in (1, 4):
+        ball = click_maps(torch.from_numpy(at).float()[None], torch.ones(1, 1).long(), 2, grid, "gaussian", token)
+        torch.testing.assert_close(ball[0, 1], torch.exp(-((distances(at, grid) / token) ** 2) / 2))
+
+
+@pytest.mark.parametrize("kind", CLICK_MAPS)
+def test_clicks_between_cells_and_outside_are_drawn_where_they_are(kind):
+    points = torch.tensor([[[1.5, 2.25, -0.5]]])
+    drawn = click_maps(points, torch.ones(1, 1).long(), 2, (4, 5, 3), kind, 2)[0, 1]
+    far = (torch.tensor([3.0, 0, 2]) - points[0, 0]).norm().item() / 2
+    expected = 1 / (1 + far) if kind == "distance" else math.exp(-(far**2) / 2)
+    assert drawn[3, 0, 2].item() == pytest.approx(expected, rel=1e-5)
+    assert 0 < drawn.min() and drawn.max() < 1
+
+
+@pytest.mark.parametrize("kind", CLICK_MAPS)
+def test_patches_without_any_click_are_empty(kind):
+    nothing_clicked = (torch.zeros(2, 0, 3), torch.zeros(2, 0).long()), (torch.zeros(2, 3, 3), -torch.ones(2, 3).long())
+    for points, labels in nothing_clicked:
+        assert torch.equal(click_maps(points, labels, 2, (3, 4, 5), kind), torch.zeros(2, 2, 3, 4, 5))
+
+
+@torch.no_grad()
+def test_the_network_draws_what_it_was_built_for():
+    image, clicks = torch.randn(1, 1, 12, 16, 8), Prompts(torch.tensor([[[5.5, 9.5, 1.5]]]), torch.tensor([[1]]))
+    for kind in CLICK_MAPS:
+        seen = []
+        net = build_sam3d(SMALL, 1, 2, SIZE, stride=4, click_map=kind)
+        net.dense_prompt.seg_layers.register_forward_hook(lambda module, args, out, seen=seen: seen.append(args[0]))
+        net(image, clicks)
+        drawn = click_maps(torch.tensor([[[1.0, 2, 0]]]), torch.tensor([[1]]), 2, (3, 4, 2), kind)
+        torch.testing.assert_close(seen[0][:, :2], drawn)
+    with pytest.raises(SAM3DError, match="click map 'disc' is not possible; choose one of gaussian, distance"):
+        build_sam3d(SMALL, 1, 2, SIZE, stride=4, click_map="disc")
 
 
 def test_voxels_become_tokens():

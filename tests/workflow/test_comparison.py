@@ -33,7 +33,7 @@ def test_the_papers_data_sets_are_those_of_its_figures():
 
 def test_which_methods_take_clicks():
     clicked = {m.name for m in Comparison().methods if m.trainer and takes_prompts(find_trainer(m.trainer))}
-    prompted = {"prompted nnU-Net", "prompted nnU-Net, ResEnc"}
+    prompted = {"prompted nnU-Net", "prompted nnU-Net, 1000 epochs", "prompted nnU-Net, ResEnc"}
     assert clicked == prompted | {"3DSAM-adapter", "3DSAM-adapter, as in the paper"}
     with pytest.raises(SAM3DError, match="NoTrainer"):
         find_trainer("NoTrainer")
