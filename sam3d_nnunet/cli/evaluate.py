@@ -61,8 +61,12 @@ def prompts(
     typer.echo(f"prompts: {results / 'prompts'}")
 
 
-@app.command(epilog="Example: sam3d evaluate -d 4 -f 0 --protocol automatic --protocol volume_1 --trials 3 -o RESULTS")
+@app.command(
+    epilog="Examples: sam3d evaluate -d 4 -f 0 --protocol automatic --protocol volume_1 --trials 3 -o RESULTS; "
+    "sam3d evaluate -d 4 -f 0 --protocol volume_1 --server http://localhost:1527 --name nnInteractive -o RESULTS"
+)
 def evaluate(
+    context: typer.Context,
     results: ResultsFolder,
     dataset: Annotated[
         str | None, typer.Option("-d", help="Id or name of the data set. Default: the data set of the model.")
@@ -101,6 +105,21 @@ def evaluate(
     trial: Annotated[
         int, typer.Option(min=0, help="With --predictions: trial whose clicks, or random seed, the program used.")
     ] = 0,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="Let this server predict, such as http://localhost:1527, which speaks nnInteractive's protocol. Needs "
+            "-d, --name, --protocol, and -f or --test. Its key is read from NN_INTERACTIVE_API_KEY."
+        ),
+    ] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            "--time-limit",
+            min=0.001,
+            help="With --server: seconds for one answer, as to one click; beyond that, the case fails. Default: 300.",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the method. Default: name of the model folder.")] = None,
     tolerance: Annotated[
         list[float] | None,
@@ -122,6 +141,7 @@ def evaluate(
     from sam3d_nnunet.evaluation import evaluate as module
     from sam3d_nnunet.evaluation.external import evaluate_predictions
     from sam3d_nnunet.evaluation.model import PredictionOptions
+    from sam3d_nnunet.evaluation.server import evaluate_server
     from sam3d_nnunet.prediction.model_folder import trained_model_folder
 
     if paper and protocol:
@@ -129,7 +149,15 @@ def evaluate(
     if paper and windows is Windows.follow:
         raise typer.BadParameter("--paper predicts a single window: leave out --windows follow.")
     protocols, tolerances = protocol or [AUTOMATIC], sorted(tolerance or [5.0])
-    if predictions is not None:
+    if time_limit is not None and server is None:
+        raise typer.BadParameter("--time-limit is only for --server.")
+    if server is not None:
+        _check_server_options(context)
+        if dataset is None or name is None or not protocol or bool(fold) == (test is not None):
+            raise typer.BadParameter("--server needs -d, --name, --protocol, and either folds (-f) or --test.")
+        more = {"tolerances": tolerances} | ({} if time_limit is None else {"time_limit": time_limit})
+        failed = evaluate_server(server, results, dataset, name, protocols, fold or (), test, trials, **more)
+    elif predictions is not None:
         if dataset is None or name is None or len(protocols) > 1 or model or paper:
             raise typer.BadParameter("--predictions needs -d and --name, and takes at most one --protocol.")
         if len(fold or []) + (test is not None) != 1:
@@ -158,3 +186,26 @@ def evaluate(
             failed = module.evaluate(folder, results, fold or (), protocols, trials, options, **more)
     stop_if_failed(failed)
     typer.echo(f"results: {results}")
+
+
+def _check_server_options(context: typer.Context) -> None:
+    """Refuse options that say how a model of ours predicts, or what else to do."""
+    ours = (
+        "configuration",
+        "trainer",
+        "plans",
+        "model",
+        "checkpoint",
+        "disable_tta",
+        "windows",
+        "max_windows",
+        "device",
+    )
+    refused = {*ours, "per_lesion", "paper", "predictions", "trial"}
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in refused and context.get_parameter_source(option.name).name != "DEFAULT"
+    ]
+    if given:
+        raise typer.BadParameter(f"--server predicts with the model of the server: leave out {', '.join(given)}.")
