@@ -120,13 +120,15 @@ def predict(
 
 @app.command(
     "predict-sam2d",
-    epilog="Example: sam3d predict-sam2d -i imagesTs -o out --prompts prompts/slice_1/trial_0 -d 220 --clip -54 247",
+    epilog="Example: sam3d predict-sam2d -i imagesTs -o out --prompts prompts/slice_1/trial_0 -d 320",
 )
 def predict_sam2d(
     images: Annotated[Path, typer.Option("-i", help="Folder of images CASE_0000. SAM sees only this channel.")],
     output: OutputFolder,
     prompts: Annotated[Path, typer.Option(help=PROMPTS_HELP)],
-    dataset: Annotated[str | None, typer.Option("-d", help="Id or name of the data set, for its labels.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("-d", help="Id or name of the data set, for its labels and the window of CT.")
+    ] = None,
     dataset_json: Annotated[Path | None, typer.Option(help="dataset.json with the labels, instead of -d.")] = None,
     model: Annotated[SAMModel, typer.Option(help="Size of SAM.")] = SAMModel.vit_b,
     checkpoint: Annotated[
@@ -135,7 +137,11 @@ def predict_sam2d(
     ] = None,
     clip: Annotated[
         tuple[float, float] | None,
-        typer.Option(help="Intensities shown as black and white. Default: percentiles 0.5 and 99.5 of each image."),
+        typer.Option(
+            help="Intensities shown as black and white. Default for CT with -d: where nnU-Net clips it, at percentiles "
+            "0.5 and 99.5 of the foreground of all training images (their fingerprint). Default for others, which have "
+            "no common scale, and without -d: percentiles 0.5 and 99.5 of each image."
+        ),
     ] = None,
     skip_finished: Continue = False,
     device: ComputeDevice = Device.cuda,
@@ -150,19 +156,23 @@ def predict_sam2d(
     from sam3d_nnunet.evaluation.results import add_cost
     from sam3d_nnunet.network.device import usable_device
     from sam3d_nnunet.network.weights import sam_checkpoint
+    from sam3d_nnunet.planning.fingerprint import clipping_window
 
     if (dataset is None) == (dataset_json is None):
         raise typer.BadParameter("name the data set either by -d or by its --dataset-json.")
     if clip is not None and not -math.inf < clip[0] < clip[1] < math.inf:
         raise typer.BadParameter("--clip needs two finite intensities, the lower one first.")
     where = usable_device(device.value)
-    described = RawDataset.find(dataset).dataset_json if dataset_json is None else read_dataset_json(dataset_json)
+    known = RawDataset.find(dataset) if dataset_json is None else None
+    described = read_dataset_json(dataset_json) if known is None else known.dataset_json
+    window = clipping_window(known) if known and clip is None else clip
     cases = SliceCases(images, output, described)
     clicked = cases.with_clicks(prompts)
+    typer.echo(f"black and white: {'percentiles of each image' if window is None else '{:g} and {:g}'.format(*window)}")
     names = [name for name in clicked if not (skip_finished and cases.is_finished(name))]
     sam = SliceSAM(load_sam(model.value, checkpoint or sam_checkpoint(model.value)), where)
     failed = []
-    for report in shown(cases.predict(sam, names, prompts, clip), len(names)):
+    for report in shown(cases.predict(sam, names, prompts, window), len(names)):
         if report.error is None:
             add_cost(output, report.name, report.clicks, None, report.seconds)
         else:

@@ -1,4 +1,4 @@
-"""nnU-Net's fingerprint of a data set, and the images that spoil it."""
+"""nnU-Net's fingerprint of a data set: the images that spoil it, and where CT is clipped."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,12 +8,16 @@ import numpy as np
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
+from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
 
-from sam3d_nnunet.datasets.raw_dataset import for_each_case
+from sam3d_nnunet.datasets.raw_dataset import RawDataset, for_each_case
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.images import read_image
-from sam3d_nnunet.io import listing
+from sam3d_nnunet.io import listing, read_json_object
+from sam3d_nnunet.nnunet.folders import dataset_number, preprocessed_root
 
+FINGERPRINT = "dataset_fingerprint.json"
 INTENSITIES = "foreground_intensity_properties_per_channel"
 
 
@@ -91,3 +95,40 @@ def refuse_broken_images(name: str, images: Mapping[str, list[Path]], reader: Ba
             f"Images of {len(broken)} case(s) of {name} hold NaN or infinite voxels: {listing(broken)}. Correct these "
             f"images{also} and plan again."
         )
+
+
+def is_clipped(dataset_json: Mapping[str, Any]) -> bool:
+    """Whether nnU-Net clips the first channel of a data set, as it does with CT.
+
+    Its plans take the normalisation from the name of the channel. The others have no common limits: MR, for example,
+    becomes the z-scores of each image.
+    """
+    first = next(iter(dataset_json["channel_names"].values()))
+    return get_normalization_scheme(str(first)) is CTNormalization
+
+
+def clipping_window(dataset: RawDataset) -> tuple[float, float] | None:
+    """Lowest and highest intensity that nnU-Net leaves in the first channel of a data set; None if it does not clip.
+
+    These are percentiles 0.5 and 99.5 of the foreground of all training images.
+
+    Raises:
+        SAM3DError: nothing says where to clip: there is no fingerprint, or it can't be used.
+    """
+    if not is_clipped(dataset.dataset_json):
+        return None
+    file = preprocessed_root() / dataset.name / FINGERPRINT
+    extract = f"nnUNetv2_extract_fingerprint -d {dataset_number(dataset.name)}"
+    if not file.is_file():
+        raise SAM3DError(f"There is no {file}, which says where nnU-Net clips the images of {dataset.name}: {extract}")
+    statistics = read_json_object(file, (INTENSITIES,))[INTENSITIES]
+    try:
+        low, high = (float(statistics["0"][key]) for key in ("percentile_00_5", "percentile_99_5"))
+    except (KeyError, TypeError, ValueError) as e:
+        raise SAM3DError(f"{file} has no percentiles of the first channel. Delete it and run {extract}") from e
+    if not -np.inf < low < high < np.inf:
+        raise SAM3DError(
+            f"{file} gives {low:g} and {high:g} as percentiles of the first channel, between which no image can be "
+            f"shown. Correct the images and labels of {dataset.name}, delete this file and run {extract}"
+        )
+    return low, high

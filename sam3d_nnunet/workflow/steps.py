@@ -15,6 +15,7 @@ from sam3d_nnunet.evaluation.results import ResultsFolder, step_folders
 from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.nnunet.folders import dataset_number, preprocessed_root
 from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
+from sam3d_nnunet.planning.fingerprint import FINGERPRINT, is_clipped
 from sam3d_nnunet.planning.plan_dataset import differences
 from sam3d_nnunet.planning.recipes import load_recipe
 from sam3d_nnunet.planning.settings import BLOCK, as_trained
@@ -31,6 +32,7 @@ NNUNET_PLANNERS = {
 }
 """nnU-Net's planners by the name of the plans that they write. The recipe makes all other plans."""
 PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"
+FINGERPRINTED = f"{PREPARE}/fingerprint"
 
 Command = list[str]
 
@@ -110,13 +112,13 @@ class Steps:
         return [replace(step, needs=[name for name in step.needs if name in names]) for step in steps]
 
     def _prepare(self) -> Iterable[Step]:
-        fingerprint = f"{PREPARE}/fingerprint"
-        if self.trained and not (self._preprocessed / "dataset_fingerprint.json").is_file():
+        needed = self.trained or is_clipped(self.data.raw.dataset_json)  # 2-D SAM sees CT as it is clipped
+        if needed and not (self._preprocessed / FINGERPRINT).is_file():
             check = ["nnUNetv2_extract_fingerprint", "-d", self.number, "--verify_dataset_integrity"]
-            yield Step(fingerprint, [check], [])
+            yield Step(FINGERPRINTED, [check], [])
         for plans in self._plans_names:
             if not self._plans_file(plans).is_file():
-                yield Step(_planned(plans), [self._plan_command(plans)], [fingerprint])
+                yield Step(_planned(plans), [self._plan_command(plans)], [FINGERPRINTED])
         # methods can share a preprocessed folder, which only one step may write
         folders: dict[Path, ComparedMethod] = {}
         for method in self.trained:
@@ -162,12 +164,13 @@ class Steps:
 
     def _evaluate_sam2d(self) -> Iterable[Step]:
         """One step for each set of clicks, with all folds, since SAM isn't trained."""
-        folds = self.comparison.folds
+        folds, clipped = self.comparison.folds, "_clipped" if is_clipped(self.data.raw.dataset_json) else ""
         for method in (method for method in self.comparison.methods if method.sam2d is not None):
             for protocol in self.comparison.slice_protocols:
                 for trial in range(self.comparison.trials):
-                    # one folder for each size of SAM, so that another size doesn't continue these predictions
-                    predictions = self.results.root / WORK / method.name / method.sam2d / protocol / f"trial_{trial}"
+                    # of their own, so that another size of SAM, or clipped CT, doesn't continue these predictions
+                    place = f"{method.name}/{method.sam2d}{clipped}/{protocol}/trial_{trial}"
+                    predictions = self.results.root / WORK / place
                     left = [
                         fold
                         for fold in folds
@@ -176,7 +179,8 @@ class Steps:
                     ]
                     if left:
                         name = f"{EVALUATE}/{method.name}/{protocol}_trial_{trial}"
-                        yield Step(name, self._sam2d_commands(method, protocol, trial, left, predictions), [])
+                        commands = self._sam2d_commands(method, protocol, trial, left, predictions)
+                        yield Step(name, commands, [FINGERPRINTED])
 
     def _sam2d_commands(
         self, method: ComparedMethod, protocol: str, trial: int, folds: Sequence[int], predictions: Path

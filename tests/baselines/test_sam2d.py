@@ -317,6 +317,104 @@ def test_command_finds_weights_by_the_variable(folder, checkpoint, monkeypatch):
     assert "a: 2 click(s), 2 slice(s)" in done.output
 
 
+# --- the window of a data set ---
+
+ORGAN, LESION = 40, 100  # HU
+FOREGROUND = (-54, 247)  # percentiles 0.5 and 99.5 of the labelled voxels
+
+
+def ct(air: float) -> tuple[np.ndarray, np.ndarray]:
+    """An image with a share of air, and the label map of the rest: a ramp, with an organ and a lesion in it."""
+    image = np.full(SHAPE, -1000.0)
+    rows = round(air * SHAPE[1])
+    image[:, rows:] = np.linspace(*FOREGROUND, image[:, rows:].size).reshape(image[:, rows:].shape)
+    image[:, -1, :2] = ORGAN, LESION
+    return image, (image > -1000).astype(np.uint8)
+
+
+@pytest.fixture
+def make_dataset(nnunet_folders, write_dataset, folder, checkpoint):
+    """Writes two images of one modality into nnUNet_raw, as images of the command, too. Returns its -d and so on."""
+
+    def make(channel: str = "CT") -> list:
+        cases = {"a": ct(air=0.5), "b": ct(air=0.7)}
+        raw = write_dataset(nnunet_folders.raw, "Dataset004_Some", cases, DATASET["labels"], channel=channel)
+        for image in (raw / "imagesTr").iterdir():
+            image.rename(folder / "images" / image.name)
+        for case in cases:
+            write_prompt(Prompt([[3, 4, 2]], [1], case), folder / "prompts" / f"{case}.json")
+        for case in ("no", "outside"):
+            (folder / "images" / f"{case}_0000.nii.gz").unlink()
+        return ["-d", "4", "--checkpoint", checkpoint]
+
+    return make
+
+
+@pytest.fixture
+def shown(monkeypatch) -> list[np.ndarray]:
+    """The grey slices that SAM sees."""
+    seen = []
+
+    def predict(sam, slices, *_):
+        seen.append(slices.astype(int))
+        return np.zeros(slices.shape, np.uint8)
+
+    monkeypatch.setattr(SliceSAM, "predict", predict)
+    return seen
+
+
+def write_percentiles(folders, **more: float) -> None:
+    """What nnU-Net finds out about the foreground of the data set of `make_dataset`."""
+    statistics = {"percentile_00_5": FOREGROUND[0], "percentile_99_5": FOREGROUND[1]} | more
+    file = folders.preprocessed / "Dataset004_Some" / "dataset_fingerprint.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"foreground_intensity_properties_per_channel": {"0": statistics}}))
+
+
+def contrasts(shown: list[np.ndarray]) -> list[int]:
+    """Between lesion and organ, in grey values."""
+    return [image[0, -1, 1] - image[0, -1, 0] for image in shown]
+
+
+def test_ct_is_shown_as_nnunet_clips_it(folder, make_dataset, shown, nnunet_folders):
+    """With the percentiles of each image, air takes three quarters of the grey values."""
+    asked = make_dataset()
+    write_percentiles(nnunet_folders)
+    done = invoke(folder, *asked)
+    assert done.exit_code == 0, done.output
+    assert "black and white: -54 and 247" in done.output
+    expected = 255 * (LESION - ORGAN) / (FOREGROUND[1] - FOREGROUND[0])
+    assert contrasts(shown) == pytest.approx([expected] * 2, abs=1)
+    shown.clear()
+    assert invoke(folder, "--dataset-json", folder / "dataset.json", *asked[2:]).exit_code == 0
+    assert max(contrasts(shown)) <= 0.25 * expected
+    shown.clear()
+    assert invoke(folder, *asked, "--clip", 0, 200).exit_code == 0
+    assert contrasts(shown) == pytest.approx([255 * (LESION - ORGAN) / 200] * 2, abs=1)
+
+
+def test_images_without_a_common_scale_are_shown_one_by_one(folder, make_dataset, shown, nnunet_folders):
+    asked = make_dataset("T1")
+    write_percentiles(nnunet_folders)
+    done = invoke(folder, *asked)
+    assert done.exit_code == 0, done.output
+    assert "black and white: percentiles of each image" in done.output
+    for image, grey in zip((ct(0.5)[0], ct(0.7)[0]), shown):
+        assert np.array_equal(grey, to_grey(image.astype(np.float32)))
+
+
+def test_ct_without_a_window(folder, make_dataset, nnunet_folders):
+    asked = make_dataset()
+    done = invoke(folder, *asked)
+    assert isinstance(done.exception, SAM3DError)
+    assert "nnUNetv2_extract_fingerprint -d 4" in str(done.exception)
+    for wrong in ({"percentile_99_5": -60}, {"percentile_00_5": float("nan")}, {"percentile_99_5": None}):
+        write_percentiles(nnunet_folders, **wrong)
+        done = invoke(folder, *asked)
+        assert isinstance(done.exception, SAM3DError)
+        assert "dataset_fingerprint.json" in str(done.exception) and "percentiles" in str(done.exception)
+
+
 @pytest.mark.parametrize(
     "more, message",
     [

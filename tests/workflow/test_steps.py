@@ -101,7 +101,11 @@ def test_nnunets_plans_share_what_is_preprocessed(dataset):
 
 
 def test_sam_slice_by_slice(dataset):
+    fingerprint, step = left(dataset, [SAM], slice_protocols=["slice_3"], trials=1)
+    assert fingerprint.name == "prepare/fingerprint" and step.needs == [fingerprint.name]  # it says how to clip CT
+    touch(dataset.base / "dataset_fingerprint.json")
     (step,) = left(dataset, [SAM], slice_protocols=["slice_3"], trials=1)
+    assert step.needs == []
     draw, predict, *measure = step.commands
     clicks = str(dataset.results / "prompts" / "slice_3" / "trial_0")
     assert draw[:2] == ["sam3d", "prompts"] and draw[-4:] == ["-f", "0", "-f", "1"]
@@ -109,6 +113,7 @@ def test_sam_slice_by_slice(dataset):
     predictions = predict[predict.index("-o") + 1]
     assert [command[command.index("--predictions") + 1] for command in measure] == [predictions] * 2
     assert [command[command.index("-f") + 1] for command in measure] == ["0", "1"]
+    assert "vit_b_clipped" in predictions  # those of each image's own percentiles are not continued
 
 
 def test_sams_commands_do_what_they_say(make_evaluated, tmp_path, monkeypatch):
