@@ -43,12 +43,17 @@ setup(
     install_requires=[
         # the same minor version as in nnunet/doctor.py
         "nnunetv2>=2.8,<2.9",
+        "acvl-utils",
+        "batchgenerators",
+        "batchgeneratorsv2",
         "torch",
         "numpy",
         "scipy",
         "typer>=0.14",
         "pooch",
         "pydantic>=2",
+        "pydantic-core",
+        "typing-extensions",
         "requests",
         "tqdm",
         "matplotlib",

@@ -1,7 +1,10 @@
+import ast
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,29 @@ def test_metadata(wheel):
 
 def test_citation_names_this_version():
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_all_imports_are_declared(wheel):
+    """Also those that nnU-Net happens to install today."""
+    modules = {
+        name.split(".")[0]
+        for file in (ROOT / "sam3d_nnunet").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
+    } - {"sam3d_nnunet", *sys.stdlib_module_names}
+    content = wheel.read(f"sam3d_nnunet-{__version__}.dist-info/METADATA").decode()
+    declared = re.findall(r"^Requires-Dist: ([\w.-]+)(?!.*extra == .(?:test|docs|dev))", content, re.MULTILINE)
+    known, installed = set(map(normal, declared)), metadata.packages_distributions()
+    assert "numpy" in known and "pytest" not in known
+    missing = {module for module in modules if not known & set(map(normal, installed[module]))}
+    assert not missing
+
+
+def normal(name: str) -> str:
+    return re.sub("[-_.]+", "-", name).lower()

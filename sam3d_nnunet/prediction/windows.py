@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
@@ -46,10 +46,7 @@ class Window:
 
     def cut(self, volume: Tensor, outside: float) -> Tensor:
         """The window of a volume, (C, D, H, W) -> (C, *size), filled with `outside` beyond the border of the image."""
-        here = self.in_image(tuple(volume.shape[1:]))
-        ends = zip(self.size[::-1], here.within(self.box).as_lists()[::-1])
-        padding = [n for size, (start, stop) in ends for n in (start, size - stop)]
-        return F.pad(volume[(slice(None), *here.slices)], padding, value=outside)
+        return crop_and_pad_nd(volume, self.box.as_lists(), pad_value=outside)
 
     def cut_prompts(self, prompts: VoxelPrompts) -> VoxelPrompts:
         """The prompts of an image that lie in the window, in voxels of the window."""
