@@ -50,7 +50,7 @@ RESENC = "nnUNetTrainer, ResEnc-L"
 METHODS = (
     "nnUNetTrainer",
     RESENC,
-    *trainers_in(NETWORK, TUNING, CONTROL),
+    *(name for name in trainers_in(NETWORK, TUNING, CONTROL) if not name.endswith("epochs")),  # the same network
     "SAM3DAdapterTrainer",
     "SAM3DAdapterTrainer_paper",
     *trainers_in(ABLATION),

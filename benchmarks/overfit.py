@@ -22,7 +22,8 @@ from tqdm import tqdm
 from sam3d_nnunet.network import Prompts
 from sam3d_nnunet.nnunet.names import CONTROL, NETWORK, TUNING, class_lookup, trainers_in
 
-DEFAULT = ("nnUNetTrainer_planned", *trainers_in(NETWORK, TUNING, CONTROL), "SAM3DAdapterTrainer")
+OTHERS = [name for name in trainers_in(NETWORK, TUNING, CONTROL) if not name.endswith("epochs")]  # same network
+DEFAULT = ("nnUNetTrainer_planned", *OTHERS, "SAM3DAdapterTrainer")
 EVERY = 25  # steps between two measurements of Dice
 
 
