@@ -56,5 +56,10 @@ class Turn:
         return [values[axis] for axis in self.axes]
 
 
+def patient_axes(orientation: str) -> tuple[int, int, int]:
+    """For an array of this orientation: its axes in the order z, y, x of the patient. Slices along z are axial."""
+    return Turn.between(orientation, "LPS").axes
+
+
 NO_TURN = Turn()
 """Leaves an array as it is."""

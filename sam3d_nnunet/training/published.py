@@ -1,72 +1,21 @@
-"""Training as published: the augmentation of 3DSAM-adapter, and the trainers `_paper` and `_released`."""
+"""Training as published: the trainers `_paper` and `_released`."""
 
-import numpy as np
-import torch
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
-from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
-from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
-from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from typing import Any
+
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
-from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from torch import nn
 
+from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.geometry.turn import patient_axes
+from sam3d_nnunet.training.boxed_batches import BoxedDataLoader, boxes_above
+from sam3d_nnunet.training.planned_trainer import from_first_rank
+from sam3d_nnunet.training.published_augmentation import PublishedAugmentation
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
 
-
-class ShiftIntensity(ImageOnlyTransform):
-    """Adds the same random number to all voxels."""
-
-    def __init__(self, largest: float) -> None:
-        """
-        Args:
-            largest: the number is uniform between this and its negative.
-        """
-        super().__init__()
-        self.largest = largest
-
-    def get_parameters(self, **data_dict: object) -> dict[str, float]:
-        return {"shift": np.random.uniform(-self.largest, self.largest)}
-
-    def _apply_to_image(self, image: torch.Tensor, shift: float) -> torch.Tensor:
-        return image + shift
-
-
-def loaded_size(patch_size: tuple[int, ...], lowest_zoom: float, cut_from: float) -> list[int]:
-    """Voxels to load, so that the augmentation never needs others; arguments as for `published_augmentation`."""
-    return [int(np.ceil(n * (cut_from - 1 + 1 / lowest_zoom))) for n in patch_size]
-
-
-def published_augmentation(
-    patch_size: tuple[int, int, int], zoom: tuple[float, float], zoom_share: float, cut_from: float, shift: float
-) -> list[BasicTransform]:
-    """The published transforms, for a patch of `loaded_size`.
-
-    Args:
-        patch_size: voxels (d, h, w) of the augmented patch.
-        zoom: smallest and largest factor; above 1 objects become larger.
-        zoom_share: probability of a zoom.
-        cut_from: the patch is cut at random from one that is so many times as large.
-        shift: largest shift of the normalised intensities.
-    """
-    loaded = loaded_size(patch_size, zoom[0], cut_from)
-    transforms: list[BasicTransform] = [
-        SpatialTransform(
-            patch_size,
-            patch_center_dist_from_border=[m / 2 - (cut_from - 1) / 2 * n for m, n in zip(loaded, patch_size)],
-            random_crop=cut_from > 1,
-            p_scaling=zoom_share,
-            scaling=(1 / zoom[1], 1 / zoom[0]),  # of the sampling grid
-            p_synchronize_scaling_across_axes=1,
-            border_mode_seg="constant",
-            padding_value_seg=-1,
-        )
-    ]
-    turning = {axis for axis, n in enumerate(patch_size) if patch_size.count(n) > 1}  # others would change the shape
-    if turning:
-        transforms.append(RandomTransform(Rot90Transform(1, allowed_axes=turning), 0.5))
-    return [*transforms, MirrorTransform((0, 1, 2)), RandomTransform(ShiftIntensity(shift), 0.5)]
-
+WAVES = 0.01
+"""Share of the clip range. nnU-Net resamples after clipping, and its splines leave small waves beside edges."""
 
 PUBLISHED = {
     "preset": "paper",
@@ -87,12 +36,19 @@ class _PublishedTrainer(SAM3DAdapterTrainer):
     at test time.
     """
 
-    zoom: tuple[float, float]
-    zoom_share: float
-    cut_from: float
+    augmentation: PublishedAugmentation
     intensity_shift: float
     mirroring_axes = (0, 1, 2)
     """Spatial axes that training mirrors."""
+
+    @property
+    def axes(self) -> tuple[int, int, int]:
+        """Of the preprocessed images, in the order z, y, x of the patient; (0, 1, 2) where the plans don't tell."""
+        orientation = self.settings.orientation
+        if orientation is None:
+            return 0, 1, 2
+        z, y, x = map(list(self.plans_manager.transpose_forward).index, patient_axes(orientation))
+        return z, y, x
 
     def on_train_start(self) -> None:
         """As many steps as there are training cases."""
@@ -101,10 +57,10 @@ class _PublishedTrainer(SAM3DAdapterTrainer):
         self.num_iterations_per_epoch = len(training_set.identifiers)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:
-        """No free rotation; the loaded patch is as large as zoom and cut require."""
+        """No rotation of nnU-Net's; the loaded patch is as large as the published augmentation requires."""
         self.inference_allowed_mirroring_axes = None
         patch_size = tuple(self.configuration_manager.patch_size)
-        return None, False, loaded_size(patch_size, self.zoom[0], self.cut_from), self.mirroring_axes
+        return None, False, self.augmentation.loaded_size(patch_size, self.axes), self.mirroring_axes
 
     def get_training_transforms(
         self,
@@ -117,9 +73,7 @@ class _PublishedTrainer(SAM3DAdapterTrainer):
         **labels: object,
     ) -> BasicTransform:
         """The published augmentation, then nnU-Net's transforms of label maps."""
-        augmentation = published_augmentation(
-            tuple(patch_size), self.zoom, self.zoom_share, self.cut_from, self.intensity_shift
-        )
+        augmentation = self.augmentation.transforms(tuple(patch_size), self.intensity_shift, self.axes)
         masked = [channel for channel, mask in enumerate(use_mask_for_norm or ()) if mask]
         if masked:  # voxels outside the mask of an image stay 0, whatever the shift
             augmentation.append(MaskImageTransform(masked, channel_idx_in_seg=0, set_outside_to=0))
@@ -153,39 +107,110 @@ class SAM3DAdapterTrainer_paper(_PublishedTrainer):
         "optimizer": {"lr": 1e-4, "weight_decay": 1e-5, "final_lr_share": 0.1, "gradient_clip": 1.0},
         "num_epochs": 200,
     }
-    zoom = (0.9, 1.1)
-    zoom_share = 0.3
-    cut_from = 1.0
+    augmentation = PublishedAugmentation(zoom=(0.9, 1.1), zoom_share=0.3)
     intensity_shift = 0.1
 
 
 class SAM3DAdapterTrainer_released(_PublishedTrainer):
-    """As the authors' released code does it.
+    """As the authors' released code trains on kidney and liver; `_released_inplane` is for pancreas and colon.
 
-    AdamW with learning rate 4e-4 falling to a hundredth and no weight decay; 500 passes over the cases, batch 1; two of
-    three patches centred on foreground, each cut from a patch 1.2 times as large; 10 clicks in the foreground and 20
-    anywhere; zoom 0.85 to 1.25 (probability 0.8), flips (0.5 an axis), quarter turns (0.5), shift of up to 20 HU (0.5);
-    half soft Dice without background, half cross-entropy.
+    AdamW with learning rate 4e-4 falling to a hundredth and no weight decay; 500 passes over the cases, batch 1;
+    gradients clipped at norm 1 in each of image encoder, prompt encoder and decoder; float32. Two of three patches are
+    centred on foreground, the others lie in the box of all that is above the clip minimum; each is cut from a patch 1.2
+    times as large. 10 clicks in the foreground and 20 anywhere; zoom 0.85 to 1.25 (probability 0.8), flips (0.5 an
+    axis), turns by 90, 180 or 270 degrees in the sagittal plane (0.5), shift of up to 20 HU (0.5); half soft Dice
+    without background, half cross-entropy. The depth table starts at ones.
 
     The released code keeps the checkpoint with the best validation. nnU-Net also keeps one, by its own measure:
-    validate with `--val_best`, predict with `checkpoint_best.pth`. Our choices: gradients clipped at norm 1, quarter
-    turns in any plane with equal sides, and for images other than CT the paper's shift of 0.1. The user sets patch
-    size, spacing and clipping, as for `_paper`, and the split, which is the first of the published five.
+    validate with `--val_best`, predict with `checkpoint_best.pth`. Our choices: for images other than CT, the paper's
+    shift of 0.1 and background patches from anywhere; where plans note no orientation, slices follow each other along
+    the first axis. The user sets patch size, spacing and clipping, as for `_paper`, and the split, which is the first
+    of the published five.
     """
 
     changes = PUBLISHED | {
+        "precision": "fp32",
         "foreground_share": 2 / 3,
         "clicks": {"policy": "released"},
         "optimizer": {"lr": 4e-4, "weight_decay": 0.0, "final_lr_share": 0.01, "gradient_clip": 1.0},
         "num_epochs": 500,
     }
-    zoom = (0.85, 1.25)
-    zoom_share = 0.8
-    cut_from = 1.2
+    augmentation = PublishedAugmentation(zoom=(0.85, 1.25), zoom_share=0.8, cut_from=1.2, quarter_turns=(0, 1))
+    loader_class = BoxedDataLoader
 
     @property
     def intensity_shift(self) -> float:
         """20 HU, divided by the standard deviation with which CT is normalised."""
-        if self.configuration_manager.normalization_schemes[0] != "CTNormalization":
+        if not self._is_ct:
             return SAM3DAdapterTrainer_paper.intensity_shift
-        return 20 / self.plans_manager.foreground_intensity_properties_per_channel["0"]["std"]
+        return 20 / self._intensities["std"]
+
+    @property
+    def body_level(self) -> float | None:
+        """Normalised intensity just above that to which CT is clipped from below; None for other images."""
+        if not self._is_ct:
+            return None
+        low, high = self._intensities["percentile_00_5"], self._intensities["percentile_99_5"]
+        return (low + WAVES * (high - low) - self._intensities["mean"]) / self._intensities["std"]
+
+    def on_train_start(self) -> None:
+        """Say where axial slices are taken to lie if the plans don't tell."""
+        super().on_train_start()
+        if self.settings.orientation is None:
+            self.print_to_log_file(
+                "The plans note no orientation, so slices along the first axis of preprocessed images count as axial: "
+                "patches turn and zoom within them as in the released code."
+            )
+
+    def clipped_parts(self) -> tuple[nn.Module, ...]:
+        """Image encoder, prompt encoder and decoder."""
+        network = self.plain_network()
+        return network.image_encoder, network.prompt_encoder, network.mask_decoder
+
+    def loader_options(self) -> dict[str, Any]:
+        """Also the box of each training case, for patches of the background."""
+        return super().loader_options() | {
+            "boxes": from_first_rank(self._boxes),
+            "patch_share": self.augmentation.cut_from,
+        }
+
+    def _boxes(self) -> dict[str, Box | None]:
+        if self.body_level is None:
+            return {}
+        training_set, _ = self.get_tr_and_val_datasets()
+        return boxes_above(training_set, training_set.identifiers, self.body_level)
+
+    def _load_sam_weights(self) -> None:
+        """SAM's weights, and a depth table of ones, which SAM doesn't have."""
+        network = self.plain_network()
+        is_loaded = bool(network.initialized)
+        super()._load_sam_weights()
+        if not is_loaded:
+            nn.init.ones_(network.image_encoder.depth_embed)
+
+    @property
+    def _is_ct(self) -> bool:
+        return self.configuration_manager.normalization_schemes[0] == "CTNormalization"
+
+    @property
+    def _intensities(self) -> dict[str, float]:
+        """Of the foreground of all training images, by which nnU-Net clips and normalises CT."""
+        return self.plans_manager.foreground_intensity_properties_per_channel["0"]
+
+
+class SAM3DAdapterTrainer_released_inplane(SAM3DAdapterTrainer_released):
+    """As the authors' released code trains on pancreas and colon.
+
+    As `_released`, but patches turn within axial slices by up to 30 degrees (probability 0.3) and zoom there by 0.9 to
+    1.1, along each axis by another factor (0.3).
+    """
+
+    augmentation = PublishedAugmentation(
+        zoom=(0.9, 1.1),
+        zoom_share=0.3,
+        in_plane=True,
+        turn=30,
+        turn_share=0.3,
+        cut_from=1.2,
+        quarter_turns=(0, 1),
+    )
