@@ -62,7 +62,9 @@ class SAM3DHoulsbyAdapterTrainer(TunedSAMTrainer):
     paper_millions = 7.61
 
     @staticmethod
-    def make_network(input_channels: int, num_classes: int, patch_size: Size, width: int = 64, **sam) -> TunedSAM:
+    def make_network(
+        input_channels: int, num_classes: int, patch_size: Size, width: int = 64, neck: str = "sam", **sam
+    ) -> TunedSAM:
         """SAM's encoder with adapters; `sam` are arguments of `TunedSAM`."""
-        encoder = partial(SliceEncoder, tuning=partial(HoulsbyTuning, width=width))
+        encoder = partial(SliceEncoder, tuning=partial(HoulsbyTuning, width=width), neck=neck)
         return TunedSAM(encoder, input_channels, num_classes, patch_size, **sam)

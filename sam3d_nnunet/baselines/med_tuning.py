@@ -85,14 +85,15 @@ class MedTuningEncoder(SliceEncoder):
         activation_checkpointing: bool,
         depth: int,
         ratio: float,
+        neck: str = "sam",
     ) -> None:
         """
         Args:
-            preset, input_channels, stride, activation_checkpointing: as in `SliceEncoder`.
+            preset, input_channels, stride, activation_checkpointing, neck: as in `SliceEncoder`.
             depth: voxels of the image along d.
             ratio: of a token's width to the bottleneck's.
         """
-        super().__init__(preset, input_channels, stride, activation_checkpointing, lambda dim: BlockTuning())
+        super().__init__(preset, input_channels, stride, activation_checkpointing, lambda dim: BlockTuning(), neck)
         width, tokens = int(preset.embed_dim / ratio), -(-depth // stride)
         self.adapters = nn.ModuleList(
             MedAdapter(preset.embed_dim, width, tokens, interacts=i in preset.global_blocks[1:])
@@ -107,7 +108,7 @@ class MedTuningEncoder(SliceEncoder):
             tokens, mixture = adapter(self.block(i, tokens), stage)
             if i in self.global_blocks:
                 stage = mixture
-                levels.append(self.level(tokens))
+                levels.append(self.level(len(levels), tokens))
         return levels
 
 
@@ -122,7 +123,9 @@ class SAM3DMedTuningTrainer(TunedSAMTrainer):
     paper_millions = 11.10
 
     @staticmethod
-    def make_network(input_channels: int, num_classes: int, patch_size: Size, ratio: float = 6, **sam) -> TunedSAM:
+    def make_network(
+        input_channels: int, num_classes: int, patch_size: Size, ratio: float = 6, neck: str = "sam", **sam
+    ) -> TunedSAM:
         """SAM's encoder with Med-Adapters; `sam` are arguments of `TunedSAM`."""
-        encoder = partial(MedTuningEncoder, depth=patch_size[0], ratio=ratio)
+        encoder = partial(MedTuningEncoder, depth=patch_size[0], ratio=ratio, neck=neck)
         return TunedSAM(encoder, input_channels, num_classes, patch_size, **sam)

@@ -55,8 +55,9 @@ class SAM3DProTuningTrainer(TunedSAMTrainer):
         patch_size: Size,
         width: int | None = None,
         kernel_size: int = 5,
+        neck: str = "sam",
         **sam,
     ) -> TunedSAM:
         """SAM's encoder with prompt blocks; `sam` are arguments of `TunedSAM`."""
-        encoder = partial(SliceEncoder, tuning=partial(ProTuning, width=width, kernel_size=kernel_size))
+        encoder = partial(SliceEncoder, tuning=partial(ProTuning, width=width, kernel_size=kernel_size), neck=neck)
         return TunedSAM(encoder, input_channels, num_classes, patch_size, **sam)

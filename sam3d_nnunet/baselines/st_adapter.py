@@ -53,8 +53,9 @@ class SAM3DSTAdapterTrainer(TunedSAMTrainer):
         patch_size: Size,
         width: int | None = None,
         kernel_size: Sequence[int] = (3, 1, 1),
+        neck: str = "sam",
         **sam,
     ) -> TunedSAM:
         """SAM's encoder with adapters; `sam` are arguments of `TunedSAM`."""
-        encoder = partial(SliceEncoder, tuning=partial(STAdapter, width=width, kernel_size=kernel_size))
+        encoder = partial(SliceEncoder, tuning=partial(STAdapter, width=width, kernel_size=kernel_size), neck=neck)
         return TunedSAM(encoder, input_channels, num_classes, patch_size, **sam)

@@ -10,11 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
-from sam3d_nnunet.baselines.slice_encoder import SliceEncoder
+from sam3d_nnunet.baselines.slice_encoder import (
+    SliceEncoder,
+    check_neck,
+    load_tensors,
+    on_slices,
+    read_sam,
+    sams_neck,
+    tensors_of_neck,
+)
 from sam3d_nnunet.baselines.wrappers import Size
 from sam3d_nnunet.network.device import computes_in_bf16
 from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
 from sam3d_nnunet.network.sam3d import PRESETS, Preset, build_image_encoder, default_stride
+from sam3d_nnunet.network.weights import lift_sam
 from sam3d_nnunet.planning.settings import SAM3DSettings
 from sam3d_nnunet.training.trainer import SAMTuning
 
@@ -128,20 +137,57 @@ class SAM3DFullFineTuneTrainer(TunedSAMTrainer):
     paper_millions = 89.67
 
     @staticmethod
-    def make_network(input_channels: int, num_classes: int, patch_size: Size, **sam) -> TunedSAM:
+    def make_network(input_channels: int, num_classes: int, patch_size: Size, neck: str = "sam", **sam) -> TunedSAM:
         """SAM's encoder on slices; `sam` are arguments of `TunedSAM`."""
-        encoder = partial(SliceEncoder, tuning=None)
+        encoder = partial(SliceEncoder, tuning=None, neck=neck)
         return TunedSAM(encoder, input_channels, num_classes, patch_size, **sam)
+
+
+class SliceNeckEncoder(nn.Module):
+    """Our image encoder with SAM's single 2-D neck, frozen, slice by slice, in place of its four tuned 3-D necks."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        input_channels: int,
+        stride: int,
+        activation_checkpointing: bool,
+        start: str | None,
+    ) -> None:
+        """Arguments of `build_image_encoder`."""
+        super().__init__()
+        self.tokens = build_image_encoder(preset, input_channels, stride, activation_checkpointing, start)
+        self.tokens.necks = nn.ModuleList(nn.Identity() for _ in preset.global_blocks)
+        self.neck = sams_neck(preset.embed_dim, preset.feature_channels).requires_grad_(False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """As `ImageEncoder`."""
+        return [on_slices(self.neck, tokens) for tokens in self.tokens(image)]
+
+    def load_sam(self, path: str | Path) -> None:
+        """Copy SAM's image encoder and its neck into this one, in place.
+
+        Raises:
+            SAM3DError: the file can't be read, or holds no SAM of this preset.
+        """
+        lift_sam(self.tokens, path)
+        load_tensors(self.neck, tensors_of_neck(read_sam(path)), path)
 
 
 class SAM3DAdapterAutoTrainer(TunedSAMTrainer):
     """Tunes `SAM3D` without its prompt encoder: 15,209,984 parameters of ViT-B in the encoder, the paper's 15.21 M.
 
-    7,868,416 of them are its four 3-D necks, which the slice-wise methods don't have.
+    7,868,416 of them are its four 3-D necks. With the neck "sam" (see `SliceNeckEncoder`) they are 7,341,568.
     """
 
     paper_millions = 15.21
-    load_sam = SAMTuning.load_sam
+
+    def load_sam(self, encoder: nn.Module, path: Path) -> None:
+        """Copy the weights of a SAM file into the encoder, in place."""
+        if isinstance(encoder, SliceNeckEncoder):
+            encoder.load_sam(path)
+        else:
+            lift_sam(encoder, path)
 
     @classmethod
     def left_open(cls, settings: SAM3DSettings) -> dict[str, Any]:
@@ -155,8 +201,9 @@ class SAM3DAdapterAutoTrainer(TunedSAMTrainer):
 
     @staticmethod
     def make_network(
-        input_channels: int, num_classes: int, patch_size: Size, start: str | None = None, **sam
+        input_channels: int, num_classes: int, patch_size: Size, start: str | None = None, neck: str = "3d", **sam
     ) -> TunedSAM:
         """Our encoder and decoder; `start` is that of `build_image_encoder`, `sam` are arguments of `TunedSAM`."""
-        encoder = partial(build_image_encoder, start=start)
+        check_neck(neck)
+        encoder = partial(build_image_encoder if neck == "3d" else SliceNeckEncoder, start=start)
         return TunedSAM(encoder, input_channels, num_classes, patch_size, **sam)

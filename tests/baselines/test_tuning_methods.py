@@ -12,10 +12,12 @@ from sam3d_nnunet.baselines.st_adapter import SAM3DSTAdapterTrainer
 from sam3d_nnunet.baselines.tuned_sam import (
     SAM3DAdapterAutoTrainer,
     SAM3DFullFineTuneTrainer,
+    SliceNeckEncoder,
     TunedSAM,
     TunedSAMTrainer,
     tuned_parameters,
 )
+from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.sam3d import SAM3D
 
 ADDED = {  # to SAM's encoder
@@ -29,6 +31,7 @@ PUBLISHED = (64, 160, 160)
 SIZE = (12, 24, 20)
 
 each_method = pytest.mark.parametrize("trainer_class", ALL)
+each_neck = pytest.mark.parametrize("neck", ["sam", "3d"])
 
 
 def make(trainer_class: type[TunedSAMTrainer], size=SIZE, channels=1, classes=2, **more) -> TunedSAM:
@@ -75,6 +78,102 @@ def test_parameters_tuned_in_the_encoder_of_vit_b(trainer_class, expected, argum
         assert tuned_parameters(network.image_encoder.necks) == 7_868_416
     elif trainer_class is not SAM3DFullFineTuneTrainer:
         assert tuned_parameters(network.image_encoder.sam) == 36_864
+
+
+NECKS = 7_868_416  # four of ours, in 3-D
+SAMS_NECK = 787_456
+
+
+@pytest.mark.parametrize(
+    "trainer_class, sam, own",
+    [
+        (SAM3DFullFineTuneTrainer, 89_670_912, 89_670_912 - SAMS_NECK + NECKS),  # which tunes SAM's neck, too
+        (SAM3DHoulsbyAdapterTrainer, 2_416_128, 2_416_128 + NECKS),
+        (SAM3DProTuningTrainer, 7_248_384, 7_248_384 + NECKS),
+        (SAM3DSTAdapterTrainer, 7_147_008, 7_147_008 + NECKS),
+        (SAM3DMedTuningTrainer, 2_830_272, 2_830_272 + NECKS),
+        (SAM3DAdapterAutoTrainer, 15_209_984 - NECKS, 15_209_984),
+    ],
+)
+def test_parameters_with_each_neck(trainer_class, sam, own):
+    with torch.device("meta"):
+        encoders = [trainer_class.make_network(1, 2, PUBLISHED, neck=n).image_encoder for n in ("sam", "3d")]
+    assert [tuned_parameters(encoder) for encoder in encoders] == [sam, own]
+    # nothing is kept that has no effect
+    held = [sum(p.numel() for p in encoder.parameters()) for encoder in encoders]
+    assert held[1] - held[0] == NECKS - SAMS_NECK
+
+
+@each_method
+def test_the_default_neck_is_the_one_before(trainer_class):
+    own = "3d" if trainer_class is SAM3DAdapterAutoTrainer else "sam"
+    state = make(trainer_class).state_dict()
+    assert make(trainer_class, neck=own).state_dict().keys() == state.keys()
+    with pytest.raises(SAM3DError, match="neck '2d' is not possible; choose one of sam, 3d"):
+        make(trainer_class, neck="2d")
+
+
+@each_method
+@each_neck
+def test_levels_pass_through_the_neck(tmp_path, trainer_class, neck):
+    """With SAM's weights in both, 3-D necks start as SAM's, so that all levels are the same. Later they differ."""
+    torch.manual_seed(0)
+    sams = stirred(make(SAM3DFullFineTuneTrainer)).image_encoder.sam
+    torch.save({f"image_encoder.{name}": t for name, t in sams.state_dict().items()}, tmp_path / "sam.pth")
+    network = make(trainer_class, neck=neck)
+    trainer_class.load_sam(None, network.image_encoder, tmp_path / "sam.pth")
+    image = torch.randn(1, 1, *SIZE)
+    tokens = []
+    hooks = [m.register_forward_hook(lambda m, given, _: tokens.append(given[0])) for m in necks_of(network)]
+    found = levels(network, image)
+    for hook in hooks:
+        hook.remove()
+    assert len(tokens) == len(found) == 4
+    for level, given in zip(found, tokens):
+        given = given if given.ndim == 5 else given.permute(0, 2, 3, 1).unflatten(0, (1, -1))
+        if trainer_class is SAM3DAdapterAutoTrainer and neck == "3d":
+            continue  # the preset's start is the published one: random necks
+        expected = sams.neck(given.flatten(0, 1).permute(0, 3, 1, 2)).transpose(0, 1)
+        torch.testing.assert_close(level[0], expected, rtol=1e-4, atol=1e-4)
+
+    # a change of the neck of one level changes one level, or all where there is one neck
+    with torch.no_grad():
+        for parameter in necks_of(network)[0].parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    changed = [not torch.equal(a, b) for a, b in zip(found, levels(network, image))]
+    assert changed == [True, *[neck == "sam"] * 3]
+
+
+def necks_of(network: TunedSAM) -> list[nn.Module]:
+    encoder = network.image_encoder
+    if isinstance(encoder, SliceNeckEncoder):
+        return [encoder.neck]
+    return list(encoder.necks) if encoder.necks else [encoder.sam.neck]
+
+
+@each_method
+@each_neck
+def test_what_is_tuned_with_each_neck(trainer_class, neck):
+    """SAM's neck is frozen where the method freezes SAM, 3-D necks never; gradients reach all that is tuned."""
+    network = stirred(make(trainer_class, neck=neck)).train()
+    of_necks = {p for module in necks_of(network) for p in module.parameters()}
+    frozen = neck == "sam" and trainer_class is not SAM3DFullFineTuneTrainer
+    assert of_necks and all(p.requires_grad != frozen for p in of_necks)
+    network(torch.randn(1, 1, *SIZE)).square().mean().backward()
+    tuned = {name for name, p in network.named_parameters() if p.requires_grad}
+    sizes = gradient_sizes(network)
+    assert sizes.keys() == tuned
+    assert [n for n in tuned - without_effect(trainer_class, tuned) if sizes[n] < 1e-7] == []
+
+
+def test_a_slice_sees_its_neighbours_through_a_3d_neck_only():
+    image = torch.randn(1, 1, 44, 8, 8)
+    for neck, reach in (("sam", 0), ("3d", 1)):
+        network = stirred(make(SAM3DHoulsbyAdapterTrainer, (44, 8, 8), neck=neck))
+        before, other = levels(network, image)[-1], image.clone()
+        other[:, :, 20:24] += 1
+        changed = (levels(network, other)[-1] != before).any(1).any(-1).any(-1)[0]
+        assert changed.nonzero().flatten().tolist() == list(range(5 - reach, 6 + reach))
 
 
 @each_method
