@@ -18,7 +18,7 @@ from sam3d_nnunet.network.weights import read_checkpoint
 PREFIX = "image_encoder."  # in SAM's files
 NECK = "neck."
 NECKS = ("sam", "3d")
-"""What makes levels of features from tokens: SAM's single 2-D neck on each slice, or a tuned `Neck3D` for each level."""
+"""What makes levels of features: SAM's single 2-D neck on each slice, or a tuned `Neck3D` for each level."""
 
 
 class BlockTuning(nn.Module):

@@ -98,8 +98,8 @@ class SAMPromptEncoder(nn.Module):
 
     A click is the code of its position plus an embedding of its label. Together with learned queries (SAM's output
     tokens) the clicks pass through two of SAM's layers, in which clicks look into the image at their place and the
-    image's tokens know where they are. SAM decodes masks from both; here only the image is decoded, as in 3DSAM-adapter,
-    so that SAM's last attention from tokens to image has no place here.
+    image's tokens know where they are. SAM decodes masks from both. Here only the image is decoded, as in
+    3DSAM-adapter, so SAM's last attention from tokens to image has no place.
     """
 
     def __init__(
