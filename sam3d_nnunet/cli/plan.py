@@ -12,7 +12,7 @@ from sam3d_nnunet.cli.options import CONFIGURATION, Device
 app = typer.Typer()
 
 
-@app.command(epilog="Example: sam3d plan -d 220 --recipe kits21_tumor")
+@app.command(epilog="Example: sam3d plan -d 320 --recipe kits21_tumor")
 def plan(
     dataset: Annotated[list[str], typer.Option("-d", "--dataset", help="Data set id or name. Repeat for several.")],
     configuration: Annotated[

@@ -40,6 +40,8 @@ def benchmark(
     from sam3d_nnunet.workflow.benchmark import Benchmark
 
     job = Benchmark(recipe, dataset, results, method or (), fold or (), device.value)
+    for note in job.notes():
+        typer.echo(note)
     if dry_run:
         steps = job.left()
         for step in steps:

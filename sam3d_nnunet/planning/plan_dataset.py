@@ -19,6 +19,7 @@ from sam3d_nnunet.network.sam3d import PRESETS
 from sam3d_nnunet.nnunet.folders import dataset_name, refuse_plans_name
 from sam3d_nnunet.planning.fingerprint import extract_fingerprint
 from sam3d_nnunet.planning.planner import PLANS, SAM3DPlanner, unet_topology
+from sam3d_nnunet.planning.recipe_data import refuse_other_labels
 from sam3d_nnunet.planning.recipes import load_recipe
 from sam3d_nnunet.planning.settings import BLOCK, merge, parse_settings, planned_block
 
@@ -43,13 +44,16 @@ def plan_dataset(
         The plans file.
 
     Raises:
-        SAM3DError: nnU-Net's folders are not set, the data set is missing or cannot be used, or the plans cannot have
-            this name.
+        SAM3DError: nnU-Net's folders are not set, the data set is missing, cannot be used or has other labels than the
+            recipe needs, or the plans cannot have this name.
     """
     plans = overwrite_plans_name or PLANS
     refuse_plans_name(plans)
     name = _name_in_raw(dataset)
     chosen = load_recipe(recipe) if recipe else {}
+    if recipe:
+        for note in refuse_other_labels(recipe, RawDataset.find(name)):
+            print(note)
     fingerprint = Path(nnUNet_preprocessed) / name / "dataset_fingerprint.json"
     if not fingerprint.is_file():
         extract_fingerprint(name, *_usable_images(name))

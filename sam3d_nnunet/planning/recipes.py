@@ -3,13 +3,34 @@
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
 from sam3d_nnunet.io import read_json
+from sam3d_nnunet.planning.settings import Block
 
-KEYS = ("description", "target_spacing", "patch_size", "sam3d", "benchmark")
+KEYS = ("description", "target", "target_spacing", "patch_size", "sam3d", "benchmark")
+
+
+class Target(Block):
+    """The one foreground class of the data that a recipe is about."""
+
+    names: list[Annotated[str, Field(min_length=1)]] = Field(
+        min_length=1, description="words in the names that this class may have; messages use the first one"
+    )
+    drop_empty: bool = Field(False, description="whether cases without the class are left out when it is derived")
+
+    @classmethod
+    def of(cls, recipe: dict[str, Any], where: str | Path) -> "Target":
+        """The target of a recipe that has one. Raises SAM3DError if it can't be used; `where` names the recipe."""
+        return cls.read(recipe["target"], f"target of the recipe {where}")
+
+    def is_named(self, label: str) -> bool:
+        """Whether a label of a data set has one of the names, or one as a part of its own."""
+        return any(name.casefold() in label.casefold() for name in self.names)
 
 
 def known_recipes() -> dict[str, Path]:
@@ -56,6 +77,8 @@ def _check(recipe: Any, file: Path) -> None:
     for block in ("sam3d", "benchmark"):
         if not isinstance(recipe.get(block, {}), dict):
             raise SAM3DError(f"{block} of the recipe {file} must be an object with settings.")
+    if "target" in recipe:
+        Target.of(recipe, file)
     _check_triple(recipe, "target_spacing", (int, float), file)
     _check_triple(recipe, "patch_size", (int,), file)
     if min(recipe.get("patch_size", [SMALLEST_PATCH])) < SMALLEST_PATCH:

@@ -20,6 +20,7 @@ from sam3d_nnunet.evaluation.results import METRICS, Results
 from sam3d_nnunet.io import write_json
 from sam3d_nnunet.network.device import usable_device
 from sam3d_nnunet.nnunet.registration import EXT_FOLDER
+from sam3d_nnunet.planning.recipe_data import refuse_other_labels
 from sam3d_nnunet.planning.recipes import known_recipes
 from sam3d_nnunet.report.tables import write_tables
 from sam3d_nnunet.workflow.comparison import TABLE, WORK, Comparison
@@ -56,9 +57,11 @@ class Benchmark:
         """The unfinished steps. A data set without folds gets those that nnU-Net would draw.
 
         Raises:
-            SAM3DError: the recipe or the data set can't be used, or there are plans that don't fit.
+            SAM3DError: the recipe or the data set can't be used, the data set has other labels than the recipe needs,
+                or there are plans that don't fit.
         """
         raw = RawDataset.find(self.dataset)
+        refuse_other_labels(self._recipe, raw)
         folds, given = splits_file(raw.name), raw.folder / "splits_final.json"
         if not folds.is_file():
             if given.is_file():  # nnU-Net's planners would copy them and accept no others
@@ -109,6 +112,10 @@ class Benchmark:
         measured = {folder.method for folder in results.folders}
         baseline = comparison.baseline if comparison.baseline in measured else None
         return write_tables(results, self.results / TABLE, baseline=baseline, paper=comparison.paper)
+
+    def notes(self) -> list[str]:
+        """What to know of the data set before it runs. Raises SAM3DError as `left` does."""
+        return refuse_other_labels(self._recipe, RawDataset.find(self.dataset))
 
     def explain(self, step: Step) -> str:
         """Why a step is unfinished, in a sentence."""

@@ -53,6 +53,9 @@ def test_missing_file(tmp_path):
         (b'{"patch_size": [32, 32, 32.5]}', ["patch_size", "[32, 32, 32.5]"]),
         (b'{"patch_size": [32, 32, true]}', ["patch_size", "[32, 32, true]"]),
         (b'{"target_spacing": [1, 0, 1]}', ["target_spacing", "above 0", "[1, 0, 1]"]),
+        (b'{"target": ["tumour"]}', ["target"]),
+        (b'{"target": {"names": []}}', ["target", "names"]),
+        (b'{"target": {"names": ["tumour"], "classes": 1}}', ["target", "classes"]),
         (b'{"target_spacing": null}', ["target_spacing", "null"]),
     ],
 )
