@@ -5,13 +5,15 @@ mean to a model is decided behind the interface, so that models of other program
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.world import ImageGeometry
@@ -56,7 +58,7 @@ class Correction:
         point: (3,) LPS millimetres.
         label: of the class that is wrong there.
         missed: whether the class is there, so that this is a click on foreground; else it is a surplus.
-        truth: label that the place has, 0 for background.
+        truth: what is there, as the click says: this class, or if it is a surplus, another one or 0 for background.
     """
 
     point: np.ndarray
@@ -73,6 +75,12 @@ class CaseAnswers(Protocol):
 
     def from_clicks(self, prompt: Prompt) -> np.ndarray:
         """The label map after all these clicks, those of the last call first. Without any click: background."""
+
+    def from_nothing(self) -> np.ndarray:
+        """The label map without any prompt, where the model makes one, else background.
+
+        Further prompts change it where the model looks for what they mean, and leave it elsewhere.
+        """
 
     def from_boxes(self, boxes: Mapping[int, ClassBoxes], geometry: ImageGeometry) -> np.ndarray:
         """The label map from the boxes of all classes; `geometry` says where their voxels are."""
@@ -132,12 +140,13 @@ class PredictorModel:
     prediction before, as in `SAM3DSession`.
     """
 
-    def __init__(self, predictor: SAM3DPredictor) -> None:
+    def __init__(self, predictor: SAM3DPredictor, automatic: Callable[[], nnUNetPredictor]) -> None:
         """
         Args:
             predictor: with a loaded model.
+            automatic: gives nnU-Net's predictor of the same model, for predictions without clicks.
         """
-        self.predictor = predictor
+        self.predictor, self.automatic = predictor, automatic
         self.takes_background = predictor.model.clicks_carry_labels
 
     def prepare(self, folder: Path) -> None:
@@ -145,7 +154,7 @@ class PredictorModel:
 
     @contextmanager
     def open(self, image_files: Sequence[Path], name: str) -> Iterator["PredictorAnswers"]:
-        yield PredictorAnswers(self.predictor, image_files, name)
+        yield PredictorAnswers(self, image_files, name)
 
 
 class PredictorAnswers:
@@ -155,19 +164,29 @@ class PredictorAnswers:
     centre, or else as several clicks. A correction has the true label of its place.
     """
 
-    def __init__(self, predictor: SAM3DPredictor, image_files: Sequence[Path], name: str) -> None:
-        self.predictor, self._watch = predictor, Stopwatch()
+    def __init__(self, model: PredictorModel, image_files: Sequence[Path], name: str) -> None:
+        self.model, self.predictor, self._watch = model, model.predictor, Stopwatch()
         with self._watch.running():
-            self.image = read_case(image_files, predictor.model)
+            self.image = read_case(image_files, self.predictor.model)
         self._clicks = Prompt(np.zeros((0, 3)), [], name)
         self._boxes: np.ndarray | None = None
         self._box_clicks = 0
         self._prediction: CasePrediction | None = None
         self._segmentation: np.ndarray | None = None
+        self._initial: np.ndarray | None = None
 
     def from_clicks(self, prompt: Prompt) -> np.ndarray:
         self._clicks = prompt
         return self._predict()
+
+    def from_nothing(self) -> np.ndarray:
+        """Predicted by nnU-Net's sliding window. Later predictions change it in their windows only, as in a session."""
+        with self._watch.running():
+            logits = self.model.automatic().predict_logits_from_preprocessed_data(torch.from_numpy(self.image.data))
+            nothing = self.predictor.predict_nothing(self.image, self._clicks)
+            self._prediction = replace(nothing, logits=replace(nothing.logits, logits=logits.float().cpu()))
+            self._segmentation = self._initial = self._prediction.segmentation()
+        return self._in_file()
 
     def from_boxes(self, boxes: Mapping[int, ClassBoxes], geometry: ImageGeometry) -> np.ndarray:
         count = 1 if self.predictor.model.takes_maps else None
@@ -186,6 +205,8 @@ class PredictorAnswers:
         points = np.concatenate([self._clicks.points, [click.point for click in corrections]])
         labels = np.append(self._clicks.labels, [click.truth for click in corrections])
         self._clicks = Prompt(points, labels, self._clicks.image)
+        if not (labels > 0).any():  # the network needs to know what to look for
+            return self._in_file()
         return self._predict()
 
     def write(self, folder: Path) -> CaseReport:
@@ -200,7 +221,8 @@ class PredictorAnswers:
             if not len(self._clicks.points):
                 self._prediction = self.predictor.predict_nothing(self.image, self._clicks)
             else:
-                self._prediction = self.predictor.predict_read(self.image, self._clicks, maps=self._maps())
+                found = self.predictor.predict_read(self.image, self._clicks, maps=self._maps())
+                self._prediction = replace(found, initial=self._initial)
             self._segmentation = self._prediction.segmentation()
         return self._in_file()
 

@@ -18,7 +18,7 @@ from sam3d_nnunet.evaluation.metrics import dice, nsd_column, surface_scores
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.simulation.protocols import FAMILIES
 
-ROUNDS = FAMILIES["cvpr25"].rounds
+ROUNDS = FAMILIES["cvpr25"].challenge.rounds
 NEIGHBOURS = 26  # that make wrong voxels one error
 SEED = 42  # of the draw among the deepest voxels of an error
 TOLERANCE = 2.0  # of the NSD, in mm
@@ -31,7 +31,17 @@ Model = Callable[[np.ndarray, list[Click]], np.ndarray]
 """Gives the next segmentation, from the last one and the new clicks. Earlier clicks are for the model to remember."""
 
 
-def run(truth: np.ndarray, first: np.ndarray | None, respond: Model, spacing: Sequence[float]) -> dict[str, Any]:
+Hand = Callable[[np.ndarray], tuple[int, int, int]]
+"""Places a click on a mask (D, H, W) as a person does; it may miss the mask."""
+
+
+def run(
+    truth: np.ndarray,
+    first: np.ndarray | None,
+    respond: Model,
+    spacing: Sequence[float],
+    hand: Hand | None = None,
+) -> dict[str, Any]:
     """Click on a segmentation for five rounds, and score it after each.
 
     Args:
@@ -40,6 +50,7 @@ def run(truth: np.ndarray, first: np.ndarray | None, respond: Model, spacing: Se
             0, and the first clicks correct an empty segmentation.
         respond: the model. Each round calls it once, with an empty list if no class has an error.
         spacing: mm along (d, h, w).
+        hand: places the clicks, as in `next_clicks`. None: the challenge's places.
 
     Returns:
         `clicks`: for each round a list of `[class, "fg" or "bg", [d, h, w]]`; `dsc` and `nsd`: the scores of the first
@@ -54,7 +65,7 @@ def run(truth: np.ndarray, first: np.ndarray | None, respond: Model, spacing: Se
     scores = [score(truth, segmentation, classes, spacing)]
     clicks = []
     for _ in range(ROUNDS):
-        new = next_clicks(truth, segmentation, classes)
+        new = next_clicks(truth, segmentation, classes, hand)
         segmentation = _checked(respond(segmentation, new), truth)
         clicks.append([[label, kind, list(voxel)] for label, kind, voxel in new])
         scores.append(score(truth, segmentation, classes, spacing))
@@ -82,19 +93,26 @@ def classes_of(truth: np.ndarray) -> list[int]:
     return classes
 
 
-def next_clicks(truth: np.ndarray, segmentation: np.ndarray, classes: Sequence[int]) -> list[Click]:
+def next_clicks(
+    truth: np.ndarray, segmentation: np.ndarray, classes: Sequence[int], hand: Hand | None = None
+) -> list[Click]:
     """One click for each class that is wrong anywhere, in the middle of its largest error.
 
     An error holds missed and surplus voxels of the class that touch, also at corners. Of several that are largest, the
-    one is clicked whose first voxel comes first.
+    one is clicked whose first voxel comes first. A hand clicks somewhere on what the middle belongs to, the missed or
+    the surplus voxels of this error.
     """
     clicks = []
     for label in classes:
         wanted = truth == label
         errors = wanted != (segmentation == label)
         if errors.any():
-            voxel = deepest_voxel(largest_component(errors))
-            clicks.append((label, "fg" if wanted[voxel] else "bg", voxel))
+            error = largest_component(errors)
+            voxel = deepest_voxel(error)
+            missed = bool(wanted[voxel])
+            if hand is not None:
+                voxel = hand(error & (wanted == missed))
+            clicks.append((label, "fg" if missed else "bg", voxel))
     return clicks
 
 

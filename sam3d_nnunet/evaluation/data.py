@@ -19,11 +19,13 @@ from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.datasets.splits import read_fold, read_splits, splits_file
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.image_grid import read_grid
+from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.io import listing
 from sam3d_nnunet.nnunet.folders import preprocessed_root
 from sam3d_nnunet.nnunet.readers import find_reader
+from sam3d_nnunet.simulation.protocols import Protocol
 
 TestFolders = tuple[str | Path, str | Path]
 """Images and true label maps of a separate test set."""
@@ -195,11 +197,44 @@ class EvaluationData:
         self.note(case, label_map.place_note(image))
         return image.geometry.in_file_order(label_map.array)
 
+    def read_uptake(self, case: str) -> np.ndarray:
+        """(D, H, W) channel in which lesions are bright, with the axes of `read_truth`.
+
+        That is the first channel whose name holds PET or SUV, or else the last one.
+
+        Raises:
+            SAM3DError: it is missing or can't be read.
+        """
+        names = [str(name).upper() for _, name in sorted(self.dataset_json["channel_names"].items(), key=_number)]
+        bright = [place for place, name in enumerate(names) if "PET" in name or "SUV" in name]
+        file = self.image_files(case)[bright[0] if bright else -1]
+        image, properties = read_image([file], self.reader)
+        return ImageGeometry.from_file(file, properties).in_file_order(image[0])[0]
+
+    def refuse_many_classes(self, protocols: Sequence[Protocol]) -> None:
+        """Refuse protocols whose rules know one class only, where there are more.
+
+        Raises:
+            SAM3DError: there are.
+        """
+        challenges = [protocol for protocol in protocols if protocol.is_challenge]
+        single = [protocol.name for protocol in challenges if protocol.family.challenge.one_class]
+        if single and len(self.labels.foreground_labels) > 1:
+            raise SAM3DError(
+                f"{listing(single)} is about data sets with one class, but {self.name} has "
+                f"{len(self.labels.foreground_labels)}. Make a data set of one class (sam3d dataset target), and train "
+                "on that one."
+            )
+
     def note(self, case: str, sentence: str | None) -> None:
         """Print a sentence about the truth of a case, if there is one and the case had none before."""
         if sentence is not None and case not in self._noted:
             self._noted.add(case)
             tqdm.write(f"{case}: {sentence}", file=sys.stderr)
+
+
+def _number(channel: tuple[str, str]) -> int:
+    return int(channel[0])
 
 
 def spacing_of(geometry: ImageGeometry) -> Sequence[float]:

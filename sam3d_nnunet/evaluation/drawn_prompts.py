@@ -28,8 +28,8 @@ def draw_prompts(
     Args:
         dataset: id or name.
         results: folder of results of the data set.
-        protocols: names, see `Protocol`; of iterated protocols only the first clicks are drawn, of those of a
-            challenge the centres of the boxes.
+        protocols: names, see `Protocol`; of iterated protocols only the first clicks are drawn, of cvpr25 the centres
+            of the boxes.
         trials: how many times clicks are drawn.
         folds: click on their validation cases; default: on all training cases.
         test: a separate test set, instead of the training cases.
@@ -44,6 +44,7 @@ def draw_prompts(
     if any(protocol.is_automatic for protocol in wanted):
         raise SAM3DError(f"The protocol {AUTOMATIC} has no clicks. Leave it out.")
     data, root = EvaluationData.from_nnunet(dataset), ResultsFolder(results)
+    data.refuse_many_classes(wanted)
     test_data = test and data.test_set(*test)
     if test_data:
         cases = test_data.cases_with_truth()
@@ -96,5 +97,5 @@ def _draw(data: EvaluationData, protocol: Protocol, trial: int, case: str) -> Pr
     classes = list(data.labels.foreground_labels)
     rng = trial_generator(case, trial)
     spacing, axial = spacing_of(geometry), int(geometry.axial_order[0])
-    clicks = draw_protocol(protocol, segmentation, classes, spacing, rng, axial)
+    clicks = draw_protocol(protocol, segmentation, classes, spacing, rng, axial, lambda: data.read_uptake(case))
     return Prompt(geometry.to_world(clicks.points), clicks.labels, case)

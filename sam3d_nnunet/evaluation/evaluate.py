@@ -45,6 +45,7 @@ def evaluate(
     dataset: str | None = None,
     test: TestFolders | None = None,
     tolerances: Sequence[float] = (5.0,),
+    run_of: str | None = None,
 ) -> list[str]:
     """Predict the validation cases of folds, or a test set, under protocols, and measure the predictions.
 
@@ -62,6 +63,7 @@ def evaluate(
         dataset: id or name; default: the data set that the model was trained on.
         test: a test set, instead of the validation cases.
         tolerances: of the surface Dice, in mm.
+        run_of: the method of which this model is one of several trainings; tables pool them under this name.
 
     Returns:
         place and name of each case that failed; the reasons have been printed.
@@ -73,6 +75,7 @@ def evaluate(
     folder, options = Path(model_folder), options or PredictionOptions()
     wanted = [Protocol.parse(protocol) for protocol in dict.fromkeys(protocols)]
     data = EvaluationData.from_nnunet(dataset or read_plans(folder)["dataset_name"])
+    data.refuse_many_classes(wanted)
     test_data = test and data.test_set(*test)
     iterated = [protocol.name for protocol in wanted if protocol.is_iterated]
     if options.per_lesion and iterated:
@@ -97,7 +100,7 @@ def evaluate(
     for fold, ensemble, cases in runs:
         model = EvaluatedModel(folder, ensemble, options)
         _refuse_clicks(model, wanted)
-        method = _ModelMethod(root, name, model)
+        method = _ModelMethod(root, name, model, run_of)
         method.claim(data, test_data)
         for protocol in wanted:
             for trial in range(trials if protocol.has_trials else 1):
@@ -170,7 +173,7 @@ def step_by_step(
         folders: for the predictions, one for each step.
     """
     kind = ChallengePrediction if protocol.is_challenge else IteratedPrediction
-    return kind(model, data, folders, trial)
+    return kind(model, data, protocol, trial, folders)
 
 
 @dataclass
@@ -273,13 +276,14 @@ class _ModelMethod(Method):
     """A trained model."""
 
     model: EvaluatedModel
+    run_of: str | None
 
     def claim(self, data: EvaluationData, test: EvaluationData | None) -> None:
         super().claim(data, test)
         self.results.keep_splits(self.name, splits_file(data.name))
 
     def facts(self) -> dict[str, Any]:
-        return self.model.facts(self.name)
+        return self.model.facts(self.name) | ({} if self.run_of is None else {"run_of": self.run_of})
 
     def predict(
         self,
@@ -291,7 +295,8 @@ class _ModelMethod(Method):
         folders: list[Path],
     ) -> Iterator[tuple[Path, CaseReport]]:
         if protocol.is_iterated:
-            return step_by_step(PredictorModel(self.model.prompted), data, protocol, trial, folders).predict(prompts)
+            model = PredictorModel(self.model.prompted, lambda: self.model.automatic)
+            return step_by_step(model, data, protocol, trial, folders).predict(prompts)
         folder = folders[0]
         if protocol.is_automatic:
             reports = predict_automatic(self.model.automatic, data, cases, folder)
@@ -307,5 +312,7 @@ class _ModelMethod(Method):
         settings["mirroring"] = options.mirroring
         if protocol.is_automatic:
             return settings | {"step": options.step, "gaussian": options.gaussian}
+        if protocol.is_challenge and not protocol.family.challenge.has_boxes:  # starts with an automatic prediction
+            settings |= {"step": options.step, "gaussian": options.gaussian}
         settings |= {"max_windows": options.max_windows, "per_lesion": options.per_lesion}
         return settings | {WINDOWS: options.windows}

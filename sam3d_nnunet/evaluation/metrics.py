@@ -141,7 +141,15 @@ CHALLENGE_SCORES = {
     "dsc_final": "DSC_Final",
     "nsd_final": "NSD_Final",
 }
-"""Columns of scores.csv that tables show, and their names in the CVPR 2025 challenge."""
+CHALLENGE_VOLUMES = {
+    "fpv_auc": "FPV_AUC",
+    "fnv_auc": "FNV_AUC",
+    "fpv_final": "FPV_Final (ml)",
+    "fnv_final": "FNV_Final (ml)",
+}
+"""Columns of scores.csv that tables show, and their names there. Volumes are wrong ones, and known for empty truth."""
+VOLUMES = (FALSE_POSITIVES, *CHALLENGE_VOLUMES)
+"""Metrics that are the lower the better, and that a case with an empty truth has."""
 NAMES = {
     "dice": "Dice",
     FALSE_POSITIVES: "false positives (ml)",
@@ -150,6 +158,7 @@ NAMES = {
     "lesion_precision": "lesion precision",
     "lesion_dice": "lesion Dice",
     **CHALLENGE_SCORES,
+    **CHALLENGE_VOLUMES,
 }
 
 
@@ -165,7 +174,7 @@ def is_share(metric: str) -> bool:
 
 def metrics_of(table: pd.DataFrame) -> list[str]:
     """Columns of metrics.csv or scores.csv that are averaged."""
-    return [c for c in table if is_score(c) or c in OTHER_METRICS or c == FALSE_POSITIVES]
+    return [c for c in table if is_score(c) or c in OTHER_METRICS or c in VOLUMES]
 
 
 def metric_name(metric: str) -> str:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.answers import AnsweringModel, CaseAnswers
-from sam3d_nnunet.evaluation.data import EvaluationData
+from sam3d_nnunet.evaluation.data import EvaluationData, spacing_of
 from sam3d_nnunet.geometry.images import check_axes, check_image_file
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.io import whole_files
@@ -26,6 +26,8 @@ from sam3d_nnunet.prediction.predictor import SAM3DPredictor
 from sam3d_nnunet.prediction.writer import CaseWriter
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.simulation.draw import case_generator, correction_click
+from sam3d_nnunet.simulation.protocol_clicks import hand_of
+from sam3d_nnunet.simulation.protocols import Protocol
 
 NNUNETS_FILES = ("dataset.json", "plans.json", "predict_from_raw_data_args.json")
 """What nnU-Net writes beside a prediction; results don't need it."""
@@ -143,18 +145,22 @@ class IteratedPrediction:
     without background clicks get corrections of missed foreground only.
     """
 
-    def __init__(self, model: AnsweringModel, data: EvaluationData, folders: Sequence[Path], trial: int) -> None:
+    def __init__(
+        self, model: AnsweringModel, data: EvaluationData, protocol: Protocol, trial: int, folders: Sequence[Path]
+    ) -> None:
         """
         Args:
             model: answers the clicks.
             data: holds images and truth.
-            folders: for the predictions, one for each step.
+            protocol: of the clicks.
             trial: seeds the corrections, together with the name of the case and the step.
+            folders: for the predictions, one for each step.
         """
         self.model = model
         self.data = data
-        self.folders = folders
+        self.protocol = protocol
         self.trial = trial
+        self.folders = folders
 
     def predict(self, prompts: Mapping[str, Prompt]) -> Iterator[tuple[Path, CaseReport]]:
         """Predict cases from the first clicks on them. Each report comes when its folder has the case."""
@@ -195,7 +201,8 @@ class IteratedPrediction:
         self, prompt: Prompt, so_far: np.ndarray, truth: np.ndarray, geometry: ImageGeometry, step: int
     ) -> Prompt | None:
         """The clicks so far and one more; None if there is no error."""
-        correction = correction_click(so_far, truth, case_generator(prompt.image, self.trial, step))
+        hand = hand_of(self.protocol, spacing_of(geometry))
+        correction = correction_click(so_far, truth, case_generator(prompt.image, self.trial, step), hand)
         if correction is None:
             return None
         voxel, label = correction

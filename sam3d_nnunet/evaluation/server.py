@@ -58,11 +58,12 @@ def evaluate_server(
     if any(protocol.is_automatic for protocol in wanted):
         raise SAM3DError(f"A server predicts from clicks only. Leave the protocol {AUTOMATIC} out.")
     data = EvaluationData.from_nnunet(dataset)
+    data.refuse_many_classes(wanted)
     test_data = test and data.test_set(*test)
     runs = [(TEST, test_data.cases_with_truth())] if test_data else [(f, data.cases_of_fold(f)) for f in folds]
     server = Server(url, time_limit)
     capabilities = server.capabilities()
-    boxes = [protocol.name for protocol in wanted if protocol.is_challenge]
+    boxes = [protocol.name for protocol in wanted if protocol.is_challenge and protocol.family.challenge.has_boxes]
     if boxes and capabilities.flat_boxes is None:
         raise SAM3DError(f"The model of the server {server.place} takes no boxes. Leave {', '.join(boxes)} out.")
     method, failures = _ServerMethod(ResultsFolder(results), name, server, capabilities), []

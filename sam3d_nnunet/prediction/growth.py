@@ -112,6 +112,15 @@ def _interpolate(x: Tensor, axis: int, weights: LinearWeights, part: slice = sli
     return torch.lerp(below, above, torch.from_numpy(weights.fraction[part]).view(shape))
 
 
+def compose(initial: np.ndarray, found: np.ndarray, box: Box, parts: Sequence[Box]) -> np.ndarray:
+    """`found` in some parts of a box, `initial` elsewhere; both are label maps that cover the box."""
+    labels = initial.astype(found.dtype)
+    for part in parts:
+        place = part.within(box).slices
+        labels[place] = found[place]
+    return labels
+
+
 def predict_prompted(
     predictor: WindowPredictor,
     prompts: VoxelPrompts,

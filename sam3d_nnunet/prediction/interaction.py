@@ -18,7 +18,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.grid import to_grid
 from sam3d_nnunet.prediction.cases import clicks_in_components
-from sam3d_nnunet.prediction.growth import MAX_WINDOWS, SEEDS, BoxLogits, predict_prompted
+from sam3d_nnunet.prediction.growth import MAX_WINDOWS, SEEDS, BoxLogits, compose, predict_prompted
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.session_image import Region, SessionImage
 from sam3d_nnunet.prediction.windows import Window, in_any, windows_around
@@ -317,7 +317,7 @@ class InteractiveMask:
         labels = result.segmentation(grid, self.image.shape, self.model.labels)[box.slices]
         if state.initial is not None:
             parts = [grid.box_in_image(window.in_image(predictor.shape)) for window in result.windows]
-            labels = _compose(state.initial[box.slices], labels, box, parts)
+            labels = compose(state.initial[box.slices], labels, box, parts)
         return self._write(box, labels, saved)
 
     def _remember(self, result: BoxLogits, written: Box, saved: list[SavedPart]) -> None:
@@ -332,7 +332,7 @@ class InteractiveMask:
         initial = self._state.initial
         if initial is not None:
             parts = [window.in_image(self.image.predictor.shape) for window in result.windows]
-            found = _compose(to_grid(initial, self.image.grid, written), found, written, parts)
+            found = compose(to_grid(initial, self.image.grid, written), found, written, parts)
         maps[(MASK, *written.slices)] = found
 
     def _write(self, box: Box, labels: np.ndarray, saved: list[SavedPart]) -> Box | None:
@@ -346,12 +346,3 @@ class InteractiveMask:
         saved.append(SavedPart(self.target, changed.slices))
         self.target[changed.slices] = labels[inner.slices]
         return changed
-
-
-def _compose(initial: np.ndarray, found: np.ndarray, box: Box, parts: list[Box]) -> np.ndarray:
-    """`found` in some parts of a box, `initial` elsewhere; both cover the box."""
-    labels = initial.astype(found.dtype)
-    for part in parts:
-        place = part.within(box).slices
-        labels[place] = found[place]
-    return labels

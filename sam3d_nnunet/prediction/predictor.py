@@ -10,12 +10,13 @@ import torch
 
 from sam3d_nnunet.datasets.case_files import stem
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.grid import to_image
 from sam3d_nnunet.geometry.turn import NO_TURN
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.network.device import usable_device
 from sam3d_nnunet.prediction.cases import ImageCase, PreviousMask, read_case, read_previous_mask
-from sam3d_nnunet.prediction.growth import MAX_WINDOWS, BoxLogits, predict_per_lesion, predict_prompted
+from sam3d_nnunet.prediction.growth import MAX_WINDOWS, BoxLogits, compose, predict_per_lesion, predict_prompted
 from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load_model_folder
 from sam3d_nnunet.prediction.windows import FOLLOW, WindowPredictor, WindowRule, in_any
 from sam3d_nnunet.prompts.files import check_crop, check_prompt
@@ -33,6 +34,7 @@ class CasePrediction:
         owners: (d, h, w) int32 in the box of `logits`: the foreground click that each voxel belongs to, counted from 1.
             None without `per_lesion`.
         notes: remarks for the user.
+        initial: label map of the original image outside the windows. None: background.
     """
 
     case: ImageCase
@@ -41,6 +43,7 @@ class CasePrediction:
     owners: np.ndarray | None
     notes: list[str]
     _model: TrainedModel
+    initial: np.ndarray | None = None
 
     @property
     def outside(self) -> int:
@@ -49,7 +52,12 @@ class CasePrediction:
 
     def segmentation(self) -> np.ndarray:
         """Label map of the original image, its axes as nnU-Net's reader has them."""
-        return self.logits.segmentation(self.case.grid, self.case.shape, self._model.labels)
+        found = self.logits.segmentation(self.case.grid, self.case.shape, self._model.labels)
+        if self.initial is None:
+            return found
+        windows = [window.in_image(self.logits.shape) for window in self.logits.windows]
+        parts = [self.case.grid.box_in_image(window) for window in windows]
+        return compose(self.initial, found, Box.of_shape(found.shape), parts)
 
     def probabilities(self, file: str | Path | None = None) -> np.ndarray:
         """(K, D, H, W) float32 of the original image.

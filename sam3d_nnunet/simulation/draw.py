@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections.abc import Callable, Sequence
 
 import cc3d
 import numpy as np
@@ -9,6 +10,8 @@ from scipy.ndimage import distance_transform_edt, find_objects
 
 from sam3d_nnunet.prompts.prompt import VoxelPrompts
 
+Picker = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+"""Chooses up to so many places in a mask; arguments and result are those of `draw_clicks`."""
 MOST_VOXELS = 64**3
 """Largest box in which distances are measured at every voxel; in larger ones at every second, third, ..."""
 
@@ -41,7 +44,11 @@ def draw_labelled(segmentation: np.ndarray, mask: np.ndarray, count: int, rng: n
 
 
 def clicks_per_class(
-    segmentation: np.ndarray, classes: list[int], count: int, rng: np.random.Generator
+    segmentation: np.ndarray,
+    classes: Sequence[int],
+    count: int,
+    rng: np.random.Generator,
+    pick: Picker = draw_clicks,
 ) -> VoxelPrompts:
     """`count` clicks on each class that is present in a volume (the paper's protocol).
 
@@ -50,8 +57,17 @@ def clicks_per_class(
         classes: label values.
         count: clicks per class.
         rng: source of randomness.
+        pick: chooses the places.
     """
-    return VoxelPrompts.concatenate(draw_labelled(segmentation, segmentation == c, count, rng) for c in classes)
+    return VoxelPrompts.concatenate(clicks_on(segmentation == c, c, count, rng, pick) for c in classes)
+
+
+def clicks_on(
+    mask: np.ndarray, label: int, count: int, rng: np.random.Generator, pick: Picker = draw_clicks
+) -> VoxelPrompts:
+    """Up to `count` clicks on a mask, all with one label, at places that `pick` chooses."""
+    points = pick(mask, count, rng)
+    return VoxelPrompts(points, np.full(len(points), label, np.int64))
 
 
 def pad_clicks(clicks: VoxelPrompts, size: int, rng: np.random.Generator) -> VoxelPrompts:
@@ -73,13 +89,33 @@ def interior_point(mask: np.ndarray, rng: np.random.Generator | None = None) -> 
         (3,) int voxel.
     """
     box = find_objects(mask.view(np.uint8))[0]
-    step = math.ceil((mask[box].size / MOST_VOXELS) ** (1 / 3))
-    while not mask[box][::step, ::step, ::step].any():  # ends at 1
-        step -= 1
+    step = thinning(mask[box])
     distance = distance_transform_edt(np.pad(mask[box][::step, ::step, ::step], 1))[1:-1, 1:-1, 1:-1]
     inner = np.flatnonzero(distance >= distance.max() * (1 if rng is None else 0.5))
     chosen = np.unravel_index(inner[0] if rng is None else rng.choice(inner), distance.shape)
     return np.array([s.start + step * int(i) for s, i in zip(box, chosen)])
+
+
+def thinning(mask: np.ndarray) -> int:
+    """At every how many-th voxel distances in a mask (not empty) are measured, so that it doesn't take long."""
+    step = math.ceil((mask.size / MOST_VOXELS) ** (1 / 3))
+    while not mask[::step, ::step, ::step].any():  # ends at 1
+        step -= 1
+    return step
+
+
+def distance_to_border(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """(D, H, W) distance of each voxel of a mask from the nearest place outside.
+
+    The border of the array is part of the boundary, except along an axis with a single voxel.
+
+    Args:
+        mask: (D, H, W) bool.
+        spacing: along (d, h, w).
+    """
+    padding = [int(n > 1) for n in mask.shape] if mask.size > 1 else [1, 1, 1]
+    distance = distance_transform_edt(np.pad(mask, [(n, n) for n in padding]), sampling=spacing)
+    return distance[tuple(slice(p, p + n) for p, n in zip(padding, mask.shape))]
 
 
 def interior_points(mask: np.ndarray, count: int | None = None) -> np.ndarray:
@@ -103,7 +139,10 @@ def interior_points(mask: np.ndarray, count: int | None = None) -> np.ndarray:
 
 
 def correction_click(
-    prediction: np.ndarray, target: np.ndarray, rng: np.random.Generator | None = None
+    prediction: np.ndarray,
+    target: np.ndarray,
+    rng: np.random.Generator | None = None,
+    pick: Picker | None = None,
 ) -> tuple[np.ndarray, int] | None:
     """A click on the largest connected error (26 neighbours), with the true label of that place.
 
@@ -111,6 +150,7 @@ def correction_click(
         prediction: (D, H, W) label map.
         target: (D, H, W) label map; voxels with negative labels are not compared.
         rng: as for `interior_point`.
+        pick: chooses the place in the error. None: `interior_point` does.
 
     Returns:
         Voxel (3,) float32 and label (0 on a false positive), or None if there is no error.
@@ -121,8 +161,8 @@ def correction_click(
     if len(sizes) == 1:
         return None
     largest = numbers == sizes[1:].argmax() + 1
-    voxel = interior_point(largest, rng)
-    return voxel.astype(np.float32), int(target[tuple(voxel)])
+    voxel = interior_point(largest, rng) if pick is None else pick(largest, 1, rng)[0]
+    return voxel.astype(np.float32), int(target[largest][0])
 
 
 class Components:

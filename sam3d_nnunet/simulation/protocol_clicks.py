@@ -9,7 +9,16 @@ from scipy.ndimage import distance_transform_edt, find_objects
 
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.prompts.prompt import VoxelPrompts
-from sam3d_nnunet.simulation.draw import Components, case_generator, clicks_per_class, draw_clicks
+from sam3d_nnunet.simulation.autopet_clicks import autopet_clicks
+from sam3d_nnunet.simulation.draw import (
+    Components,
+    Picker,
+    case_generator,
+    clicks_on,
+    clicks_per_class,
+    draw_clicks,
+)
+from sam3d_nnunet.simulation.human import human_clicks, surroundings
 from sam3d_nnunet.simulation.protocols import Protocol
 
 THIRDS = 3
@@ -25,12 +34,21 @@ class Truth:
         classes: label values that are clicked.
         spacing: mm along (d, h, w).
         axial: the axis along which slices are taken.
+        hand: chooses places in a region as a person does. None: they are chosen as the protocol says.
+        uptake: gives the (D, H, W) image in which lesions are bright. Only some protocols look at it.
     """
 
     segmentation: np.ndarray
     classes: Sequence[int]
     spacing: Sequence[float]
     axial: int = 0
+    hand: Picker | None = None
+    uptake: Callable[[], np.ndarray] | None = None
+
+
+def hand_of(protocol: Protocol, spacing: Sequence[float]) -> Picker | None:
+    """What places the clicks of a protocol as a person does, if that is asked for; `spacing` is mm along (d, h, w)."""
+    return partial(human_clicks, spacing=spacing) if protocol.human else None
 
 
 def trial_generator(case: str, trial: int) -> np.random.Generator:
@@ -45,10 +63,11 @@ def draw_protocol(
     spacing: Sequence[float],
     rng: np.random.Generator,
     axial: int = 0,
+    uptake: Callable[[], np.ndarray] | None = None,
 ) -> VoxelPrompts:
     """All clicks of a protocol that can be drawn beforehand; for iterated ones the first on each class.
 
-    For those of a challenge, these are the centres of the boxes.
+    For cvpr25, these are the centres of the boxes.
 
     Absent classes get no clicks. Clicks that are moved off target keep their label and lie exactly as far off as asked,
     in a random direction, where the nearest voxel is inside the image and outside their class. If 1000 directions lead
@@ -56,10 +75,10 @@ def draw_protocol(
 
     Args:
         protocol: which.
-        segmentation, classes, spacing, axial: as in `Truth`.
+        segmentation, classes, spacing, axial, uptake: as in `Truth`.
         rng: source of randomness. Protocols that differ only in the clicks off target start from the same clicks.
     """
-    truth = Truth(segmentation, classes, spacing, axial)
+    truth = Truth(segmentation, classes, spacing, axial, hand_of(protocol, spacing), uptake)
     clicks = DRAWING[protocol.family.name](truth, protocol.clicks, rng)
     if protocol.off_share:
         clicks = _move_off_target(clicks, protocol, segmentation, np.array(spacing, float), rng)
@@ -71,7 +90,7 @@ def _no_clicks(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPromp
 
 
 def _per_class(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPrompts:
-    return clicks_per_class(truth.segmentation, truth.classes, count, rng)
+    return clicks_per_class(truth.segmentation, truth.classes, count, rng, truth.hand or draw_clicks)
 
 
 def _first_per_class(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPrompts:
@@ -87,11 +106,22 @@ def _box_centres(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPro
     return VoxelPrompts(points, np.array(list(centres), np.int64))
 
 
+def _lesions_and_look_alikes(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPrompts:
+    """Those of all rounds."""
+    (label,) = truth.classes
+    return autopet_clicks(truth.segmentation, truth.uptake(), label, count, truth.spacing, rng, truth.hand)
+
+
 def _per_lesion(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPrompts:
     components = Components(truth.segmentation, truth.classes)
-    boxes = find_objects(components.numbers.astype(np.int32, copy=False))
-    masks = [(box, components.numbers[box] == number) for number, box in enumerate(boxes, 1)]
-    return VoxelPrompts.concatenate([_in_box(truth.segmentation, box, mask, count, rng) for box, mask in masks])
+    parts = []
+    for number, slices in enumerate(find_objects(components.numbers.astype(np.int32, copy=False)), 1):
+        box = Box([s.start for s in slices], [s.stop for s in slices])
+        box = surroundings(box, truth.segmentation.shape, truth.spacing)
+        lesion = components.numbers[box.slices] == number
+        label = int(truth.segmentation[box.slices][lesion][0])
+        parts.append(_in_box(truth, box, lesion, label, count, rng))
+    return VoxelPrompts.concatenate(parts)
 
 
 def _per_slice(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPrompts:
@@ -99,8 +129,10 @@ def _per_slice(truth: Truth, count: int, rng: np.random.Generator) -> VoxelPromp
     for label in truth.classes:
         mask = truth.segmentation == label
         for number in np.flatnonzero(np.moveaxis(mask, truth.axial, 0).any(axis=(1, 2))):
-            box = tuple(slice(number, number + 1) if a == truth.axial else slice(None) for a in range(3))
-            parts.append(_in_box(truth.segmentation, box, mask[box], count, rng))
+            start = [number if axis == truth.axial else 0 for axis in range(3)]
+            shape = [1 if axis == truth.axial else n for axis, n in enumerate(mask.shape)]
+            box = Box.of_shape(shape, start)
+            parts.append(_in_box(truth, box, mask[box.slices], label, count, rng))
     return VoxelPrompts.concatenate(parts)
 
 
@@ -138,12 +170,10 @@ def thirds_by_depth(voxels: np.ndarray, spacing: Sequence[float], rng: np.random
     return np.array_split(voxels[np.lexsort((rng.random(len(voxels)), -depth))], THIRDS)
 
 
-def _in_box(
-    segmentation: np.ndarray, box: tuple[slice, ...], mask: np.ndarray, count: int, rng: np.random.Generator
-) -> VoxelPrompts:
-    """Clicks in a mask that covers a part of the label map."""
-    points = draw_clicks(mask, count, rng) + np.array([s.start or 0 for s in box], np.float32)
-    return VoxelPrompts(points, segmentation[tuple(points.astype(int).T)].astype(np.int64))
+def _in_box(truth: Truth, box: Box, mask: np.ndarray, label: int, count: int, rng: np.random.Generator) -> VoxelPrompts:
+    """Clicks in a mask that covers a box of the label map."""
+    clicks = clicks_on(mask, label, count, rng, truth.hand or draw_clicks)
+    return clicks._replace(points=clicks.points + np.array(box.start, np.float32))
 
 
 DRAWING: dict[str, Callable[[Truth, int, np.random.Generator], VoxelPrompts]] = {
@@ -156,6 +186,7 @@ DRAWING: dict[str, Callable[[Truth, int, np.random.Generator], VoxelPrompts]] = 
     "margin": partial(_in_third, third=2),
     "iterated": _first_per_class,
     "cvpr25": _box_centres,
+    "autopet": _lesions_and_look_alikes,
 }
 """For each of `protocols.FAMILIES`, what draws its clicks, given their number."""
 

@@ -1,14 +1,32 @@
 """Evaluation protocols: how many clicks a case gets, and where. Commands and folders of results use their names.
 
 A new protocol needs an entry in `FAMILIES` and a function in `protocol_clicks.DRAWING` that draws its clicks. Commands,
-captions, tables and figures take everything else from the entry.
+captions, tables and figures take everything else from the entry. The protocol of a challenge also needs its rules in
+`evaluation.challenge_prediction.RULES`.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import listing
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """What the protocol of a challenge has beside its clicks: rounds, and scores of its own (scores.csv).
+
+    Attributes:
+        scores: a sentence that says what the scores are, for captions.
+        rounds: of clicks, after a first prediction. None: as many as the name says.
+        has_boxes: the first prediction is made from boxes, else from nothing.
+        one_class: the rules know one class only.
+    """
+
+    scores: str
+    rounds: int | None = None
+    has_boxes: bool = False
+    one_class: bool = False
 
 
 @dataclass(frozen=True)
@@ -21,9 +39,9 @@ class Family:
             becomes the number alone.
         is_numbered: names end in a number of clicks, as in volume_3.
         is_drawn: all clicks are drawn from the truth before anything is predicted. They can be moved off target.
-        is_iterated: each further click corrects the previous prediction.
-        rounds: of a challenge: a first prediction from boxes, then so many rounds of clicks, which depend on the
-            predictions alone. Such a protocol has scores of its own (scores.csv).
+        is_iterated: predictions follow one after another, each from more clicks than the one before.
+        has_human: a person can give these clicks, so that names can end in _human.
+        challenge: whose rules these are; None: ours.
         is_plotted_against_clicks: these protocols make up the solid curves of the figure dice_against_clicks.
         is_click_position: these protocols stand in the figure click_position.
     """
@@ -33,7 +51,8 @@ class Family:
     is_numbered: bool = True
     is_drawn: bool = True
     is_iterated: bool = False
-    rounds: int = 0
+    has_human: bool = False
+    challenge: Challenge | None = None
     is_plotted_against_clicks: bool = False
     is_click_position: bool = False
 
@@ -55,9 +74,9 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         Family(AUTOMATIC, "no clicks", is_numbered=False, is_drawn=False, is_plotted_against_clicks=True),
-        Family("volume", "{clicks} on each class of a volume", is_plotted_against_clicks=True),
-        Family("lesion", "{clicks} on each lesion"),
-        Family("slice", "{clicks} on each slice with the class"),
+        Family("volume", "{clicks} on each class of a volume", has_human=True, is_plotted_against_clicks=True),
+        Family("lesion", "{clicks} on each lesion", has_human=True),
+        Family("slice", "{clicks} on each slice with the class", has_human=True),
         Family("center", "{clicks} in the inner third of the largest lesion", is_click_position=True),
         Family("surrounding", "{clicks} in the middle third of the largest lesion", is_click_position=True),
         Family("margin", "{clicks} in the outer third of the largest lesion", is_click_position=True),
@@ -66,6 +85,7 @@ FAMILIES: dict[str, Family] = {
             "one click on each class, then corrective clicks one after another, {count} steps in all",
             is_drawn=False,
             is_iterated=True,
+            has_human=True,
         ),
         Family(
             "cvpr25",
@@ -74,13 +94,39 @@ FAMILIES: dict[str, Family] = {
             is_numbered=False,
             is_drawn=False,
             is_iterated=True,
-            rounds=5,
+            has_human=True,
+            challenge=Challenge(
+                "DSC and NSD (at 2 mm) of all classes under cvpr25 are those of the CVPR 2025 challenge: means over "
+                "the classes of a case; the NSD is 0 where the DSC is at most 0.2. AUC: area under the five rounds of "
+                "clicks by trapezoids, from 0 to 4. Final: after the last round, in per cent.",
+                rounds=5,
+                has_boxes=True,
+            ),
+        ),
+        Family(
+            "autopet",
+            "a prediction without clicks, then rounds of one click on a lesion and one on background that looks like "
+            "one, {count} rounds in all, as in the autoPET IV challenge",
+            is_drawn=False,
+            is_iterated=True,
+            has_human=True,
+            challenge=Challenge(
+                "DSC, FPV and FNV under autopet_N are those of the autoPET IV challenge. FPV (FNV): volume in ml of "
+                "the predicted (true) components that touch no true (predicted) voxel, 18 neighbours. AUC: area over "
+                "rounds 0 to N by trapezoids, from 0 to N for the DSC and in ml x rounds for volumes. Final: after the "
+                "last round, the DSC in per cent. A case without a lesion has volumes only.",
+                one_class=True,
+            ),
         ),
     )
 }
 """By name, in the order in which tables and figures show them."""
 
-_NAME = re.compile(r"(?P<family>[a-z]+)_(?P<count>[1-9][0-9]*)(?:_off(?P<percent>[0-9.]+)_(?P<mm>[0-9.]+)mm)?")
+HUMAN = "_human"
+_NAME = re.compile(
+    r"(?P<family>[a-z]+[0-9]*)(?:_(?P<count>[1-9][0-9]*))?"
+    r"(?:_off(?P<percent>[0-9.]+)_(?P<mm>[0-9.]+)mm|(?P<human>_human))?"
+)
 
 
 @dataclass(frozen=True)
@@ -90,15 +136,17 @@ class Protocol:
     Attributes:
         family: how they are placed.
         clicks: how many on each class of a volume, on each lesion, and so on; at most that many if the family is
-            iterated; 0 without clicks, and where the family has rounds.
+            iterated; rounds of a challenge; 0 where names have no number.
         off_share: share of the clicks that are moved off target.
         off_mm: how far they are moved.
+        human: clicks lie where a person might put them, see `simulation.human`.
     """
 
     family: Family
     clicks: int = 0
     off_share: float = 0.0
     off_mm: float = 0.0
+    human: bool = False
 
     @classmethod
     def parse(cls, name: str) -> "Protocol":
@@ -107,11 +155,11 @@ class Protocol:
         Raises:
             SAM3DError: there is none.
         """
-        if name in FAMILIES and not FAMILIES[name].is_numbered:
-            return cls(FAMILIES[name])
         match = _NAME.fullmatch(name)
         family = match and FAMILIES.get(match["family"])
-        if not family or not family.is_numbered or (match["percent"] and not family.is_drawn):
+        if not family or family.is_numbered != bool(match["count"]):
+            raise _unknown(name)
+        if (match["percent"] and not family.is_drawn) or (match["human"] and not family.has_human):
             raise _unknown(name)
         try:
             percent, mm = float(match["percent"] or 0), float(match["mm"] or 0)
@@ -119,7 +167,7 @@ class Protocol:
             raise _unknown(name) from e
         if match["percent"] and not (0 < percent <= 100 and mm > 0):
             raise _unknown(name)
-        return cls(family, int(match["count"]), percent / 100, mm)
+        return cls(family, int(match["count"] or 0), percent / 100, mm, bool(match["human"]))
 
     @classmethod
     def parse_or_other(cls, name: str) -> "Protocol":
@@ -140,8 +188,9 @@ class Protocol:
     @property
     def name(self) -> str:
         """As commands and folders use it."""
+        count = f"_{self.clicks}" if self.family.is_numbered else ""
         off = f"_off{self._off_percent}_{self.off_mm:g}mm" if self.off_share else ""
-        return f"{self.family.name}_{self.clicks}{off}" if self.family.is_numbered else self.family.name
+        return f"{self.family.name}{count}{off}{HUMAN if self.human else ''}"
 
     def __str__(self) -> str:
         return self.name
@@ -151,7 +200,8 @@ class Protocol:
         """What a case gets, as captions describe it."""
         clicks = "1 click" if self.clicks == 1 else f"{self.clicks} clicks"
         off = f", {self._off_percent} % of them moved {self.off_mm:g} mm off target" if self.off_share else ""
-        return self.family.sentence.format(clicks=clicks, count=self.clicks) + off
+        human = ", placed as by a person" if self.human else ""
+        return self.family.sentence.format(clicks=clicks, count=self.clicks) + off + human
 
     @property
     def order(self) -> tuple[int, int, str]:
@@ -172,35 +222,40 @@ class Protocol:
 
     @property
     def is_iterated(self) -> bool:
-        """Each further click corrects the previous prediction."""
+        """Predictions follow one after another, each from more clicks than the one before."""
         return self.family.is_iterated
 
     @property
     def is_challenge(self) -> bool:
-        """Boxes and rounds of clicks as in a challenge, which has scores of its own."""
-        return self.family.rounds > 0
+        """Rounds of clicks as in a challenge, which has scores of its own."""
+        return self.family.challenge is not None
 
     @property
     def has_trials(self) -> bool:
         """Whether clicks are drawn at random, so that they differ from trial to trial."""
-        return not (self.is_automatic or self.is_challenge)
+        return self.human or not (self.is_automatic or self.is_challenge)
+
+    @property
+    def ideal(self) -> "Protocol":
+        """The same with all clicks where the robot puts them."""
+        return replace(self, off_share=0.0, off_mm=0.0, human=False)
 
     @property
     def steps(self) -> range:
         """After which numbers of clicks, or rounds from 0 on, an iterated protocol is measured; empty for others."""
         if self.is_challenge:
-            return range(self.family.rounds + 1)
+            return range((self.family.challenge.rounds or self.clicks) + 1)
         return range(1, self.clicks + 1) if self.is_iterated else range(0)
 
     @property
     def is_plotted_against_clicks(self) -> bool:
         """Whether it stands on the solid curve of the figure dice_against_clicks, at `clicks`."""
-        return self.family.is_plotted_against_clicks and not self.off_share
+        return self.family.is_plotted_against_clicks and self == self.ideal
 
     @property
     def gives_one_click(self) -> bool:
         """One click on each class, lesion or slice, and on target."""
-        return self.clicks == 1 and not self.off_share
+        return self.clicks == 1 and self == self.ideal
 
     @property
     def _off_percent(self) -> str:
@@ -213,17 +268,21 @@ PAPER = (Protocol(FAMILIES[AUTOMATIC]), *(Protocol(FAMILIES["volume"], count) fo
 
 def protocol_help() -> str:
     """All protocols, for the help of commands that take their names."""
-    return f"{'; '.join(family.help for family in FAMILIES.values())}. {_off_target_help()}"
+    return f"{'; '.join(family.help for family in FAMILIES.values())}. {_endings_help()}"
 
 
-def _off_target_help() -> str:
+def _endings_help() -> str:
     fixed = listing(family.form for family in FAMILIES.values() if not family.is_drawn)
-    return f"All but {fixed} can end in, for example, _off20_5mm: 20 % of the clicks are moved 5 mm off target."
+    human = listing(family.form for family in FAMILIES.values() if family.has_human)
+    return (
+        f"All but {fixed} can end in, for example, _off20_5mm: 20 % of the clicks are moved 5 mm off target. {human} "
+        "can end in _human: clicks lie where a person might put them."
+    )
 
 
 def _unknown(name: str) -> SAM3DError:
     forms = ", ".join(family.form for family in FAMILIES.values())
     return SAM3DError(
-        f"There is no protocol {name!r}. Give one of {forms}, where N is a number of clicks from 1 on, such as "
-        f"volume_3. {_off_target_help()}"
+        f"There is no protocol {name!r}. Give one of {forms}, where N is a number of clicks or rounds from 1 on, such "
+        f"as volume_3. {_endings_help()}"
     )

@@ -16,6 +16,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData, spacing_of
 from sam3d_nnunet.evaluation.protocol_prediction import NO_ERROR, IteratedPrediction
 from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.simulation.protocols import Protocol
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_corrections_are_drawn_where_the_first_clicks_are(data, tmp_path, reader
         image = sitk.ReadImage(str(file))
         image.SetDirection((0, 1, 0, -1, 0, 0, 0, 0, 1))
         sitk.WriteImage(image, str(file))
-    iterated = IteratedPrediction(SimpleNamespace(takes_background=True), data, [], trial=0)
+    iterated = IteratedPrediction(SimpleNamespace(takes_background=True), data, Protocol.parse("iterated_2"), 0, [])
     truth, geometry = iterated._truth("case_1")
     labels, wanted = data.read_truth("case_1")
     assert np.array_equal(truth, np.where(labels == 3, NO_ERROR, labels))

@@ -21,6 +21,8 @@ from sam3d_nnunet.simulation.protocols import FAMILIES, PAPER, Family, Protocol,
 
 SPACING = (3.0, 1.0, 0.5)
 DRAWN = [name for name, family in FAMILIES.items() if family.is_drawn]
+STEPS = {"iterated": range(1, 4), "cvpr25": range(6), "autopet": range(4)}
+"""Of protocols with 3 clicks or rounds."""
 
 
 @pytest.fixture
@@ -36,7 +38,13 @@ def segmentation() -> np.ndarray:
 
 
 def draw(name: str, segmentation: np.ndarray, seed: int = 0) -> VoxelPrompts:
-    return draw_protocol(Protocol.parse(name), segmentation, [1, 2], SPACING, np.random.default_rng(seed))
+    protocol = Protocol.parse(name)
+    one_class = protocol.is_challenge and protocol.family.challenge.one_class
+    uptake = np.random.default_rng(1).normal(size=segmentation.shape)
+    rng = np.random.default_rng(seed)
+    return draw_protocol(
+        protocol, segmentation, [1, 2][: 1 if one_class else None], SPACING, rng, uptake=lambda: uptake
+    )
 
 
 def under(points: np.ndarray, array: np.ndarray) -> np.ndarray:
@@ -70,6 +78,8 @@ def test_names_without_drawn_clicks():
 @pytest.mark.parametrize(
     "name",
     ["", "volume", "volume_0", "volume_03", "volume_-1", "centre_1", "automatic_1", "iterated_5_off20_5mm"]
+    + ["cvpr25_1", "autopet", "autopet_0", "autopet_3_off20_5mm", "automatic_human", "margin_1_human", "volume_human"]
+    + ["volume_1_off20_5mm_human", "volume_1_human_off20_5mm", "volume_1_Human", "volume_1__human"]
     + ["volume_1_off0_5mm", "volume_1_off101_5mm", "volume_1_off20_0mm", "volume_1_off1.2.3_5mm", "volume_1 ", "../x"],
 )
 def test_other_names_are_refused(name):
@@ -97,18 +107,26 @@ def test_each_family_has_a_sentence_an_order_help_and_clicks(name, segmentation)
     family, text = FAMILIES[name], {}
     for count in (1, 3) if family.is_numbered else (0,):
         protocol = Protocol(family, count)
-        assert Protocol.parse(protocol.name) == protocol
+        assert Protocol.parse(protocol.name) == protocol == protocol.ideal
         text[count] = protocol.sentence
         assert text[count] and not set("{}") & set(text[count])
         assert text[count] == text[count].strip()
+        if family.has_human:
+            human = Protocol(family, count, human=True)
+            assert Protocol.parse(f"{protocol.name}_human") == human == Protocol.parse_or_other(human.name)
+            assert human.name == f"{protocol.name}_human" and human.ideal == protocol and human.order > protocol.order
+            assert human.sentence == f"{protocol.sentence}, placed as by a person" and human.has_trials
+            assert not (human.is_plotted_against_clicks or human.gives_one_click) and human.steps == protocol.steps
+        else:
+            with pytest.raises(SAM3DError, match="no protocol"):
+                Protocol.parse(f"{protocol.name}_human")
     assert len(set(text.values())) == len(text)
     others = {other.sentence for other in FAMILIES.values() if other is not family}
     assert family.sentence not in others
     assert family.help.startswith(family.form) and family.help in protocol_help()
     assert protocol.order[0] == list(FAMILIES).index(name)
     assert sum([protocol.is_automatic, protocol.is_drawn, protocol.is_iterated]) == 1
-    expected = range(family.rounds + 1) if protocol.is_challenge else range(1, 4) if protocol.is_iterated else range(0)
-    assert protocol.steps == expected
+    assert protocol.steps == STEPS.get(name, range(0))
     points, labels, _ = draw(protocol.name, segmentation)
     assert points.shape == (len(labels), 3) and (len(labels) == 0) == protocol.is_automatic
 
@@ -133,6 +151,7 @@ def test_nothing_is_drawn_for_an_unknown_family():
         ("slice_10", "10 clicks on each slice with the class"),
         ("margin_3_off20_5mm", "3 clicks in the outer third of the largest lesion, 20 % of them moved 5 mm off target"),
         ("iterated_5", "one click on each class, then corrective clicks one after another, 5 steps in all"),
+        ("volume_3_human", "3 clicks on each class of a volume, placed as by a person"),
         ("bbox_3", "drawn clicks"),
         ("volume_1_off20.0_5mm", "drawn clicks"),  # sam3d evaluate writes it as volume_1_off20_5mm
     ],
@@ -142,8 +161,19 @@ def test_sentences(name, sentence):
 
 
 def test_order_is_that_of_families_then_few_clicks_then_names():
-    names = ["automatic", "volume_1", "volume_1_off20_5mm", "volume_3", "volume_10", "slice_3", "center_1", "margin_1"]
-    names += ["iterated_3", "scribbles", "bbox_3", "bbox_10"]
+    names = [
+        "automatic",
+        "volume_1",
+        "volume_1_human",
+        "volume_1_off20_5mm",
+        "volume_3",
+        "volume_10",
+        "slice_3",
+        "center_1",
+        "margin_1",
+    ]
+    names += ["iterated_3", "cvpr25", "cvpr25_human", "autopet_3", "autopet_3_human", "autopet_10"]
+    names += ["scribbles", "bbox_3", "bbox_10"]
     shuffled = [Protocol.parse_or_other(name) for name in sorted(names)]
     assert [protocol.name for protocol in sorted(shuffled, key=lambda protocol: protocol.order)] == names
 
