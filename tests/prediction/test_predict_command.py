@@ -9,7 +9,10 @@ import SimpleITK as sitk
 from typer.testing import CliRunner, Result
 
 from sam3d_nnunet.cli import main as cli
+from sam3d_nnunet.cli.options import Windows
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.prediction.predictor import SAM3DPredictor
+from sam3d_nnunet.prediction.windows import RULES
 from sam3d_nnunet.prompts.files import read_prompt, write_prompt
 from sam3d_nnunet.prompts.prompt import Prompt
 
@@ -39,6 +42,23 @@ def test_typed_clicks_and_a_table(model, tmp_path):
     assert clicks.labels.tolist() == [1, 1, 0, 2]
     segmentation = sitk.ReadImage(str(out / "case_1.nii.gz"))
     assert segmentation.GetSize() == sitk.ReadImage(str(image)).GetSize()
+
+
+def test_a_single_window(model, tmp_path):
+    """Of patches of 16 voxels; the image has 22 x 18 x 20 (x, y, z)."""
+    fixed = ("-i", model.images / "case_1_0000.nii.gz", "-m", model.folder, "--click", "1,9,9", "--click", "20,9,9")
+    done = predict(*fixed, "-o", tmp_path / "one", "--windows", "single")
+    assert done.exit_code == 0, done.output
+    assert "case_1: 2 click(s), 1 window(s)" in done.output
+    assert "2 of 2 click(s) outside the window were not used" in " ".join(done.output.split())
+    done = predict(*fixed, "-o", tmp_path / "two", "--max-windows", 2)
+    assert "case_1: 2 click(s), 2 window(s)" in done.output and "outside" not in done.output
+
+
+def test_rules_for_windows_are_those_of_the_predictor():
+    assert [rule.value for rule in Windows] == list(RULES)
+    with pytest.raises(SAM3DError, match="no rule 'none' for windows. Give one of follow, single"):
+        SAM3DPredictor(windows="none")
 
 
 def test_voxels_of_a_turned_file(model, tmp_path):
