@@ -1,9 +1,8 @@
 """Does a lifted encoder train better from SAM's own features (start "sam") or from the published start?
 
 A proxy takes the place of SAM's weights: SAM's own encoder (segment_anything) at the sizes of the preset `tiny`,
-trained to segment slices of the first 30 % of the cases. Its file is lifted to 3-D both ways, and each network then
-learns from clicks on the next 40 % of the cases. Dice and loss are those of fixed patches of the last 30 %, with one
-click each.
+trained to segment slices of every third case. Its file is lifted to 3-D both ways, and each network then learns from
+clicks on another third. Dice and loss are those of fixed patches of the last third, with one click each.
 """
 
 import argparse
@@ -29,7 +28,6 @@ from sam3d_nnunet.simulation.draw import clicks_per_class
 from sam3d_nnunet.simulation.simulator import ClickSimulator
 
 PATCH, STRIDE = (32, 32, 32), 4  # voxels, and voxels of a token
-SHARES = (0.3, 0.7)  # of the cases, in the order of their names: slices before the first, held out after the second
 NOT_LIFTED = "not lifted"
 
 
@@ -45,9 +43,9 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     cases = [read_case(file, arguments.spacing) for file in tqdm(label_files(arguments), desc="Reading")]
-    first, second = (round(share * len(cases)) for share in SHARES)
-    parts = cases[:first], cases[first:second], cases[second:]
-    print(f"{arguments.dataset.name}: slices of {first} cases, training on {second - first}, {len(parts[2])} held out")
+    parts = cases[::3], cases[1::3], cases[2::3]
+    numbers = [len(part) for part in parts]
+    print("{}: slices of {} cases, training on {}, {} held out".format(arguments.dataset.name, *numbers))
     arguments.output.mkdir(parents=True, exist_ok=True)
     sam, file = arguments.output / "sam.pth", arguments.output / "measured.json"
     if not sam.is_file():
@@ -70,9 +68,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--spacing", type=float, required=True, help="to which images are resampled, in mm")
     parser.add_argument("--starts", nargs="+", default=STARTS, choices=(*STARTS, NOT_LIFTED), help="default: both")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
-    parser.add_argument("--slice-steps", type=int, default=200, help="of 16 slices each; default: 200")
-    parser.add_argument("--steps", type=int, default=80, help="of the lifted networks, 2 patches each; default: 80")
-    parser.add_argument("--every", type=int, default=20, help="steps between measurements; default: 20")
+    parser.add_argument("--slice-steps", type=int, default=500, help="of 16 slices each; default: 500")
+    parser.add_argument("--steps", type=int, default=60, help="of the lifted networks, 2 patches each; default: 60")
+    parser.add_argument("--every", type=int, default=15, help="steps between measurements; default: 15")
     parser.add_argument("--lr", type=float, default=1e-3, help="at the start, of AdamW; default: 1e-3")
     parser.add_argument("--patches", type=int, default=8, help="held out, to measure on; default: 8")
     parser.add_argument("--threads", type=int, default=1, help="of torch; default: 1")
