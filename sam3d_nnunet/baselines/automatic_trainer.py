@@ -91,9 +91,7 @@ class AutomaticTrainer(PlannedTrainer):
         Raises:
             SAM3DError: the network has no such argument.
         """
-        arguments = settings.networks.get(cls.__name__, {})
-        parameters = list(inspect.signature(cls.make_network).parameters.values())[3:]
-        known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+        arguments, known = settings.networks.get(cls.__name__, {}), cls._network_defaults()
         for name in arguments:
             if name not in known:
                 raise SAM3DError(
@@ -101,6 +99,18 @@ class AutomaticTrainer(PlannedTrainer):
                     f"such argument; it has {', '.join(known)}."
                 )
         return arguments
+
+    @classmethod
+    def network_facts(cls, settings: SAM3DSettings) -> dict[str, Any]:
+        """All arguments of the network that a plan may give, with the values that it gives or the authors'."""
+        defaults, given = cls._network_defaults(), cls.network_arguments(settings)
+        return {name: given.get(name, value) for name, value in defaults.items()}
+
+    @classmethod
+    def _network_defaults(cls) -> dict[str, Any]:
+        """Names of the arguments of the network that a plan may give, with their values if it doesn't."""
+        parameters = list(inspect.signature(cls.make_network).parameters.values())[3:]
+        return {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """AdamW with nnU-Net's schedule."""

@@ -99,10 +99,36 @@ def test_widths_stand_in_the_plan(make_automatic):
     assert trainer.network.image_encoder.tunings[0].mlp_adapter.down.out_features == 5
 
 
+def test_facts_are_all_arguments_with_their_values(make_automatic):
+    trainer = make_automatic(SAM3DHoulsbyAdapterTrainer, {"width": 5})
+    assert trainer.network_facts(trainer.settings) == {"width": 5, "neck": "sam"}
+    trainer = make_automatic(SAM3DSTAdapterTrainer, {"neck": "3d"})
+    assert trainer.network_facts(trainer.settings) == {"width": None, "kernel_size": (3, 1, 1), "neck": "3d"}
+
+
+@each_trainer
+def test_the_neck_stands_in_the_plan(make_automatic, sam_file, trainer_class):
+    """The one that is not the default: it trains, starts from SAM's file, and the fact says so."""
+    other = "sam" if trainer_class is SAM3DAdapterAutoTrainer else "3d"
+    trainer = make_automatic(trainer_class, {"neck": other}, settings={"sam_checkpoint": str(sam_file)})
+    assert trainer.network_facts(trainer.settings)["neck"] == other
+    trainer.on_train_start()
+    given = torch.load(sam_file, weights_only=True)
+    encoder = trainer.network.image_encoder
+    weights = [encoder.neck[0].weight] if other == "sam" else [n.reduce.weight[..., None, None] for n in encoder.necks]
+    assert len(weights) == (1 if other == "sam" else 4)
+    assert all(torch.equal(weight, given["image_encoder.neck.0.weight"]) for weight in weights)
+    assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"ratoi": 3}, "gives 'ratoi' under networks.SAM3DMedTuningTrainer, .* no such argument; it has ratio[.]"),
+        ({"neck": "4d"}, "under networks.SAM3DMedTuningTrainer, which make no network .*'4d' .* one of sam, 3d"),
+        (
+            {"ratoi": 3},
+            "gives 'ratoi' under networks.SAM3DMedTuningTrainer, .* no such argument; it has ratio, neck[.]",
+        ),
         ({"preset": "vit_b"}, "gives 'preset' under networks.SAM3DMedTuningTrainer, .* no such argument"),
         ({"ratio": "6"}, "under networks.SAM3DMedTuningTrainer, which make no network"),
         ({"ratio": 0}, "under networks.SAM3DMedTuningTrainer, which make no network"),

@@ -9,10 +9,12 @@ NAMES = [
     "demo",
     "hippocampus",
     "hippocampus_corrections",
+    "kits21_ablations",
     "kits21_tumor",
     "lits17_tumor",
     "msd_colon",
     "msd_pancreas_tumor",
+    "spine_ablations",
 ]
 
 
@@ -30,7 +32,7 @@ def test_recipe_by_path(tmp_path):
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(SAM3DError, match="'kits'.*hippocampus_corrections, kits21_tumor"):
+    with pytest.raises(SAM3DError, match="'kits'.*hippocampus_corrections, kits21_ablations, kits21_tumor"):
         load_recipe("kits")
 
 
