@@ -10,7 +10,8 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.answers import ClassBoxes, Correction, Stopwatch
 from sam3d_nnunet.evaluation.data import EvaluationData
-from sam3d_nnunet.evaluation.server_session import Capabilities, ObjectPrompt, Objects, Server
+from sam3d_nnunet.evaluation.server_objects import ObjectPrompt, Objects
+from sam3d_nnunet.evaluation.server_session import Capabilities, Server
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.world import ImageGeometry
@@ -83,6 +84,10 @@ class ServerAnswers:
         with self._watch.running():
             for point, label in zip(prompt.points[known:], prompt.labels[known:].tolist()):
                 self._click(self._voxel(point), label)
+        return self._in_file()
+
+    def from_nothing(self) -> np.ndarray:
+        """Background: a server predicts from prompts only."""
         return self._in_file()
 
     def from_boxes(self, boxes: Mapping[int, ClassBoxes], geometry: ImageGeometry) -> np.ndarray:
