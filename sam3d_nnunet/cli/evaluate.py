@@ -162,10 +162,10 @@ def evaluate(
             raise typer.BadParameter("--predictions needs -d and --name, and takes at most one --protocol.")
         if len(fold or []) + (test is not None) != 1:
             raise typer.BadParameter("--predictions needs one fold (-f), whose validation cases they are, or --test.")
-        if trials != 1 or per_lesion:
+        if trials != 1 or per_lesion or windows:
             raise typer.BadParameter(
-                "--predictions only measures: --trials and --per-lesion do not apply. Name the trial of the "
-                "predictions with --trial."
+                "--predictions only measures: --trials and --per-lesion do not apply, nor does --windows. Name the "
+                "trial of the predictions with --trial."
             )
         cases = fold[0] if fold else test
         failed = evaluate_predictions(predictions, results, dataset, name, cases, protocols[0], trial, tolerances)

@@ -78,6 +78,7 @@ def test_predictions_and_a_failure(make_evaluated, tmp_path):
         (["-f", 0, "--test", "images", "labels"], "needs one fold (-f)"),
         (["-f", 0, "--trials", 2], "--trials and --per-lesion"),
         (["-f", 0, "--per-lesion"], "--trials and --per-lesion"),
+        (["-f", 0, "--windows", "single"], "--windows"),
         (["-f", 0, "--trial", -1], "--trial"),
     ],
 )
