@@ -34,6 +34,14 @@ def plan(
         tuple[float, float, float] | None,
         typer.Option(help="Target spacing in mm, axes as for nnU-Net's -overwrite_target_spacing."),
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Seed of trainings. The name of the plans then ends in _seed and this number; they share the "
+            "preprocessed data of the plans without seed.",
+        ),
+    ] = None,
 ) -> None:
     """Plan a data set for our trainers.
 
@@ -43,7 +51,7 @@ def plan(
     from sam3d_nnunet.planning.plan_dataset import plan_dataset
 
     for name in dataset:
-        plans = plan_dataset(name, recipe, overwrite_plans_name, spacing, preset)
+        plans = plan_dataset(name, recipe, overwrite_plans_name, spacing, preset, seed)
         number = dataset_number(plans.parent.name)
         configurations = " ".join(configuration or [CONFIGURATION])
         typer.echo(f"plans: {plans}")

@@ -4,7 +4,8 @@ RESULTS/
   data.json                       data set, folders of images and truth, and its dataset.json
   prompts/PROTOCOL/trial_T/       drawn clicks of each case, CASE.json
   METHOD/
-    method.json                   trainer, plans, number of parameters, device, ...
+    method.json                   trainer, plans, number of parameters, device, ...; "run_of" if it is one of several
+                                  trainings of a method, which tables and figures pool under that name
     splits_final.json             splits that the method was trained on
     PROTOCOL/fold_F/trial_T/      predictions CASE; F is a number, or "test" for a separate test set
       settings.json               settings of the predictions
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.metrics import ALL_CLASSES, CHALLENGE_SCORES
+from sam3d_nnunet.evaluation.metrics import ALL_CLASSES
 from sam3d_nnunet.io import read_json, read_json_object, read_text, write_json, write_text
 from sam3d_nnunet.simulation.protocols import Protocol
 
@@ -51,12 +52,12 @@ WINDOWS = "windows"
 """In settings.json: the rule for the windows of predictions from clicks."""
 OLDER = {WINDOWS: "follow"}
 """Settings that older results do not name, and the only value they had."""
-KEYS = ["method", "protocol", "fold", "trial", "clicks"]
+KEYS = ["method", "run", "protocol", "fold", "trial", "clicks"]
 """Columns that tell the rows of one folder of predictions from those of another."""
 NEEDED = {
     METRICS: ["case", "target", "dice", "truth_voxels"],
     PREDICTION: ["seconds"],
-    SCORES: ["case", "target", "truth_voxels", *CHALLENGE_SCORES],
+    SCORES: ["case", "target", "truth_voxels"],
 }
 """Columns that a table must have."""
 NAMES = {"case": str, "target": str}
@@ -76,7 +77,8 @@ class PredictionFolder:
 
     Attributes:
         path: of the folder.
-        method: name of its folder.
+        method: name of the folder METHOD, or of the method that it is a run of.
+        run: of the method, counted from 0.
         protocol: such as "volume_1".
         fold: as nnU-Net writes it, such as "0"; or "test".
         trial: counted from 0.
@@ -85,6 +87,7 @@ class PredictionFolder:
 
     path: Path
     method: str
+    run: int
     protocol: str
     fold: str
     trial: int
@@ -104,29 +107,58 @@ class Results:
         """
         self.root = Path(root)
         self.data = read_json_object(self.root / DATA, hint=WRITTEN)
-        self.methods: dict[str, dict[str, Any]] = {
+        found = {
             file.parent.name: read_json_object(file, hint=WRITTEN) for file in sorted(self.root.glob(f"*/{METHOD}"))
         }
-        if not self.methods:
+        if not found:
             raise SAM3DError(f"{self.root} holds no method. Run sam3d evaluate with -o {self.root} first.")
+        self.runs: dict[str, list[str]] = {}
+        """The folders of each method: one, or those of its runs."""
+        for folder, facts in found.items():
+            self.runs.setdefault(facts.get("run_of") or folder, []).append(folder)
+        self.methods: dict[str, dict[str, Any]] = {
+            method: self._facts(method, [found[folder] for folder in folders]) for method, folders in self.runs.items()
+        }
+
+    def _facts(self, method: str, of_runs: list[dict[str, Any]]) -> dict[str, Any]:
+        """method.json of a method; of several runs, that of the first under the name of the method.
+
+        Raises:
+            SAM3DError: runs differ in the trainer or in the configuration, or one of them is another method.
+        """
+        first = of_runs[0]
+        if all("run_of" not in facts or facts["run_of"] is None for facts in of_runs):
+            return first
+        for key in ("run_of", "trainer", "configuration"):
+            values = list(dict.fromkeys(str(facts.get(key)) for facts in of_runs))
+            if len(values) > 1:
+                raise SAM3DError(
+                    f"{self.root}: the folders {', '.join(self.runs[method])} can't be runs of one method: their {key} "
+                    f"is {' and '.join(values)}. Evaluate one of them under another --name or --run-of."
+                )
+        joined = {
+            key: ", ".join(dict.fromkeys(str(facts[key]) for facts in of_runs if facts.get(key) is not None))
+            for key in ("plans", "seed")
+        }
+        return first | {"name": method} | {key: text for key, text in joined.items() if text}
 
     @cached_property
     def folders(self) -> list[PredictionFolder]:
         """All folders with metrics, in the order of their names; a copy under another name does not count."""
+        places = {folder: (m, run) for m, folders in self.runs.items() for run, folder in enumerate(folders)}
         found = []
         for file in self.root.glob(f"*/*/fold_*/trial_*/**/{METRICS}"):
-            method, protocol, *place = file.parent.relative_to(self.root).parts
+            folder, protocol, *place = file.parent.relative_to(self.root).parts
             match = _PLACE.fullmatch("/".join(place))
-            if method in self.methods and match:
+            if folder in places and match:
                 clicks = None if match["clicks"] is None else int(match["clicks"])
-                found.append(
-                    PredictionFolder(file.parent, method, protocol, match["fold"], int(match["trial"]), clicks)
-                )
-        return sorted(found, key=lambda f: (f.method, f.protocol, f.fold, f.trial, f.clicks or 0))
+                numbers = match["fold"], int(match["trial"]), clicks
+                found.append(PredictionFolder(file.parent, *places[folder], protocol, *numbers))
+        return sorted(found, key=lambda f: (f.method, f.run, f.protocol, f.fold, f.trial, f.clicks or 0))
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """All rows of all metrics.csv, with the columns method, protocol, fold, trial and clicks in front.
+        """All rows of all metrics.csv, with the columns method, run, protocol, fold, trial and clicks in front.
 
         Raises:
             SAM3DError: nothing has been measured, or a table can't be read or lacks a column.
@@ -144,9 +176,18 @@ class Results:
         return self._collect(SCORES) if any((folder.path / SCORES).is_file() for folder in self.folders) else None
 
     def splits(self, method: str) -> list[dict[str, list[str]]] | None:
-        """The splits that a method was trained on; None where they are not known."""
-        file = self.root / method / SPLITS
-        return read_json(file, WRITTEN) if file.is_file() else None
+        """The splits that a method was trained on; None where they are not known.
+
+        Raises:
+            SAM3DError: its runs were trained on different splits.
+        """
+        files = [self.root / folder / SPLITS for folder in self.runs[method]]
+        known = [read_json(file, WRITTEN) for file in files if file.is_file()]
+        if any(splits != known[0] for splits in known):
+            raise SAM3DError(
+                f"{self.root}: the runs of {method} were trained on different splits. They can't be pooled."
+            )
+        return known[0] if known else None
 
     def prompt_file(self, protocol: str, trial: int, case: str) -> Path:
         """Where the clicks of a case are, if the protocol draws them before the prediction."""
@@ -374,9 +415,10 @@ def add_cost(folder: Path, case: str, clicks: int, windows: int | None, seconds:
 
 
 def add_scores(folder: Path, case: str, truth_voxels: int, scores: dict[str, Any]) -> None:
-    """Note in scores.csv what `cvpr25.run` gave for a case."""
-    rounds = {f"round_{k}_{name}": value for name in ("dsc", "nsd") for k, value in enumerate(scores[name])}
-    sums = {name: scores[name] for name in CHALLENGE_SCORES}
+    """Note in scores.csv what the rules of a challenge gave for a case: curves over its rounds, and their sums."""
+    curves = {name: values for name, values in scores.items() if isinstance(values, list) and name != "clicks"}
+    rounds = {f"round_{k}_{name}": value for name, values in curves.items() for k, value in enumerate(values)}
+    sums = {name: value for name, value in scores.items() if not isinstance(value, list)}
     _put_row(folder / SCORES, {"case": case, "target": ALL_CLASSES, "truth_voxels": truth_voxels, **rounds, **sums})
 
 

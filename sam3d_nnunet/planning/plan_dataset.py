@@ -30,6 +30,7 @@ def plan_dataset(
     overwrite_plans_name: str | None = None,
     target_spacing: tuple[float, float, float] | None = None,
     preset: str | None = None,
+    seed: int | None = None,
 ) -> Path:
     """Write plans as `nnUNetv2_plan_experiment -pl SAM3DPlanner` does. Extracts the fingerprint if there is none.
 
@@ -39,6 +40,8 @@ def plan_dataset(
         overwrite_plans_name: name of the plans, `SAM3DPlans` by default.
         target_spacing: mm along the image's axes. By default 1 mm, unless the images are more than twice as fine.
         preset: size of the network.
+        seed: of trainings with these plans, which `seeded_plans` names. They share the preprocessed data of the plans
+            without seed.
 
     Returns:
         The plans file.
@@ -60,13 +63,20 @@ def plan_dataset(
     spacing = target_spacing or chosen.get("target_spacing")
     planner = SAM3DPlanner(
         name,
-        plans_name=plans,
+        plans_name=plans if seed is None else seeded_plans(plans, seed),
         overwrite_target_spacing=spacing and tuple(map(float, spacing)),  # nnU-Net accepts only floats
     )
     planner.patch_size = chosen.get("patch_size")
     planner.settings = merge(chosen.get("sam3d", {}), _preset_settings(preset))
+    if seed is not None:
+        planner.data_plans, planner.settings = plans, merge(planner.settings, {"seed": seed})
     planner.plan_experiment()
     return Path(nnUNet_preprocessed) / name / f"{planner.plans_identifier}.json"
+
+
+def seeded_plans(plans: str, seed: int) -> str:
+    """Name of the same plans for trainings with a seed."""
+    return f"{plans}_seed{seed}"
 
 
 def _preset_settings(preset: str | None) -> dict:

@@ -76,6 +76,7 @@ class SAM3DPlanner(ExperimentPlanner):
         self.lowres_creation_threshold = 0
         self.patch_size: list[int] | None = None
         self.settings: dict[str, Any] = {}
+        self.data_plans = self.plans_identifier
         self._refuse_unusable_data()
 
     def _refuse_unusable_data(self) -> None:
@@ -108,6 +109,10 @@ class SAM3DPlanner(ExperimentPlanner):
         """How all training images lie, as nnU-Net's reader returns them; None if they differ."""
         images = {case: Path(files["images"][0]) for case, files in self.dataset.items()}
         return shared_orientation(images, self._reader)
+
+    def generate_data_identifier(self, configuration_name: str) -> str:
+        """Name of the folder of preprocessed data, which plans that differ in the seed alone share."""
+        return f"{self.data_plans}_{configuration_name}"
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
         """The spacing that the user asks for, or that of `isotropic_spacing`."""

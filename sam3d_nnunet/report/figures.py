@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.metrics import targets_of
-from sam3d_nnunet.evaluation.results import PredictionFolder, Results
+from sam3d_nnunet.evaluation.results import KEYS, PredictionFolder, Results
 from sam3d_nnunet.report.case_images import CaseImage, CaseReader
 from sam3d_nnunet.report.overlays import Panel, draw_panels, largest_slice, most_clicked_slice
 from sam3d_nnunet.report.plots import (
@@ -22,6 +22,7 @@ from sam3d_nnunet.report.plots import (
     plot_bars,
     plot_click_position,
     plot_paired,
+    plot_robustness,
 )
 from sam3d_nnunet.report.selection import Selection
 from sam3d_nnunet.report.style import save, style, wrap
@@ -47,6 +48,7 @@ def write_figures(
     dice_against_clicks     Dice and NSD against the number of clicks
     bars_PROTOCOL           Dice and NSD of all methods
     click_position          Dice after clicks in the centre, the surrounding and the margin of the largest lesion
+    robustness              Dice after ideal clicks, and beside it after clicks of a person or off target
     scatter_METHOD          Dice against that of the baseline, one dot per case
     dice_against_volume     Dice against the volume of the truth
 
@@ -141,6 +143,7 @@ def _figures(
     for protocol in selection.protocols:
         figures[f"bars_{protocol.name}{suffix}"] = lambda protocol=protocol: plot_bars(selection, protocol)
     figures[f"click_position{suffix}"] = lambda: plot_click_position(selection)
+    figures[f"robustness{suffix}"] = lambda: plot_robustness(selection)
     if selection.baseline is None:
         report_left_out(f"left out scatter_METHOD{suffix}: there is no baseline, or it was not measured on these cases")
     else:
@@ -181,14 +184,14 @@ def _trials(selection: Selection, method: str, case: str) -> list[PredictionFold
 
 
 def _folders(selection: Selection, method: str, protocol: Protocol, case: str) -> list[PredictionFolder]:
-    """Folders with the predictions of a case, one for each trial, after the last click."""
+    """Folders with the predictions of a case by the first run, one for each trial, after the last click."""
     rows = selection.rows(method, protocol)
-    rows = rows[rows["case"] == case].drop_duplicates("trial")
+    rows = rows[rows["case"] == case].sort_values("run").drop_duplicates("trial")
     found = []
     for row in rows.sort_values("trial").itertuples():
         clicks = None if pd.isna(row.clicks) else int(row.clicks)
-        key = (method, protocol.name, row.fold, row.trial, clicks)
-        found += [f for f in selection.results.folders if (f.method, f.protocol, f.fold, f.trial, f.clicks) == key]
+        key = (method, row.run, protocol.name, row.fold, row.trial, clicks)
+        found += [f for f in selection.results.folders if tuple(getattr(f, name) for name in KEYS) == key]
     return found
 
 
@@ -217,7 +220,8 @@ def _title(selection: Selection, folder: PredictionFolder, case: str) -> str:
     """Method, protocol and the Dice of the case for each target."""
     protocol = Protocol.parse_or_other(folder.protocol)
     table = selection.rows(folder.method, protocol)
-    here = (table["case"] == case) & (table["fold"] == folder.fold) & (table["trial"] == folder.trial)
+    place = ["run", "fold", "trial"]
+    here = (table["case"] == case) & (table[place] == [getattr(folder, name) for name in place]).all(axis=1)
     dice = ["undefined" if pd.isna(d) else f"{d:.2f}" for d in table.loc[here, DICE]]
     if len(dice) > MOST_DICE:
         dice = [f"{table.loc[here, DICE].mean():.2f} (mean)"]

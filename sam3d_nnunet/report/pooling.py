@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.integrate import trapezoid
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.metrics import FALSE_POSITIVES, is_score, metrics_of
+from sam3d_nnunet.evaluation.metrics import VOLUMES, is_score, metrics_of
 from sam3d_nnunet.evaluation.results import PREDICTION
 from sam3d_nnunet.io import listing
 from sam3d_nnunet.report.selection import Selection
@@ -36,7 +36,7 @@ class Pooled:
         source: FOLDS or "test".
         clicks: number of clicks, or rounds, after which it was measured; None if the protocol is not iterated.
         area: the values are areas under the curve up to `clicks` instead of those measured after `clicks`.
-        rows: of metrics.csv, with the columns fold and trial.
+        rows: of metrics.csv, with the columns run, fold and trial.
         seconds: median per case, or per click of an iterated protocol; None if unknown.
     """
 
@@ -67,6 +67,11 @@ class Pooled:
         return sorted(self.rows["fold"].unique(), key=lambda fold: (len(fold), fold))
 
     @property
+    def runs(self) -> int:
+        """How many times the method was trained on each fold."""
+        return self.rows["run"].nunique()
+
+    @property
     def trials(self) -> int:
         """How many times clicks were drawn."""
         return self.rows["trial"].nunique()
@@ -77,14 +82,14 @@ class Pooled:
         return set(self.rows["case"])
 
     def values(self, target: str, metric: str) -> pd.Series:
-        """One number per case, the mean over its trials, by fold and case; without undefined ones."""
+        """One number per case, the mean over its runs and trials, by fold and case; without undefined ones."""
         rows = self.rows[self.rows["target"] == target]
         return rows.groupby(["fold", "case"])[metric].mean().dropna()
 
-    def trial_means(self, target: str, metric: str) -> np.ndarray:
-        """Mean over the cases of each trial."""
+    def means_by(self, what: str, target: str, metric: str) -> np.ndarray:
+        """Mean over the cases of each "trial" or "run"."""
         rows = self.rows[self.rows["target"] == target]
-        return rows.groupby("trial")[metric].mean().dropna().to_numpy()
+        return rows.groupby(what)[metric].mean().dropna().to_numpy()
 
 
 def pool(selection: Selection) -> tuple[list[Pooled], list[str]]:
@@ -121,7 +126,7 @@ def _groups(selection: Selection, table: pd.DataFrame) -> list[Pooled]:
     for key in sorted(groups, key=lambda k: (k[0] != FOLDS, k[0], protocols[k[1]].order, *k[2:])):
         source, protocol, clicks, method = key
         rows, name = groups[key].copy(), selection.name(method)
-        undefined = [metric for metric in metrics_of(rows) if metric != FALSE_POSITIVES]
+        undefined = [metric for metric in metrics_of(rows) if metric not in VOLUMES]
         rows[undefined] = rows[undefined].where(rows["truth_voxels"] > 0)  # the rule for an empty truth
         step = None if clicks == NO_STEP else clicks
         pools.append(Pooled(method, name, protocols[protocol], source, step, False, rows, seconds.get(key)))
@@ -171,7 +176,7 @@ def _splits(selection: Selection, method: str) -> Splits | None:
 
 
 def _refuse_twice(pooled: Pooled) -> None:
-    again = pooled.rows[pooled.rows.duplicated(["trial", "case", "target"])]
+    again = pooled.rows[pooled.rows.duplicated(["run", "trial", "case", "target"])]
     if len(again):
         case = again["case"].iloc[0]
         folds = sorted(pooled.rows.loc[pooled.rows["case"] == case, "fold"].unique())
@@ -217,8 +222,9 @@ def _missing_folds(pools: list[Pooled], splits: Splits) -> list[str]:
 
 def _missing_in_trials(pooled: Pooled) -> list[str]:
     return [
-        f"{pooled.name}, {pooled.label}: trial {trial} lacks {listing(missing, MOST_NAMES)}."
-        for trial, rows in pooled.rows.groupby("trial")
+        f"{pooled.name}, {pooled.label}: {f'training {run + 1}, ' if pooled.runs > 1 else ''}trial {trial} lacks "
+        f"{listing(missing, MOST_NAMES)}."
+        for (run, trial), rows in pooled.rows.groupby(["run", "trial"])
         if (missing := sorted(pooled.cases - set(rows["case"])))
     ]
 
@@ -259,7 +265,7 @@ def _areas(pools: Iterable[Pooled]) -> list[Pooled]:
 def _area_rows(steps: list[Pooled]) -> pd.DataFrame:
     """Trapezoids between the first and the last step, divided by their distance; NaN where a step is missing."""
     clicks = [step.clicks for step in steps]
-    tables = [step.rows.set_index(["fold", "trial", "case", "target"]) for step in steps]
+    tables = [step.rows.set_index(["run", "fold", "trial", "case", "target"]) for step in steps]
     areas = pd.DataFrame(index=tables[-1].index)
     for metric in metrics_of(tables[-1]):
         curves = pd.concat([table[metric] for table in tables], axis=1).reindex(areas.index)

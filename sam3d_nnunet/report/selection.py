@@ -87,7 +87,7 @@ class Selection:
     def rows(self, method: str, protocol: Protocol) -> pd.DataFrame:
         """What was measured; of an iterated protocol, after the last click."""
         rows = self.all_rows(method, protocol)
-        last = rows.groupby(["fold", "trial"])["clicks"].transform("max")
+        last = rows.groupby(["run", "fold", "trial"])["clicks"].transform("max")
         return rows[rows["clicks"].isna() | (rows["clicks"] == last)]
 
     def all_rows(self, method: str, protocol: Protocol) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from pydantic import Field
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results import PROMPTS
 from sam3d_nnunet.nnunet.folders import refuse_plans_name
+from sam3d_nnunet.planning.plan_dataset import seeded_plans
 from sam3d_nnunet.planning.planner import PLANS
 from sam3d_nnunet.planning.recipes import load_recipe
 from sam3d_nnunet.planning.settings import Block
@@ -59,6 +60,11 @@ class ComparedMethod(Block):
     )
 
     @property
+    def data_plans(self) -> str:
+        """The plans that preprocess its data."""
+        return self.plans
+
+    @property
     def facts(self) -> dict[str, str | None]:
         """What method.json in the results says about it."""
         if self.trainer is None:
@@ -71,11 +77,32 @@ class ComparedMethod(Block):
         return f"{self.trainer}__{self.plans}__{self.configuration}"
 
 
+class Run(ComparedMethod):
+    """One of several trainings of a method, with its own seed, plans and folder of results."""
+
+    run_of: ComparedMethod
+    seed: int
+
+    @classmethod
+    def of(cls, method: ComparedMethod, seed: int) -> "Run":
+        """The training of a method with a seed."""
+        own = {"name": f"{method.name}, seed {seed}", "plans": seeded_plans(method.plans, seed)}
+        return cls(**method.model_dump() | own, run_of=method, seed=seed)
+
+    @property
+    def data_plans(self) -> str:
+        """Plans that differ in the seed alone share their data."""
+        return self.run_of.plans
+
+
 class Comparison(Block):
     """Methods to compare, and how to compare them."""
 
     methods: list[ComparedMethod] = Field(
         [ComparedMethod(**method) for method in PAPER_METHODS], min_length=1, description="methods to compare"
+    )
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        [], description="train our methods once with each of these seeds; empty: once, without a seed"
     )
     folds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="folds of splits_final.json")
     protocols: list[str] = Field(
@@ -85,6 +112,9 @@ class Comparison(Block):
     )
     slice_protocols: list[str] = Field(["slice_1", "slice_3", "slice_10"], description="protocols of 2-D SAM")
     trials: int = Field(3, ge=1, description="how many times clicks are drawn")
+    windows: Literal["follow", "single"] = Field(
+        "follow", description="windows of predictions from clicks, as for `sam3d evaluate`; single: as in the paper"
+    )
     tolerances: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         [5.0], min_length=1, description="tolerances of the surface Dice, in mm"
     )
@@ -154,6 +184,8 @@ class Comparison(Block):
                 )
         if self.baseline is not None and self.baseline not in names:
             raise SAM3DError(f"{where} names the baseline {self.baseline!r}, which is not one of its methods.")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise SAM3DError(f"{where} gives the seeds {self.seeds}. Each must appear only once.")
         if min(self.folds) < 0 or len(set(self.folds)) < len(self.folds):
             raise SAM3DError(f"{where} gives the folds {self.folds}. Each must be 0 or more and appear only once.")
         for name in (*self.protocols, *self.slice_protocols):

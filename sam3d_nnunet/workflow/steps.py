@@ -18,11 +18,12 @@ from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
 from sam3d_nnunet.planning.fingerprint import FINGERPRINT, is_clipped
 from sam3d_nnunet.planning.plan_dataset import differences
 from sam3d_nnunet.planning.recipes import load_recipe
-from sam3d_nnunet.planning.settings import BLOCK, as_trained
+from sam3d_nnunet.planning.settings import BLOCK as SETTINGS
+from sam3d_nnunet.planning.settings import as_trained, merge
 from sam3d_nnunet.prediction.model_folder import FINAL, trained_model_folder
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, Protocol
 from sam3d_nnunet.training.planned_trainer import PlannedTrainer, complete_settings
-from sam3d_nnunet.workflow.comparison import WORK, ComparedMethod, Comparison
+from sam3d_nnunet.workflow.comparison import WORK, ComparedMethod, Comparison, Run
 
 NNUNET_PLANNERS = {
     "nnUNetPlans": "ExperimentPlanner",
@@ -79,7 +80,9 @@ class Steps:
         self.number = str(dataset_number(self.data.name))  # some of nnU-Net's commands take nothing else
         self.results = ResultsFolder(Path(results).absolute())
         self.cases = {fold: self.data.cases_of_fold(str(fold)) for fold in comparison.folds}
-        self.trained = [method for method in comparison.methods if method.trainer is not None]
+        self.trained = [
+            run for method in comparison.methods if method.trainer is not None for run in self._runs(method)
+        ]
         self.protocols = {
             method.name: comparison.protocols if takes_prompts(find_trainer(method.trainer)) else [AUTOMATIC]
             for method in self.trained
@@ -87,19 +90,25 @@ class Steps:
         self._preprocessed = preprocessed_root() / self.data.name
         self._check()
 
+    def _runs(self, method: ComparedMethod) -> list[ComparedMethod]:
+        """One training for each seed. nnU-Net's own trainers and plans know no seed: they are trained once."""
+        is_seeded = not _is_nnunets(method.plans) and issubclass(find_trainer(method.trainer), PlannedTrainer)
+        return [Run.of(method, seed) for seed in self.comparison.seeds if is_seeded] or [method]
+
     def _check(self) -> None:
         """Refuse now what would stop a step later, or mix results of different models."""
         self.data.raw.refuse_case_names()
         self.results.check_data(self.data)
-        for method in self.comparison.methods:
+        sam2d = [method for method in self.comparison.methods if method.sam2d is not None]
+        for method in (*self.trained, *sam2d):
             self.results.check_method(method.name, method.facts)
             if method.sam2d is not None and self.data.raw.listed is not None:
                 raise SAM3DError(
                     f"The method {method.name} runs sam3d predict-sam2d, which needs all images in one folder, but the "
                     f"dataset.json of {self.data.name} lists them. Leave the method out."
                 )
-        for plans in self._plans_names:
-            self._refuse_other_plans(plans)
+        for method in self._by_plans.values():
+            self._refuse_other_plans(method)
         for method in self.trained:
             self._refuse_model_of_other_plans(method)
             for fold in map(str, self.comparison.folds):
@@ -116,9 +125,9 @@ class Steps:
         if needed and not (self._preprocessed / FINGERPRINT).is_file():
             check = ["nnUNetv2_extract_fingerprint", "-d", self.number, "--verify_dataset_integrity"]
             yield Step(FINGERPRINTED, [check], [])
-        for plans in self._plans_names:
+        for plans, method in self._by_plans.items():
             if not self._plans_file(plans).is_file():
-                yield Step(_planned(plans), [self._plan_command(plans)], [FINGERPRINTED])
+                yield Step(_planned(plans), [self._plan_command(method)], [FINGERPRINTED])
         # methods can share a preprocessed folder, which only one step may write
         folders: dict[Path, ComparedMethod] = {}
         for method in self.trained:
@@ -159,6 +168,7 @@ class Steps:
                 command = self._evaluate_command(method, fold)
                 command += ["-c", method.configuration, "-tr", method.trainer, "-p", method.plans]
                 command += ["--trials", str(self.comparison.trials), "--device", self.device]
+                command += ["--windows", self.comparison.windows] if self.comparison.windows != "follow" else []
                 command += _repeated("--protocol", protocols)
                 yield Step(f"{EVALUATE}/{method.name}/fold_{fold}", [command], [_trained(method.model, fold)])
 
@@ -199,7 +209,8 @@ class Steps:
 
     def _evaluate_command(self, method: ComparedMethod, fold: int) -> Command:
         command = ["sam3d", "evaluate", "-d", self.number, "-f", str(fold), "-o", str(self.results.root)]
-        return [*command, "--name", method.name, *_repeated("--tolerance", self.comparison.tolerances)]
+        command += ["--name", method.name, *_repeated("--tolerance", self.comparison.tolerances)]
+        return command + (["--run-of", method.run_of.name] if isinstance(method, Run) else [])
 
     def _measured(self, method: ComparedMethod, protocols: Sequence[str], fold: int, trials: Iterable[int]) -> bool:
         tolerances = sorted(self.comparison.tolerances)
@@ -211,8 +222,9 @@ class Steps:
         )
 
     @property
-    def _plans_names(self) -> list[str]:
-        return list(dict.fromkeys(method.plans for method in self.trained))
+    def _by_plans(self) -> dict[str, ComparedMethod]:
+        """Each plans' name with one of the methods that are trained with these plans."""
+        return {method.plans: method for method in self.trained}
 
     def _plans_file(self, plans: str) -> Path:
         return self._preprocessed / f"{plans}.json"
@@ -220,10 +232,12 @@ class Steps:
     def _model_folder(self, method: ComparedMethod) -> Path:
         return trained_model_folder(self.data.name, method.configuration, method.trainer, method.plans)
 
-    def _plan_command(self, plans: str) -> Command:
-        if _is_nnunets(plans):
-            return ["nnUNetv2_plan_experiment", "-d", self.number, "-pl", NNUNET_PLANNERS[plans]]
-        return ["sam3d", "plan", "-d", self.number, "--recipe", self.recipe, "--overwrite-plans-name", plans]
+    def _plan_command(self, method: ComparedMethod) -> Command:
+        if _is_nnunets(method.plans):
+            return ["nnUNetv2_plan_experiment", "-d", self.number, "-pl", NNUNET_PLANNERS[method.plans]]
+        command = ["sam3d", "plan", "-d", self.number, "--recipe", self.recipe]
+        command += ["--overwrite-plans-name", method.data_plans]
+        return command + (["--seed", str(method.seed)] if isinstance(method, Run) else [])
 
     def _preprocessed_folder(self, method: ComparedMethod) -> Path:
         """The folder that the plans name; without plans yet, the one that nnU-Net's planners will name.
@@ -234,11 +248,12 @@ class Steps:
         if file.is_file():
             return self._preprocessed / _read_configuration(file, method.configuration).data_identifier
         shared = method.plans in NNUNET_PLANNERS and method.configuration in ("2d", "3d_fullres")
-        plans = "nnUNetPlans" if shared else method.plans
+        plans = "nnUNetPlans" if shared else method.data_plans
         return self._preprocessed / f"{plans}_{method.configuration}"
 
-    def _refuse_other_plans(self, name: str) -> None:
+    def _refuse_other_plans(self, method: ComparedMethod) -> None:
         """Existing plans are used, so they must be the plans that the recipe would write."""
+        name = method.plans
         file = self._plans_file(name)
         if _is_nnunets(name):
             if name not in NNUNET_PLANNERS and not file.is_file():
@@ -247,7 +262,9 @@ class Steps:
                     "plans with nnUNetv2_plan_experiment first."
                 )
             return
-        differs = differences(_read_plans(file), load_recipe(self.recipe)) if file.is_file() else []
+        seed = {SETTINGS: {"seed": method.seed}} if isinstance(method, Run) else {}
+        recipe = merge(load_recipe(self.recipe), seed)
+        differs = differences(_read_plans(file), recipe) if file.is_file() else []
         if differs:
             raise SAM3DError(
                 f"{file} differs from the recipe {self.recipe} in {', '.join(differs)}. Give the methods of the recipe "
@@ -282,7 +299,7 @@ class Steps:
         if issubclass(trainer, PlannedTrainer):  # it completes the settings in its copy of the plans
             configuration = plans["configurations"][method.configuration]
             if by_a_training:
-                configuration[BLOCK] = as_trained(configuration.get(BLOCK, {}))
+                configuration[SETTINGS] = as_trained(configuration.get(SETTINGS, {}))
             complete_settings(plans, method.configuration, self.data.dataset_json, trainer)
         common = {key: value for key, value in plans.items() if key != "configurations"}
         return common | PlansManager(plans).get_configuration(method.configuration).configuration

@@ -75,7 +75,7 @@ def test_means_are_those_of_plain_pandas(made_results, target, metric):
 
 
 def test_trials_are_averaged_on_their_own(made_results):
-    means = pools_of(made_results)[ADAPTER, "volume_1"].trial_means("Anterior", "dice")
+    means = pools_of(made_results)[ADAPTER, "volume_1"].means_by("trial", "Anterior", "dice")
     folder = made_results / ADAPTER / "volume_1"
     expected = [reference(folder, "Anterior", "dice", f"fold_*/trial_{t}") for t in range(3)]
     assert means == pytest.approx(expected)

@@ -81,7 +81,9 @@ def test_all_steps_of_a_model(dataset):
     evaluate = steps["evaluate/ours/fold_1"]
     assert evaluate.needs == [train.name]
     assert "--protocol automatic --protocol volume_1 --protocol volume_3 --protocol volume_10" in evaluate.shell
-    assert "--trials 2" in evaluate.shell
+    assert "--trials 2" in evaluate.shell and "--windows" not in evaluate.shell
+    *_, evaluate = left(dataset, [OURS], windows="single")
+    assert "--windows single" in evaluate.shell
 
 
 def test_nnunets_plans_share_what_is_preprocessed(dataset):
@@ -280,3 +282,35 @@ def test_a_command_that_fails_does_not_cost_the_next(tmp_path, commands, code):
 def test_mistakes_come_before_any_work(dataset, methods, more, message):
     with pytest.raises(SAM3DError, match=message):
         left(dataset, methods, **more)
+
+
+# several seeds
+
+
+def test_seeds_are_trainings_of_their_own_on_the_same_data(dataset):
+    methods = [OURS, {"name": "U-Net", "trainer": "nnUNetTrainer"}, NNUNET]
+    steps = {step.name: step for step in left(dataset, methods, seeds=[0, 3])}
+    shells = {name: step.shell for name, step in steps.items()}
+    for seed in (0, 3):
+        plans = f"SAM3DPlans_seed{seed}"
+        assert f"--overwrite-plans-name SAM3DPlans --seed {seed} ||" in shells[f"prepare/{plans}"]
+        train = steps[f"train/SAM3DAdapterTrainer__{plans}__3d_fullres/fold_0"]
+        assert f"-p {plans} -tr SAM3DAdapterTrainer" in train.shell
+        assert set(train.needs) == {f"prepare/{plans}", "prepare/SAM3DPlans_3d_fullres"}
+        evaluate = shells[f"evaluate/ours, seed {seed}/fold_1"]
+        assert f"--name 'ours, seed {seed}' " in evaluate and " --run-of ours " in evaluate
+    # nnU-Net's own trainer knows no seed
+    assert "train/nnUNetTrainer__SAM3DPlans__3d_fullres/fold_0" in steps
+    assert "train/nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0" in steps
+    assert len(steps) == len(set(shells.values()))
+
+
+def test_plans_of_another_seed_are_refused(dataset):
+    file = dataset.base / "SAM3DPlans_seed3.json"
+    write_plans(file, {"seed": 3})
+    assert left(dataset, [OURS], seeds=[3])
+    write_plans(file, {"seed": 4})
+    with pytest.raises(SAM3DError, match="SAM3DPlans_seed3.json differs from the recipe kits21_tumor in seed"):
+        left(dataset, [OURS], seeds=[3])
+    with pytest.raises(SAM3DError, match=r"seeds \[3, 3\]"):
+        left(dataset, [OURS], seeds=[3, 3])

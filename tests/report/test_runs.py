@@ -1,0 +1,102 @@
+"""Several trainings of a method are pooled under its name."""
+
+import json
+import shutil
+from io import StringIO
+
+import numpy as np
+import pandas as pd
+import pytest
+from results_fixtures import ADAPTER, UNET
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.report.caption import caption
+from sam3d_nnunet.report.content import gather
+from sam3d_nnunet.report.figures import _folders, _title
+from sam3d_nnunet.report.long_csv import to_csv
+from sam3d_nnunet.report.pooling import pool
+from sam3d_nnunet.report.selection import Selection
+
+RUNS = [f"{ADAPTER}_seed{seed}" for seed in (0, 1, 2)]
+
+
+@pytest.fixture
+def three_runs(results_folder):
+    """The adapter as three runs of `ours`; the Dice of the second is lower by 0.1, that of the third by 0.2."""
+    for run, name in enumerate(RUNS):
+        shutil.copytree(results_folder / ADAPTER, results_folder / name)
+        note(results_folder / name, run_of="ours", seed=run, plans=f"SAM3DPlans_seed{run}")
+        for file in (results_folder / name).rglob("metrics.csv"):
+            table = pd.read_csv(file)
+            table.assign(dice=table["dice"] - 0.1 * run).to_csv(file, index=False)
+    shutil.rmtree(results_folder / ADAPTER)
+    return results_folder
+
+
+def note(folder, **facts) -> None:
+    file = folder / "method.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | facts))
+
+
+def pools(root) -> dict:
+    return {(p.method, p.label): p for p in pool(Selection(Results(root)))[0]}
+
+
+def test_value_of_a_case_is_its_mean_over_runs(three_runs, made_results):
+    pooled, single = pools(three_runs), pools(made_results)
+    assert {method for method, _ in pooled} == {"ours", UNET}
+    for label in ("automatic", "volume_1", "iterated_3, after 2", "iterated_3, area"):
+        ours, one = pooled["ours", label], single[ADAPTER, label]
+        assert (ours.runs, one.runs, ours.trials) == (3, 1, one.trials)
+        expected = one.values("Anterior", "dice") - 0.1
+        pd.testing.assert_series_equal(ours.values("Anterior", "dice"), expected)
+
+
+def test_table_of_runs(three_runs, made_results):
+    content = gather(Results(three_runs), protocols=["volume_1"], methods=["ours"])
+    table = pd.read_csv(StringIO(to_csv(content)))
+    (ours,) = table[(table["target"] == "Anterior") & (table["metric"] == "dice")].to_dict("records")
+    assert ours["sd_runs"] == pytest.approx(0.1)  # of 0, -0.1 and -0.2
+    trials = pools(made_results)[ADAPTER, "volume_1"].means_by("trial", "Anterior", "dice")
+    assert ours["sd_trials"] == pytest.approx(np.std(trials, ddof=1))
+
+    # caption and table of trainings
+    assert any("ours was trained 3 times on each fold." in sentence for sentence in caption(content))
+    (ours,) = [training for training in content.trainings if training.name == "ours"]
+    assert {"0, 1, 2", "SAM3DPlans_seed0, SAM3DPlans_seed1, SAM3DPlans_seed2"} <= set(ours.cells)
+
+
+def test_figures_show_the_first_run(three_runs):
+    selection = Selection(Results(three_runs), protocols=["volume_1"])
+    folders = _folders(selection, "ours", selection.protocols[0], "case_01")
+    assert [(folder.run, folder.trial) for folder in folders] == [(0, 0), (0, 1), (0, 2)]
+    assert f"Dice {selection.rows('ours', selection.protocols[0]).iloc[0]['dice']:.2f}" in _title(
+        selection, folders[0], "case_00"
+    )
+
+
+def test_a_run_that_lacks_cases_is_named(three_runs):
+    shutil.rmtree(three_runs / RUNS[1] / "volume_1" / "fold_0" / "trial_2")
+    _, notes = pool(Selection(Results(three_runs)))
+    assert any(note.startswith("ours, volume_1: training 2, trial 2 lacks case_00") for note in notes)
+
+
+@pytest.mark.parametrize(
+    "facts, message",
+    [
+        ({"trainer": "nnUNetTrainer"}, "can't be runs of one method: their trainer is SAM3DAdapterTrainer and nnUNet"),
+        ({"run_of": UNET}, f"{RUNS[2]}, {UNET} can't be runs of one method: their run_of is"),
+    ],
+)
+def test_different_methods_are_no_runs(three_runs, facts, message):
+    note(three_runs / RUNS[2], **facts)
+    with pytest.raises(SAM3DError, match=message):
+        Results(three_runs)
+
+
+def test_runs_on_different_splits_are_refused(three_runs):
+    file = three_runs / RUNS[1] / "splits_final.json"
+    file.write_text(json.dumps(json.loads(file.read_text())[::-1]))
+    with pytest.raises(SAM3DError, match="the runs of ours were trained on different splits"):
+        pool(Selection(Results(three_runs)))
