@@ -47,10 +47,16 @@ PAPER = {  # the paper's millions of parameters; for tuning methods those tuned 
     "SAM3DAdapterAutoTrainer": 15.21,
 }
 RESENC = "nnUNetTrainer, ResEnc-L"
+OTHER_NECKS = {
+    f"{name}, neck {neck}": (name, {"neck": neck})
+    for name, neck in {**dict.fromkeys(trainers_in(TUNING), "3d"), "SAM3DAdapterAutoTrainer": "sam"}.items()
+}
+"""Each way of tuning SAM with the neck that is not its default: the trainer and the arguments of its network."""
 METHODS = (
     "nnUNetTrainer",
     RESENC,
     *(name for name in trainers_in(NETWORK, TUNING, CONTROL) if not name.endswith("epochs")),  # the same network
+    *OTHER_NECKS,
     "SAM3DAdapterTrainer",
     "SAM3DAdapterTrainer_paper",
     *trainers_in(ABLATION),
@@ -155,7 +161,8 @@ def measure(method: str, arguments: argparse.Namespace) -> Cost | str:
 
 def make_network(method: str, arguments: argparse.Namespace) -> nn.Module:
     """The network that nnU-Net builds for a training from the plan."""
-    trainer = nnUNetTrainer if method in ("nnUNetTrainer", RESENC) else class_lookup(__name__)(method)
+    name, _ = OTHER_NECKS.get(method, (method, {}))
+    trainer = nnUNetTrainer if name in ("nnUNetTrainer", RESENC) else class_lookup(__name__)(name)
     plans = PlansManager(plan(method, trainer, arguments))
     configuration = plans.get_configuration("3d_fullres")
     return trainer.build_network_architecture(plans, configuration, arguments.channels, arguments.classes, True)
@@ -194,6 +201,9 @@ def plan(method: str, trainer: type, arguments: argparse.Namespace) -> dict:
     if arguments.preset == "paper":  # its clicks have no labels
         block["clicks"] = {"policy": "paper"}
     block |= getattr(trainer, "changes", {})
+    if method in OTHER_NECKS:
+        name, network = OTHER_NECKS[method]
+        block["networks"] = {name: network}
     settings = SAM3DSettings.model_validate(block).model_dump()
     configuration = {"patch_size": list(arguments.size), "architecture": architecture, BLOCK: settings}
     return {"plans_name": "benchmark", "configurations": {"3d_fullres": configuration}}

@@ -55,7 +55,7 @@ class SAM3DHoulsbyAdapterTrainer(TunedSAMTrainer):
     """Tunes two adapters and the norms of each block, slice by slice: 2,416,128 parameters of ViT-B.
 
     The paper counts 7.61 M and gives no width. Ours is 64, to our knowledge the authors' choice for a single width for
-    all tasks. No whole width gives the paper's count. The nearest is 205 (7.62 M); for a comparison at equal size use
+    all tasks. No whole width gives the paper's count. The nearest is 205 (7.62 M), which the paper's recipes have:
     `{"networks": {"SAM3DHoulsbyAdapterTrainer": {"width": 205}}}`.
     """
 

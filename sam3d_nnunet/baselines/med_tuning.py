@@ -117,7 +117,8 @@ class SAM3DMedTuningTrainer(TunedSAMTrainer):
 
     3,072 of them, biases in front of batch norm, have no effect, as in the authors' implementation. The paper counts
     11.10 M and gives no width. Ours is that of the authors' implementation, a sixth of a token's: 128 channels. Half of
-    a token's (ratio 2), as the counts of ST-Adapter and Pro-tuning suggest, would give 10.46 M.
+    a token's (ratio 2), as the counts of ST-Adapter and Pro-tuning suggest, would give 10.46 M. A ratio of 1.91, as in
+    the paper's recipes, gives its count.
     """
 
     paper_millions = 11.10

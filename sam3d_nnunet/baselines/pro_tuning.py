@@ -43,7 +43,8 @@ class SAM3DProTuningTrainer(TunedSAMTrainer):
     """Tunes a prompt block and the norms of each block, slice by slice: 7,248,384 parameters of ViT-B.
 
     The paper counts 7.17 M. A width of 384, half of ViT-B's, with a depth-wise convolution of 3 x 3 has this count
-    (7,174,656), so our width is 384. To our knowledge the authors' convolution is 5 x 5, as ours.
+    (7,174,656), so our width is 384, and the paper's recipes have that convolution. To our knowledge the authors' is
+    5 x 5, as our default.
     """
 
     paper_millions = 7.17

@@ -57,7 +57,7 @@ def test_the_papers_ablations_share_the_plans_of_its_comparison():
     comparison = Comparison.from_recipe("kits21_ablations")
     both = [m for m in Comparison.from_recipe("kits21_tumor").methods if m in comparison.methods]
     assert [method.trainer for method in both] == ["SAM3DAdapterTrainer_paper"]
-    assert (comparison.folds, comparison.trials) == ([0], 10)
+    assert (comparison.folds, comparison.trials, comparison.windows) == ([0], 10, "single")
 
 
 @pytest.mark.parametrize("name", ["kits21_ablations", "spine_ablations"])
