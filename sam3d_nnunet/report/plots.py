@@ -1,4 +1,4 @@
-"""Plot the metrics of all cases: against clicks, as bars, by click position, against a baseline, against volume.
+"""Plot the metrics of all cases: against clicks, as bars, by place of the clicks, against a baseline, against volume.
 
 Each case counts once, with the mean over its trials. Whiskers are bootstrap intervals (95 %) over cases.
 """
@@ -110,6 +110,49 @@ def plot_click_position(selection: Selection) -> Figure:
     return figure
 
 
+def plot_robustness(selection: Selection) -> Figure:
+    """Dice where the robot clicks, and beside it where a person does or where clicks are off target.
+
+    One column for each protocol of the robot, one row for each target.
+
+    Raises:
+        SAM3DError: no method was measured both ways.
+    """
+    curves: dict[Protocol, dict[str, list[Protocol]]] = {}
+    for method in selection.methods:
+        protocols = selection.protocols_of(method)
+        for ideal in protocols:
+            same = [protocol for protocol in protocols if protocol.ideal == ideal]
+            if ideal.ideal == ideal and len(same) > 1:
+                curves.setdefault(ideal, {})[method] = same
+    if not curves:
+        raise SAM3DError("no method was measured with ideal and other clicks, such as volume_1 and volume_1_human")
+    targets = _targets(selection.table)
+    figure, grid = _grid(len(targets), len(curves), (1.25 * PANEL, PANEL), sharey=True)
+    for axes, (title, names) in zip(grid, targets.items()):
+        for axis, (ideal, methods) in zip(axes, curves.items()):
+            places = {p: x for x, p in enumerate(sorted(set().union(*methods.values()), key=lambda p: p.order))}
+            sizes = set()
+            for number, (method, protocols) in enumerate(methods.items()):
+                shift = 0.06 * (number - (len(methods) - 1) / 2)  # whiskers of different methods stay apart
+                rows = {places[p]: selection.rows(method, p) for p in protocols}
+                of_target = {x: of_place[of_place["target"].isin(names)] for x, of_place in rows.items()}
+                sizes |= _draw_curve(axis, selection, method, False, of_target, DICE, shift)
+            axis.set(title=f"{wrap(title)}, {ideal.name}\n{_cases(sizes)}", ylabel="Dice")
+            axis.set_xticks(list(places.values()), [_clicks_of(protocol) for protocol in places])
+            axis.set_xlim(-0.4, len(places) - 0.6)
+            axis.grid(axis="y", alpha=0.3)
+    _legend_below(figure, grid)
+    return figure
+
+
+def _clicks_of(protocol: Protocol) -> str:
+    """Where clicks are, in a word or two."""
+    if protocol.human:
+        return "human"
+    return f"{100 * protocol.off_share:g} % off\nby {protocol.off_mm:g} mm" if protocol.off_share else "ideal"
+
+
 def plot_paired(selection: Selection, method: str) -> Figure:
     """Dice of a method, under its first protocol with clicks, against that of the baseline; one dot per case.
 
@@ -179,7 +222,7 @@ def _curves(selection: Selection, method: str) -> dict[bool, dict[int, pd.DataFr
     drawn = {p.clicks: selection.rows(method, p) for p in protocols if p.is_plotted_against_clicks}
     corrective = {}
     for protocol in protocols:
-        if protocol.is_iterated and not protocol.is_challenge:  # the longest one comes last
+        if protocol.is_iterated and not (protocol.is_challenge or protocol.human):  # the longest one comes last
             rows = selection.all_rows(method, protocol)
             corrective = {int(count): of_count for count, of_count in rows.groupby("clicks")}
     return {

@@ -15,6 +15,7 @@ from sam3d_nnunet.report.plots import (
     plot_bars,
     plot_click_position,
     plot_paired,
+    plot_robustness,
 )
 from sam3d_nnunet.report.selection import Selection
 from sam3d_nnunet.report.style import method_style
@@ -22,6 +23,8 @@ from sam3d_nnunet.simulation.protocols import Protocol
 
 AUTOMATIC = Protocol.parse("automatic")
 CASES = [f"c{i}" for i in range(6)]
+NAMES = ("volume_1", "iterated_2")
+"""Protocols of which a version is added."""
 PROMPTED = ("volume_1", "volume_3", "center_1", "margin_1", "iterated_2")
 
 
@@ -119,6 +122,35 @@ def test_folds_and_test_set_are_never_pooled(results):
 def test_bar_of_an_iterated_protocol_is_that_after_the_last_click(results):
     bars = plot_bars(Selection(results), Protocol.parse("iterated_2")).axes[0].patches
     assert bars[0].get_width() == pytest.approx(_mean(results, "kidney", method="b", protocol="iterated_2", clicks=2))
+
+
+def test_robustness_shows_a_person_beside_the_robot(results):
+    """On constructed results: one column for each protocol of the robot that has a version, in the order of both."""
+    with pytest.raises(SAM3DError, match="volume_1 and volume_1_human"):
+        plot_robustness(Selection(results))
+    rng = np.random.default_rng(1)
+    added = ("volume_1_human", "volume_1_off20_5mm", "iterated_2_human/fold_0/trial_0/after_1", "lesion_1_human")
+    for protocol in (*added, "iterated_2_human/fold_0/trial_0/after_2"):
+        folder = results.root / "b" / (protocol if "/" in protocol else f"{protocol}/fold_0/trial_0")
+        folder.mkdir(parents=True)
+        _write_metrics(folder / "metrics.csv", rng)
+    results = Results(results.root)
+    figure = plot_robustness(Selection(results))
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == [f"{target}, {name}\n{n} cases" for target, n in (("kidney", 6), ("tumour", 5)) for name in NAMES]
+    labels = [[tick.get_text() for tick in axis.get_xticklabels()] for axis in figure.axes]
+    assert labels == [["ideal", "human", "20 % off\nby 5 mm"], ["ideal", "human"]] * 2
+    for axis, target in zip(figure.axes[::2], ("kidney", "tumour")):
+        (curve,) = axis.containers
+        shown = ("volume_1", "volume_1_human", "volume_1_off20_5mm")
+        means = [_mean(results, target, method="b", protocol=p) for p in shown]
+        assert curve.get_label() == "ours" and curve.lines[0].get_xydata() == pytest.approx(np.c_[range(3), means])
+    last = [_mean(results, "kidney", method="b", protocol=p, clicks=2) for p in ("iterated_2", "iterated_2_human")]
+    assert figure.axes[1].containers[0].lines[0].get_ydata() == pytest.approx(last)
+    curves = plot_against_clicks(Selection(results)).axes[0].containers  # which stay those of the robot
+    assert [curve.get_label() for curve in curves] == ["nnU-Net", "ours", "ours, corrective clicks"]
+    corrective = [_mean(results, "kidney", method="b", protocol="iterated_2", clicks=k) for k in (1, 2)]
+    assert curves[2].lines[0].get_ydata() == pytest.approx(corrective)
 
 
 def test_click_positions_have_a_dot_for_each_case(results):
