@@ -11,8 +11,9 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "sam3d_nnunet" / "__init__
 
 BASELINES = ["segment-anything", "monai"]
 BENCHMARK = ['snakemake>=9; python_version >= "3.11"', "filelock"]
+RIVALS = ["nninteractive-client>=2.6,<3"]  # it requires numpy, httpx and blosc2, and no torch
 # segment-anything imports torchvision but does not require it. The packaging test builds a wheel with setuptools.
-TEST = [*BASELINES, *BENCHMARK, "pytest>=7.4", "pytest-xdist", "hypothesis", "torchvision", "setuptools>=64"]
+TEST = [*BASELINES, *BENCHMARK, *RIVALS, "pytest>=7.4", "pytest-xdist", "hypothesis", "torchvision", "setuptools>=64"]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 DEV = [*TEST, *DOCS, "ruff", "import-linter>=2.9"]
 
@@ -65,7 +66,14 @@ setup(
         "statsmodels",
         "jinja2",
     ],
-    extras_require={"test": TEST, "baselines": BASELINES, "benchmark": BENCHMARK, "docs": DOCS, "dev": DEV},
+    extras_require={
+        "test": TEST,
+        "baselines": BASELINES,
+        "benchmark": BENCHMARK,
+        "rivals": RIVALS,
+        "docs": DOCS,
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["sam3d = sam3d_nnunet.cli.main:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -44,7 +44,8 @@ def test_metadata(wheel):
     metadata = wheel.read(f"sam3d_nnunet-{__version__}.dist-info/METADATA").decode()
     major, minor = NNUNET_MINOR.split(".")
     assert f"Requires-Dist: nnunetv2<{major}.{int(minor) + 1},>={NNUNET_MINOR}" in metadata
-    assert all(f"Provides-Extra: {extra}" in metadata for extra in ("test", "baselines", "benchmark", "docs", "dev"))
+    extras = ("test", "baselines", "benchmark", "rivals", "docs", "dev")
+    assert all(f"Provides-Extra: {extra}" in metadata for extra in extras)
     scripts = wheel.read(f"sam3d_nnunet-{__version__}.dist-info/entry_points.txt").decode()
     assert "sam3d = sam3d_nnunet.cli.main:main" in scripts
 

@@ -175,7 +175,12 @@ class Server:
                 f"The server {self.place} does not know what it was asked when {doing} ({detail}). Check that it is "
                 f"nnInteractive's, of the version of {CLIENT} {self.client_version}."
             )
-        several = f" The image has {channels} channels; the published models of nnInteractive take one."
+        if status < 500:
+            return f"The server {self.place} refused when {doing}: {detail.rstrip('.')}. Correct that. {AGAIN}"
+        several = (
+            f" The image has {channels} channels, but the published models of nnInteractive take one: make a data set "
+            "of one of them."
+        )
         return (
             f"The server {self.place} failed with HTTP status {status} when {doing} ({detail})."
             f"{several if channels > 1 else ''} Its log says why. {AGAIN}"

@@ -240,6 +240,29 @@ def test_challenge(evaluate, stub, labels, read, tmp_path, box3d):
     assert next(clicks, None) is None and next(boxes, None) is None
 
 
+def test_autopet(evaluate, stub, labels, read, tmp_path):
+    """Without clicks there is no prediction; then each round has a click on a lesion and one beside it."""
+    for file in labels.iterdir():
+        label_map = sitk.ReadImage(str(file))
+        sitk.WriteImage(sitk.Cast(label_map == 1, sitk.sitkUInt8), str(file))
+    for file in (labels.parent / "imagesTr").iterdir():
+        image = sitk.ReadImage(str(file))
+        image[10, 9:11, 6:8] = 3 * INTENSITY  # looks like a lesion
+        sitk.WriteImage(image, str(file))
+    description = labels.parent / "dataset.json"
+    content = json.loads(description.read_text()) | {"labels": {"background": 0, "lesion": 1}}
+    description.write_text(json.dumps(content))
+    done = evaluate("-f", 0, "--protocol", "autopet_2")
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "evaluated/rival/autopet_2/fold_0/trial_0"
+    for case in CASES:
+        found = [read(folder / f"after_{k}/{case}.nii.gz") for k in range(3)]
+        assert not found[0].any() and found[1].any() and (found[1] != found[2]).any()
+        assert read_prompt(folder / f"after_2/{case}.json").labels.tolist() == [1, 0, 1, 0]
+    assert [include for _, include, _ in points_of(stub)] == [True, False] * 4
+    assert set(pd.read_csv(folder / "after_2/scores.csv")["case"]) == set(CASES)
+
+
 def test_boxes_of_a_class_in_slices_of_any_axis():
     mask = np.zeros((4, 5, 6), bool)
     mask[1:3, 2:4, 1] = mask[0, 4, 5] = mask[1, 1:5, 3] = True
@@ -305,7 +328,7 @@ def test_a_case_without_clicks_asks_no_server(stub, labels, read, tmp_path):
 POINT = "/add_point_interaction"
 FAULTS = [
     (POINT, "500", "failed with HTTP status 500 when asked for a prediction (made up for 500)"),
-    (POINT, "400", "(made up for 400)"),
+    (POINT, "400", "refused when asked for a prediction: made up for 400"),
     (POINT, "404", "does not know what it was asked"),
     (POINT, "410", "ended the session"),
     (POINT, "close", "broke when asked for a prediction"),
