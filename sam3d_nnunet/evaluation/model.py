@@ -13,6 +13,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results import fingerprint
+from sam3d_nnunet.evaluation.training_facts import training_facts
 from sam3d_nnunet.network.device import usable_device
 from sam3d_nnunet.nnunet.names import takes_prompts
 from sam3d_nnunet.prediction.growth import MAX_WINDOWS
@@ -69,11 +70,13 @@ class EvaluatedModel:
         """
         self.folder, self.folds, self.options = folder, list(folds), options
         self.plans: str = read_plans(folder)["plans_name"]
-        checkpoint = load_checkpoint(folder / f"fold_{folds[0]}" / options.checkpoint)
+        fold = folder / f"fold_{folds[0]}"
+        checkpoint = load_checkpoint(fold / options.checkpoint)
+        trainer = trainer_of(checkpoint, folder)
         self.trainer: str = checkpoint["trainer_name"]
-        self.takes_clicks = takes_prompts(trainer_of(checkpoint, folder))
+        self.takes_clicks = takes_prompts(trainer)
         self.configuration: str = checkpoint["init_args"]["configuration"]
-        self._log: dict[str, list] = checkpoint.get("logging") or {}
+        self._training = training_facts(checkpoint, trainer, fold)
 
     @cached_property
     def fingerprints(self) -> list[str]:
@@ -111,16 +114,10 @@ class EvaluatedModel:
             "kind": "prompted" if self.takes_clicks else "automatic",
             "parameters": sum(p.numel() for p in network.parameters()),
             "tuned_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
-            "training_hours": self.training_hours,
+            **self._training,
             "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
             "device": torch.cuda.get_device_name() if cuda else self.options.device,
         }
-
-    @property
-    def training_hours(self) -> float | None:
-        """Of all epochs of the first fold that nnU-Net has logged."""
-        starts, ends = (self._log.get(f"epoch_{event}_timestamps", []) for event in ("start", "end"))
-        return sum(end - start for start, end in zip(starts, ends)) / 3600 if ends else None
 
 
 def load_automatic(folder: Path, folds: Sequence[str], options: PredictionOptions) -> nnUNetPredictor:

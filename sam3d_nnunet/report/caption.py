@@ -3,12 +3,14 @@
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 
-from sam3d_nnunet.evaluation.metrics import CHALLENGE_SCORES, RULE
+from sam3d_nnunet.evaluation.metrics import CHALLENGE_SCORES, CHALLENGE_VOLUMES, RULE
 from sam3d_nnunet.report.content import Content
 from sam3d_nnunet.report.pooling import FOLDS
 from sam3d_nnunet.report.published import paper_notes
-from sam3d_nnunet.report.statistics import FEWEST_PAIRS, LEVEL
+from sam3d_nnunet.report.statistics import FEWEST_PAIRS, LEVEL, reference_of
+from sam3d_nnunet.report.training import NEVER_AUTOMATIC, TITLE, never_without_clicks
 from sam3d_nnunet.simulation.protocols import Protocol
 
 
@@ -17,15 +19,18 @@ def caption(content: Content) -> list[str]:
     return [
         "Means over cases [95 % bootstrap interval over cases]; Dice, NSD and lesion scores in per cent. The value of "
         "a case is its mean over trials of drawn clicks. Standard deviations over folds and trials are in table.csv.",
+        *_runs(content),
         *_sources(content),
         f"Protocols: {'; '.join(_protocols(content))}.",
         *_areas(content),
         *_challenges(content),
         RULE,
         *_empty(content),
+        *_absent(content),
         "Bold: the best of several methods under the same protocol and on the same cases.",
         *_tests(content),
         *_costs(content),
+        *_training(content),
         *content.notes,
         *(paper_notes(content.paper) if content.paper else []),
     ]
@@ -44,6 +49,16 @@ def _sources(content: Content) -> list[str]:
         else:
             sentences.append(f"Separate test set: {count} {'case' if count == 1 else 'cases'}.")
     return sentences
+
+
+def _runs(content: Content) -> list[str]:
+    """Methods that were trained several times on the same fold."""
+    runs = {pooled.name: pooled.runs for pooled in content.pools if pooled.runs > 1}
+    return [
+        f"{name} was trained {count} times on each fold. The value of a case is its mean over these trainings, whose "
+        "standard deviation is in table.csv."
+        for name, count in runs.items()
+    ]
 
 
 def _protocols(content: Content) -> list[str]:
@@ -71,14 +86,11 @@ def _areas(content: Content) -> list[str]:
 
 
 def _challenges(content: Content) -> list[str]:
-    """What the scores of a challenge are."""
-    if not any(metric in CHALLENGE_SCORES for _, metric in content.columns):
+    """What the scores of challenges are."""
+    if not any(metric in (*CHALLENGE_SCORES, *CHALLENGE_VOLUMES) for _, metric in content.columns):
         return []
-    return [
-        "DSC and NSD (at 2 mm) of all classes are those of the CVPR 2025 challenge: means over the classes of a case; "
-        "the NSD is 0 where the DSC is at most 0.2. AUC: area under the five rounds of clicks by trapezoids, from 0 to "
-        "4. Final: after the last round, in per cent."
-    ]
+    families = dict.fromkeys(pooled.protocol.family for pooled in content.pools)
+    return [family.challenge.scores for family in families if family.challenge]
 
 
 def _empty(content: Content) -> list[str]:
@@ -96,27 +108,97 @@ def _all(rows: list) -> set[str]:
     return set().union(*(r["case"] for r in rows))
 
 
+def _absent(content: Content) -> list[str]:
+    """What protocols with clicks give away where a class is absent."""
+    rows = [p.rows[["case", "truth_voxels"]] for p in content.pools if p.prompted and not p.area]
+    truth = pd.concat(rows).groupby("case")["truth_voxels"].agg(["min", "max"]) if rows else pd.DataFrame()
+    if truth.empty or truth["min"].min() > 0:
+        return []
+    sentence = "With clicks, a class gets clicks only where the truth has it."
+    nothing = int((truth["max"] == 0).sum())
+    if nothing:
+        sentence += (
+            f" {_cases(nothing)} without any class {'gets' if nothing == 1 else 'get'} none and count as background "
+            "without a prediction: prompted rows can't err there (no false positives), automatic rows can."
+        )
+    others = int(((truth["min"] == 0) & (truth["max"] > 0)).sum())
+    if others:
+        sentence += (
+            f" In {_cases(others)}, clicks on other classes alone tell prompted methods that a class is absent; "
+            "automatic methods aren't told."
+        )
+    return [sentence]
+
+
+def _cases(count: int) -> str:
+    return "1 case" if count == 1 else f"{count} cases"
+
+
 def _tests(content: Content) -> list[str]:
     compared = [s for s in content.statistics.values() if s.comparison is not None]
     if not compared:
         return ["No test of significance: there is no baseline, or nothing to compare it with."]
-    name = compared[0].baseline.name
     tested = Counter(metric for (*_, metric), s in content.statistics.items() if np.isfinite(s.p_holm))
-    sentences = []
-    if tested:
-        sentences.append(
-            f"*↑ (*↓): higher (lower) than {name} on the same cases, Wilcoxon's paired signed-rank test, p < {LEVEL} "
-            f"after Holm's correction for all comparisons of a metric in this table ({max(tested.values())} at most)."
-        )
-    if any(p.prompted and not s.baseline.prompted for p, s in _prompted(content)):
-        sentences.append(f"Where {name} was not measured under a protocol with clicks, its automatic rows stand in.")
+    sentences = [_stars(content, max(tested.values()))] if tested else []
+    stand_ins = dict.fromkeys(s.baseline.name for p, s in _prompted(content) if p.prompted and not s.baseline.prompted)
+    sentences += [
+        f"Where {name} was not measured under a protocol with clicks, its automatic rows stand in."
+        for name in stand_ins
+    ]
+    sentences += _untested(content)
     if any(0 < s.comparison.pairs < FEWEST_PAIRS for s in compared):
         sentences.append(f"Fewer than {FEWEST_PAIRS} cases in common are not tested: no difference could be shown.")
     return sentences
 
 
+def _stars(content: Content, comparisons: int) -> str:
+    """What the marks of significance compare."""
+    kinds = {p.prompted: s.baseline.name for p, s in _prompted(content)}
+    names = set(kinds.values())
+    higher = (
+        f"*↑ (*↓): higher (lower) than {names.pop() if len(names) == 1 else 'the baseline'} on the same cases, "
+        f"Wilcoxon's paired signed-rank test, p < {LEVEL} after Holm's correction for all comparisons of a metric in "
+        f"this table ({comparisons} at most)."
+    )
+    if names:
+        higher += f" The baseline of automatic rows is {kinds[False]}, that of rows with clicks {kinds[True]}."
+    return higher
+
+
+def _untested(content: Content) -> list[str]:
+    """Rows that stay without a mark because their baseline was not measured as they were."""
+    sentences = []
+    for kind, name in (
+        ("Automatic rows", content.baselines.automatic),
+        ("Rows with clicks", content.baselines.prompted),
+    ):
+        rows = [
+            p for p in content.pools if p.prompted == (kind != "Automatic rows") and p.method != name and not p.area
+        ]
+        left = [p for p in rows if reference_of(p, content.pools, content.baselines) is None]
+        if not left:
+            continue
+        if name is None:
+            sentences.append(f"{kind} are not tested: there is no baseline for them.")
+        else:
+            protocols = ", ".join(dict.fromkeys(p.protocol.name for p in left))
+            shown = content.facts[name].get("name") or name
+            sentences.append(f"{kind} under {protocols} are not tested, since {shown} was not measured there.")
+    return sentences
+
+
 def _prompted(content: Content) -> list[tuple]:
     return [(content.pools[place], s) for (place, *_), s in content.statistics.items() if s.comparison is not None]
+
+
+def _training(content: Content) -> list[str]:
+    """Where to read how the methods were trained, and which automatic rows that makes doubtful."""
+    sentences = [f'The table "{TITLE}" gives patches, batch, mirroring, hours, seed and clicks of each training.']
+    marked = [p.name for p in content.pools if not p.prompted and never_without_clicks(content.facts[p.method])]
+    if marked:
+        names = "; ".join(dict.fromkeys(marked))
+        sentences.append(f"{NEVER_AUTOMATIC}: trained with clicks on every patch, never without ({names}).")
+    return sentences
 
 
 def _costs(content: Content) -> list[str]:

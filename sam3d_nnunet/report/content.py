@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sam3d_nnunet.evaluation.metrics import ALL_CLASSES, FALSE_POSITIVES, LESION_SCORES, is_score
+from sam3d_nnunet.evaluation.metrics import ALL_CLASSES, LESION_SCORES, VOLUMES, is_score
 from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.nnunet.names import CONTROL, trainers_in
 from sam3d_nnunet.report.pooling import Pooled, pool
-from sam3d_nnunet.report.published import NSD, TARGETS, PaperRow, paper_rows
+from sam3d_nnunet.report.published import NSD, TARGETS, PaperRow, reported_rows
 from sam3d_nnunet.report.selection import Selection
-from sam3d_nnunet.report.statistics import Statistics, table_statistics
+from sam3d_nnunet.report.statistics import Baselines, Statistics, table_statistics
+from sam3d_nnunet.report.training import Training, trainings
 
 USUAL_BASELINE = "nnUNetTrainer"
 TUMOUR = re.compile("tumou?r|cancer|lesion", re.IGNORECASE)
@@ -28,7 +30,8 @@ class Content:
         statistics: of the pools.
         targets: in the order of metrics.csv.
         facts: method.json of each method.
-        baseline: folder name of the method that the others are compared with, or None.
+        baselines: what the rows are compared with.
+        trainings: how the methods were trained.
         notes: sentences about what is incomplete or could not be checked.
         lesions: whether to show the detection of lesions.
         paper: the paper's data set, one of `published.TARGETS`, or None.
@@ -39,7 +42,8 @@ class Content:
     statistics: Statistics
     targets: list[str]
     facts: dict[str, dict[str, Any]]
-    baseline: str | None
+    baselines: Baselines
+    trainings: list[Training]
     notes: list[str]
     lesions: bool
     paper: str | None
@@ -52,9 +56,14 @@ class Content:
         return columns + [column for column in of_paper if column not in columns]
 
     @property
-    def paper_rows(self) -> list[PaperRow]:
-        """The paper's figures; none if they weren't asked for."""
-        return paper_rows(self.paper) if self.paper else []
+    def baseline(self) -> str | None:
+        """What figures compare with: folder name of the baseline of automatic rows."""
+        return self.baselines.automatic
+
+    @property
+    def reported_rows(self) -> list[PaperRow]:
+        """The paper's figures and PRISM's; none if they weren't asked for."""
+        return reported_rows(self.paper) if self.paper else []
 
     @property
     def paper_target(self) -> str:
@@ -72,7 +81,7 @@ class Content:
         known = dict.fromkeys(m for (_, t, m), s in self.statistics.items() if t == target and s.cases)
         scores = [m for m in known if is_score(m) and m not in LESION_SCORES]
         lesions = [m for m in known if m in LESION_SCORES and self.lesions]
-        return scores + [m for m in known if m == FALSE_POSITIVES] + lesions
+        return scores + [m for m in known if m in VOLUMES] + lesions
 
 
 def gather(
@@ -90,7 +99,8 @@ def gather(
         protocols: names of those to show; None: all.
         methods: folder or display names of those to show; None: all.
         baseline: folder or display name of the method that the others are compared with. None: the first automatic
-            method shown that was trained by nnU-Net's trainer.
+            method shown that was trained by nnU-Net's trainer. Where the baseline has no rows with clicks, the first
+            prompted U-Net shown is that of all rows with clicks.
         paper: the paper's data set, one of `published.TARGETS`; None: leave the paper's figures out.
         lesions: whether to show the detection of lesions.
 
@@ -98,15 +108,27 @@ def gather(
         SAM3DError: a name is unknown, nothing was measured, or the numbers can't be pooled or compared.
     """
     if paper is not None:
-        paper_rows(paper)  # refuse an unknown name before the bootstrap, which takes long
+        reported_rows(paper)  # refuse an unknown name before the bootstrap, which takes long
     selection = Selection(results, methods, protocols, baseline)
     pools, notes = pool(selection)
     targets = list(dict.fromkeys(selection.table["target"]))
-    baseline = selection.baseline or _usual_baseline(selection)
+    baselines = _baselines(selection, pools)
     with_all = targets if results.scores is None else [*targets, ALL_CLASSES]
-    statistics = table_statistics(pools, with_all, baseline)
+    statistics = table_statistics(pools, with_all, baselines)
     dataset = results.data.get("dataset", results.root.resolve().name)
-    return Content(dataset, pools, statistics, targets, results.methods, baseline, notes, lesions, paper)
+    trained = trainings(results, ((pooled.method, pooled.protocol.name) for pooled in pools))
+    return Content(dataset, pools, statistics, targets, results.methods, baselines, trained, notes, lesions, paper)
+
+
+def _baselines(selection: Selection, pools: Sequence[Pooled]) -> Baselines:
+    """The same method for all rows if it was measured with clicks, else the prompted control for rows with clicks."""
+    automatic = selection.baseline or _usual_baseline(selection)
+    prompted = {pooled.method for pooled in pools if pooled.prompted}
+    if automatic in prompted:
+        return Baselines(automatic, automatic)
+    trainers = {method: selection.results.methods[method].get("trainer") for method in selection.methods}
+    controls = [m for name in trainers_in(CONTROL) for m in trainers if trainers[m] == name and m in prompted]
+    return Baselines(automatic, next(iter(controls), automatic))
 
 
 def _usual_baseline(selection: Selection) -> str | None:

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sam3d_nnunet.evaluation.results import TEST, Results
 from sam3d_nnunet.report.figures import write_figures
-from sam3d_nnunet.report.layout import TEXT_COLUMNS, Table
+from sam3d_nnunet.report.layout import Table
 
 HEADINGS = {
     "overlay": "Truth and methods",
@@ -19,6 +19,7 @@ HEADINGS = {
     "dice_against_clicks": "Dice and NSD against the number of clicks",
     "bars": "Dice and NSD of all methods",
     "click_position": "Dice by the position of the click",
+    "robustness": "Dice with ideal clicks, and with those of a person or off target",
     "scatter": "Dice against that of the baseline",
     "dice_against_volume": "Dice against the volume of the truth",
 }
@@ -76,7 +77,9 @@ TEMPLATE = Path(__file__).with_name("table.html.jinja")
 
 
 def to_html(table: Table, figures: Sequence[EmbeddedFigure] = ()) -> str:
-    """The content of the file: the table, which clicks on its headings sort, the caption and the figures."""
+    """The content of the file: the table, which clicks on its headings sort, its caption, how the methods were trained,
+    and the figures.
+    """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent),
         autoescape=True,
@@ -86,4 +89,4 @@ def to_html(table: Table, figures: Sequence[EmbeddedFigure] = ()) -> str:
         keep_trailing_newline=True,
     )
     template = environment.get_template(TEMPLATE.name)
-    return template.render(table=table, figures=figures, text_columns=TEXT_COLUMNS)
+    return template.render(table=table, figures=figures)

@@ -3,7 +3,7 @@ r"""Write a table for LaTeX: include it with \input in a document that loads the
 import re
 import textwrap
 
-from sam3d_nnunet.report.layout import TEXT_COLUMNS, Cell, Section, Table
+from sam3d_nnunet.report.layout import Cell, Section, Table
 
 HEADING_WIDTH = 12  # characters; longer headings break between words
 COMMANDS = {
@@ -19,6 +19,7 @@ COMMANDS = {
     "”": "''",
     "–": "--",
     "—": "---",
+    "†": r"\dag{}",
     "−": "$-$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
@@ -29,32 +30,37 @@ SPECIAL = re.compile("|".join(map(re.escape, COMMANDS)))
 
 
 def to_latex(table: Table) -> str:
-    """The content of the file: a floating table as wide as the page.
+    """The content of the file: a floating table as wide as the page, and one that says how the methods were trained.
 
     Intervals stand below their numbers. Only the first sentence is the caption, which LaTeX sets as large as the text;
     the others stand below the table in small print, since they would fill the page.
     """
+    tables = [table] if table.training is None else [table, table.training]
+    return "\n".join([r"% needs \usepackage{booktabs}", *(line for shown in tables for line in _lines(shown))]) + "\n"
+
+
+def _lines(table: Table) -> list[str]:
     title, first, *others = [_escape(text) for text in (table.title, *table.caption)]
     lines = [
-        r"% needs \usepackage{booktabs}",
         r"\begin{table*}",
         r"\centering",
         rf"\caption[{title}]{{{title}. {first}}}",
         r"\par\medskip",
         r"\scriptsize",
         r"\setlength{\tabcolsep}{3pt}",
-        rf"\begin{{tabular}}{{{'l' * TEXT_COLUMNS}{'r' * (len(table.columns) - TEXT_COLUMNS)}}}",
+        rf"\begin{{tabular}}{{{'l' * table.text_columns}{'r' * (len(table.columns) - table.text_columns)}}}",
         r"\toprule",
-        _line([_heading(column, i) for i, column in enumerate(table.columns)]),
+        _line([_heading(column, i < table.text_columns) for i, column in enumerate(table.columns)]),
     ]
     for section in table.sections:
         lines += [r"\midrule", *_section(section, len(table.columns))]
     lines += [r"\bottomrule", r"\end{tabular}", r"\par\smallskip", rf"\parbox{{\textwidth}}{{{' '.join(others)}}}"]
-    return "\n".join([*lines, r"\end{table*}"]) + "\n"
+    return [*lines, r"\end{table*}"]
 
 
 def _section(section: Section, columns: int) -> list[str]:
-    lines = [_line([rf"\multicolumn{{{columns}}}{{l}}{{\textit{{{_escape(section.title)}}}}}"])]
+    title = rf"\multicolumn{{{columns}}}{{l}}{{\textit{{{_escape(section.title)}}}}}"
+    lines = [_line([title])] if section.title else []
     for row in section.rows:
         lines.append(_line([_number(cell) for cell in row]))
         if any(cell.interval for cell in row):
@@ -66,10 +72,10 @@ def _line(cells: list[str]) -> str:
     return rf"{' & '.join(cells)} \\"
 
 
-def _heading(text: str, column: int) -> str:
+def _heading(text: str, is_text: bool) -> str:
     """In a box of several lines, as narrow as its words allow."""
     lines = textwrap.wrap(text, HEADING_WIDTH, break_long_words=False, break_on_hyphens=False)
-    side, stack = "l" if column < TEXT_COLUMNS else "r", r"\\".join(map(_escape, lines))
+    side, stack = "l" if is_text else "r", r"\\".join(map(_escape, lines))
     return rf"\shortstack[{side}]{{{stack}}}"
 
 

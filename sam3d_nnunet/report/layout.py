@@ -1,7 +1,7 @@
 """Lay out the table that people read: a row for each method; automatic and prompted rows in sections of their own."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,10 +9,10 @@ from sam3d_nnunet.evaluation.metrics import is_score, is_share, metric_name
 from sam3d_nnunet.report.caption import caption
 from sam3d_nnunet.report.content import Column, Content
 from sam3d_nnunet.report.pooling import FOLDS, Pooled
-from sam3d_nnunet.report.published import NSD, SOURCE, PaperRow
+from sam3d_nnunet.report.published import NSD, PaperRow
 from sam3d_nnunet.report.statistics import Statistic
+from sam3d_nnunet.report.training import COLUMNS, NEVER_AUTOMATIC, TITLE, UNKNOWN, never_without_clicks, notes
 
-UNKNOWN = "–"
 TEXT_COLUMNS = 2
 """The first columns, method and protocol, hold text; all others hold numbers."""
 MARKS = {1: "*↑", 0: "", -1: "*↓"}
@@ -57,12 +57,16 @@ class Table:
         columns: headings.
         sections: rows with one cell for each column.
         caption: sentences.
+        text_columns: how many of the first columns hold text; all others hold numbers.
+        training: a second table, that says how the methods were trained.
     """
 
     title: str
     columns: list[str]
     sections: list[Section]
     caption: list[str]
+    text_columns: int = TEXT_COLUMNS
+    training: "Table | None" = None
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,20 @@ def lay_out(content: Content) -> Table:
     for place, pooled in enumerate(content.pools):
         title = ("Prompted" if pooled.prompted else "Automatic") + SOURCES[pooled.source]
         rows.setdefault(title, []).append(_row(content, place, pooled, best))
-    for row in content.paper_rows:
+    for row in content.reported_rows:
         title = "automatic" if row.protocol.is_automatic else "prompted"
-        rows.setdefault(f"{SOURCE} ({title})", []).append(_paper_row(content, row))
+        rows.setdefault(f"{row.source} ({title})", []).append(_paper_row(content, row))
     headings = ["method", "protocol", "cases", *[_heading(*column) for column in content.columns]]
     sections = [Section(title, of_title) for title, of_title in rows.items()]
-    return _without_empty(Table(content.dataset, [*headings, *[c.heading for c in COSTS]], sections, caption(content)))
+    table = Table(content.dataset, [*headings, *[c.heading for c in COSTS]], sections, caption(content))
+    return replace(_without_empty(table), training=_training(content))
+
+
+def _training(content: Content) -> Table:
+    rows = [[Cell(text) for text in training.cells] for training in content.trainings]
+    text_columns = sum(not column.is_number for column in COLUMNS)
+    headings = [column.heading for column in COLUMNS]
+    return Table(TITLE, headings, [Section("", rows)], notes(content.trainings), text_columns)
 
 
 def cost(content: Content, pooled: Pooled, key: str) -> float | None:
@@ -107,8 +119,10 @@ def _heading(target: str, metric: str) -> str:
 
 
 def _row(content: Content, place: int, pooled: Pooled, best: set[tuple[int, Column]]) -> list[Cell]:
-    name = f"{pooled.name} (baseline)" if pooled.method == content.baseline else pooled.name
-    cells = [Cell(name), Cell(pooled.label), Cell(str(len(pooled.cases)), len(pooled.cases))]
+    name = f"{pooled.name} (baseline)" if pooled.method == content.baselines.of(pooled) else pooled.name
+    marked = not pooled.prompted and never_without_clicks(content.facts[pooled.method])
+    label = f"{pooled.label} {NEVER_AUTOMATIC}" if marked else pooled.label
+    cells = [Cell(name), Cell(label), Cell(str(len(pooled.cases)), len(pooled.cases))]
     for column in content.columns:
         statistic = content.statistics.get((place, *column))
         cells.append(_metric_cell(column[1], statistic, (place, column) in best) if statistic else Cell())
@@ -136,7 +150,7 @@ def _metric_cell(metric: str, statistic: Statistic, bold: bool) -> Cell:
 
 def _detail(metric: str, statistic: Statistic) -> str:
     parts = [_count(len(statistic.cases))]
-    for what, spread in (("folds", statistic.sd_folds), ("trials", statistic.sd_trials)):
+    for what, spread in (("folds", statistic.sd_folds), ("trainings", statistic.sd_runs), ("trials", statistic.sd_trials)):
         parts += [f"s.d. over {what} {_number(metric, spread)}"] if np.isfinite(spread) else []
     comparison = statistic.comparison
     if comparison is not None and comparison.pairs:
@@ -183,4 +197,4 @@ def _without_empty(table: Table) -> Table:
     rows = [row for section in table.sections for row in section.rows]
     kept = [i for i in range(len(table.columns)) if any(row[i].text != UNKNOWN for row in rows)]
     sections = [Section(s.title, [[row[i] for i in kept] for row in s.rows]) for s in table.sections]
-    return Table(table.title, [table.columns[i] for i in kept], sections, table.caption)
+    return replace(table, columns=[table.columns[i] for i in kept], sections=sections)

@@ -11,7 +11,7 @@ from sam3d_nnunet.report.published import NSD, PaperRow
 from sam3d_nnunet.report.statistics import Statistic
 
 KEYS = ["method", "name", "protocol", "clicks", "source", "target", "metric"]
-NUMBERS = ["cases", "mean", "low", "high", "sd_folds", "sd_trials", "baseline", "difference", "p", "p_holm"]
+NUMBERS = ["cases", "mean", "low", "high", "sd_folds", "sd_runs", "sd_trials", "baseline", "difference", "p", "p_holm"]
 WHOLE = ["clicks", "cases", "tuned_parameters"]
 """Columns of integers, which may have gaps."""
 PAPER = "paper"
@@ -31,7 +31,12 @@ def to_csv(content: Content) -> str:
         for (place, target, metric), statistic in content.statistics.items()
         if statistic.cases
     ]
-    rows += [_paper_row(content, row, metric) for row in content.paper_rows for metric in ("dice", NSD)]
+    rows += [
+        _paper_row(content, row, metric, value)
+        for row in content.reported_rows
+        for metric, value in (("dice", row.dice), (NSD, row.nsd))
+        if value is not None
+    ]
     table = pd.DataFrame(rows, columns=[*KEYS, *NUMBERS, *[item.key for item in COSTS]])
     for column in WHOLE:
         table[column] = table[column].astype("Int64")
@@ -53,6 +58,7 @@ def _row(content: Content, pooled: Pooled, target: str, metric: str, statistic: 
         "low": statistic.low,
         "high": statistic.high,
         "sd_folds": statistic.sd_folds,
+        "sd_runs": statistic.sd_runs,
         "sd_trials": statistic.sd_trials,
         "baseline": other and f"{other.name}, {other.label}",
         "difference": compared and compared.difference,
@@ -62,7 +68,7 @@ def _row(content: Content, pooled: Pooled, target: str, metric: str, statistic: 
     }
 
 
-def _paper_row(content: Content, row: PaperRow, metric: str) -> dict[str, Any]:
+def _paper_row(content: Content, row: PaperRow, metric: str, value: float) -> dict[str, Any]:
     return {
         "method": row.method,
         "name": row.name,
@@ -70,6 +76,6 @@ def _paper_row(content: Content, row: PaperRow, metric: str) -> dict[str, Any]:
         "source": PAPER,
         "target": content.paper_target,
         "metric": metric,
-        "mean": row.nsd if metric == NSD else row.dice,
+        "mean": value,
         "tuned_parameters": row.tuned_parameters,
     }

@@ -2,7 +2,7 @@
 
 import re
 
-from sam3d_nnunet.report.layout import TEXT_COLUMNS, Cell, Section, Table
+from sam3d_nnunet.report.layout import Cell, Section, Table
 
 SPECIAL = re.compile(r"[\\`*\[\]<>|$~&#]|(?<!\w)_+|_+(?!\w)")
 """Characters with a meaning in Markdown. An underscore between letters or digits has none."""
@@ -10,17 +10,28 @@ SPECIAL = re.compile(r"[\\`*\[\]<>|$~&#]|(?<!\w)_+|_+(?!\w)")
 
 def to_markdown(table: Table) -> str:
     """The content of the file."""
-    parts = [f"# {_escape(table.title)}"]
+    parts = [f"# {_escape(table.title)}", *_parts(table)]
+    if table.training is not None:
+        parts += [f"## {_escape(table.training.title)}", *_parts(table.training)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _parts(table: Table) -> list[str]:
+    """Sections and caption."""
+    parts = []
     for section in table.sections:
-        parts += [f"## {_escape(section.title)}", _rows(table.columns, section)]
-    return "\n\n".join([*parts, "\n".join(f"- {_escape(sentence)}" for sentence in table.caption)]) + "\n"
+        parts += [f"## {_escape(section.title)}"] if section.title else []
+        parts.append(_rows(table, section))
+    return [*parts, "\n".join(f"- {_escape(sentence)}" for sentence in table.caption)]
 
 
-def _rows(columns: list[str], section: Section) -> str:
+def _rows(table: Table, section: Section) -> str:
     """Heading, alignment and rows, padded so that the source is readable too."""
-    rows = [[_escape(column) for column in columns], *[[_cell(cell) for cell in row] for row in section.rows]]
+    rows = [[_escape(column) for column in table.columns], *[[_cell(cell) for cell in row] for row in section.rows]]
     widths = [max(map(len, of_column)) for of_column in zip(*rows)]
-    rows.insert(1, ["-" * width if i < TEXT_COLUMNS else "-" * (width - 1) + ":" for i, width in enumerate(widths)])
+    rows.insert(
+        1, ["-" * width if i < table.text_columns else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    )
     return "\n".join(f"| {' | '.join(text.ljust(width) for text, width in zip(row, widths))} |" for row in rows)
 
 

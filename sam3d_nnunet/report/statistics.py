@@ -90,6 +90,7 @@ class Statistic:
         cases: names of those that are averaged.
         mean, low, high: mean over cases and its bootstrap interval (95 %).
         sd_folds: standard deviation of the means of the folds.
+        sd_runs: standard deviation of the means of the trainings.
         sd_trials: standard deviation of the means of the trials of drawn clicks.
         baseline: what it is compared with; None without comparison.
         comparison: with the baseline.
@@ -101,6 +102,7 @@ class Statistic:
     low: float
     high: float
     sd_folds: float
+    sd_runs: float
     sd_trials: float
     baseline: Pooled | None = None
     comparison: Comparison | None = None
@@ -116,18 +118,34 @@ Statistics = dict[tuple[int, str, str], Statistic]
 """By index of the pool, target and metric."""
 
 
-def table_statistics(pools: list[Pooled], targets: list[str], baseline: str | None) -> Statistics:
+@dataclass(frozen=True)
+class Baselines:
+    """What rows are compared with: folder names of methods; None: with nothing.
+
+    Attributes:
+        automatic: for rows without clicks.
+        prompted: for rows with clicks.
+    """
+
+    automatic: str | None = None
+    prompted: str | None = None
+
+    def of(self, pooled: Pooled) -> str | None:
+        """The one for a row."""
+        return self.prompted if pooled.prompted else self.automatic
+
+
+def table_statistics(pools: list[Pooled], targets: list[str], baselines: Baselines) -> Statistics:
     """All statistics of each pool, target and metric.
 
     Args:
         pools: the rows of the table.
         targets: names.
-        baseline: folder name of the method that the others are compared with under the same protocol, or under the
-            automatic one; None: no comparison.
+        baselines: what they are compared with.
     """
     statistics = {}
     for place, pooled in enumerate(tqdm(pools, desc="Statistics", unit="row")):
-        other = reference_of(pooled, pools, baseline)
+        other = reference_of(pooled, pools, baselines)
         for target in targets:
             for metric in metrics_of(pooled.rows):
                 compared = other if is_score(metric) else None
@@ -135,14 +153,18 @@ def table_statistics(pools: list[Pooled], targets: list[str], baseline: str | No
     return _corrected(statistics)
 
 
-def reference_of(pooled: Pooled, pools: list[Pooled], baseline: str | None) -> Pooled | None:
-    """What a row is compared with: the baseline under the same protocol and step, else its automatic prediction."""
-    if pooled.method == baseline:
+def reference_of(pooled: Pooled, pools: list[Pooled], baselines: Baselines) -> Pooled | None:
+    """What a row is compared with: its baseline under the same protocol and step.
+
+    The automatic prediction of a baseline stands in only where the baseline was never measured with clicks, and never
+    for an area.
+    """
+    baseline = [p for p in pools if p.method == baselines.of(pooled)]
+    if pooled.method == baselines.of(pooled):
         return None
-    others = [p for p in pools if p.method == baseline and p.source == pooled.source]
-    same = [p for p in others if p.label == pooled.label and p.clicks == pooled.clicks]
-    automatic = [] if pooled.area else [p for p in others if not p.prompted]
-    return next(iter(same + automatic), None)
+    same = [p for p in baseline if (p.source, p.label, p.clicks) == (pooled.source, pooled.label, pooled.clicks)]
+    without_clicks = [] if pooled.area or any(p.prompted for p in baseline) else baseline
+    return next(iter(same + [p for p in without_clicks if p.source == pooled.source]), None)
 
 
 def _statistic(pooled: Pooled, other: Pooled | None, target: str, metric: str) -> Statistic:
@@ -152,7 +174,8 @@ def _statistic(pooled: Pooled, other: Pooled | None, target: str, metric: str) -
         frozenset(of_case.index),
         *mean_interval(values.to_numpy()),
         spread(values.groupby("fold").mean().to_numpy()),
-        spread(pooled.trial_means(target, metric)),
+        spread(pooled.means_by("run", target, metric)),
+        spread(pooled.means_by("trial", target, metric)),
         other,
         other and compare(of_case, other.values(target, metric).droplevel("fold")),
     )

@@ -83,6 +83,15 @@ def test_what_is_known_of_data_and_method(make_evaluated, tmp_path):
         "parameters": sum(p.numel() for p in network.parameters()),
         "tuned_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "training_hours": pytest.approx(2),
+        "patch_size": [16, 16, 16],
+        "batch_size": 2,
+        "epochs": 1,
+        "steps": None,  # its optimiser made none
+        "patches": None,
+        "mirroring_axes": [],
+        "test_mirroring_axes": [],
+        "seed": "none",
+        "no_click_share": 0.15,
         "peak_memory_gib": None,
         "device": "cpu",
     }

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.report.published import TARGETS, paper_notes, paper_rows
+from sam3d_nnunet.report.published import PRISM_SOURCE, TARGETS, paper_notes, paper_rows, reported_rows
 
 FIGURES = Path(__file__).parents[1] / "data" / "paper_figures.md"
 POINTS = re.compile(r", ([0-9]+) points? a (slice|volume)$")
@@ -37,6 +37,18 @@ def test_what_must_be_known_is_noted():
     assert "nnFormer" not in " ".join(paper_notes("kits21"))
     liver = {row.method: (row.dice, row.nsd) for row in paper_rows("lits17")}
     assert liver["nnFormer"] == liver["3D UX-Net"]
+
+
+def test_prism_is_reported_with_its_own_protocol():
+    percent = {"msd_colon": 93.79, "msd_pancreas": 94.48, "lits17": 94.18, "kits21": 96.58}
+    for dataset, dice in percent.items():
+        *of_paper, prism = reported_rows(dataset)
+        assert of_paper == paper_rows(dataset)
+        assert (prism.name, 100 * prism.dice, prism.nsd) == ("PRISM", pytest.approx(dice), None)
+        assert prism.source == PRISM_SOURCE
+        assert prism.protocol.name == "box, scribbles and a click in each of 11 iterations"
+        assert not prism.protocol.is_automatic and not prism.protocol.family.is_drawn
+        assert "far more information than one click" in " ".join(paper_notes(dataset))
 
 
 def test_unknown_data_set_is_refused():

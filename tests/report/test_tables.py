@@ -25,7 +25,7 @@ from sam3d_nnunet.report.latex import to_latex
 from sam3d_nnunet.report.layout import Cell, Section, Table, lay_out
 from sam3d_nnunet.report.long_csv import to_csv
 from sam3d_nnunet.report.markdown import to_markdown
-from sam3d_nnunet.report.published import SOURCE
+from sam3d_nnunet.report.published import PRISM_SOURCE, SOURCE
 from sam3d_nnunet.report.tables import FORMATS, write_tables
 from sam3d_nnunet.simulation.protocols import FAMILIES, Family
 
@@ -158,7 +158,9 @@ def test_cells_show_means_in_per_cent_marks_and_costs(content, table, made_resul
     assert cells_of(table, "automatic", UNET)["peak memory (GiB)"].text == "–"
     assert cells["Posterior false positives (ml)"].detail.startswith("1 case;")
     assert "Anterior false positives (ml)" not in table.columns
-    assert [section.title.split(" (")[0] for section in table.sections] == ["Automatic", "Prompted", SOURCE, SOURCE]
+    assert [section.title.split(" (")[0] for section in table.sections] == [
+        *("Automatic", "Prompted", SOURCE, SOURCE, PRISM_SOURCE)
+    ]
     assert "Posterior lesion F1" in table.columns
     assert not any("lesion F1" in c for c in lay_out(gather_quickly(made_results)).columns)
     assert "The truth of Posterior is empty in 1 of 12 cases." in table.caption
@@ -186,7 +188,7 @@ def test_baseline_is_marked_down_against(made_results):
 def test_usual_baseline_is_known_by_its_trainer(results_folder):
     """Whatever its folder is called: `sam3d evaluate --name` chooses that."""
     (results_folder / UNET).rename(results_folder / "nnU-Net")
-    assert gather_quickly(results_folder).baseline == "nnU-Net"
+    assert gather_quickly(results_folder).baselines.automatic == "nnU-Net"
 
 
 def test_captions_describe_protocols_of_new_families_and_of_other_programs(results_folder, monkeypatch):
@@ -280,7 +282,7 @@ def test_csv_holds_every_statistic(content):
     rows = pd.read_csv(io.StringIO(to_csv(content)))
     assert not rows.duplicated(["method", "protocol", "clicks", "source", "target", "metric"]).any()
     known = {key: s for key, s in content.statistics.items() if s.cases}
-    assert len(rows) == len(known) + 2 * 18
+    assert len(rows) == len(known) + 2 * 18 + 1
     rows["clicks"] = rows["clicks"].fillna(0)
     rows = rows.set_index(["method", "protocol", "clicks", "source", "target", "metric"]).sort_index()
     for (place, target, metric), statistic in known.items():
@@ -307,16 +309,18 @@ def test_csv_holds_every_statistic(content):
 def test_markdown_has_a_table_for_each_section(table):
     text = to_markdown(table)
     parts = re.split("^## ", text, flags=re.MULTILINE)[1:]
-    for section, part in zip(table.sections, parts, strict=True):
+    shown = [(table.columns, section) for section in table.sections]
+    shown += [(table.training.columns, section) for section in table.training.sections]
+    for (columns, section), part in zip(shown, parts, strict=True):
         lines = [line for line in part.splitlines() if line.startswith("|")]
-        assert [unescape_markdown(cell) for cell in markdown_cells(lines[0])] == table.columns
+        assert [unescape_markdown(cell) for cell in markdown_cells(lines[0])] == columns
         assert len(lines) == len(section.rows) + 2
         for row, line in zip(section.rows, lines[2:]):
             for cell, shown in zip(row, markdown_cells(line), strict=True):
                 expected = f"**{cell.text}**" if cell.bold else cell.text
                 assert unescape_markdown(shown) == " ".join(filter(None, [expected, cell.interval, cell.mark]))
     listed = [unescape_markdown(line[2:]) for line in text.splitlines() if line.startswith("- ")]
-    assert listed == table.caption
+    assert listed == [*table.caption, *table.training.caption]
 
 
 def test_markdown_names_survive(nasty_table):
@@ -350,13 +354,14 @@ def test_latex_is_escaped(nasty_table):
 def test_latex_uses_nothing_but_booktabs_and_has_as_many_cells_in_each_row(table):
     text = to_latex(table)
     assert text.isascii()
-    body = text.split("\\toprule\n")[1].split("\n\\bottomrule")[0]
-    rows = [line for line in body.splitlines() if line != "\\midrule"]
-    columns = len(table.columns)
-    for row in rows:
-        assert row.endswith(r" \\")
-        assert rf"\multicolumn{{{columns}}}" in row or len(re.findall(r"(?<!\\)&", row)) == columns - 1
-    assert f"{{tabular}}{{ll{'r' * (columns - 2)}}}" in text
+    for shown, part in zip((table, table.training), text.split("\\toprule\n")[1:], strict=True):
+        body = part.split("\n\\bottomrule")[0]
+        rows = [line for line in body.splitlines() if line != "\\midrule"]
+        columns = len(shown.columns)
+        for row in rows:
+            assert row.endswith(r" \\")
+            assert rf"\multicolumn{{{columns}}}" in row or len(re.findall(r"(?<!\\)&", row)) == columns - 1
+        assert f"{{tabular}}{{{'l' * shown.text_columns}{'r' * (columns - shown.text_columns)}}}" in text
     commands = set(re.findall(r"\\([a-zA-Z]+)", text.replace(r"\\", "")))
     booktabs = {"toprule", "midrule", "bottomrule"}
     kernel = set("begin end centering caption scriptsize setlength tabcolsep multicolumn shortstack textit".split())
@@ -378,8 +383,13 @@ def test_latex_compiles(request, tmp_path, which):
 
 def test_html_is_whole_and_loads_nothing(table, made_results):
     page = Page(to_html(table))
-    headings, *rows = page.rows
+    training = len(table.training.sections[0].rows) + 1
+    headings, *rows = page.rows[:-training]
     assert [text for _, text in headings] == table.columns
+    assert [[text for _, text in row] for row in page.rows[-training:]] == [
+        table.training.columns,
+        *[[cell.text for cell in row] for row in table.training.sections[0].rows],
+    ]
     expected = [row for section in table.sections for row in section.rows]
     titles = [row for row in rows if "colspan" in row[0][0]]
     assert [(row[0][1], row[0][0]["colspan"]) for row in titles] == [
@@ -396,7 +406,7 @@ def test_html_is_whole_and_loads_nothing(table, made_results):
     assert not re.search("https?://|url\\(|@import", to_html(table))
     assert sum(tag == "b" for tag, _ in page.tags) == sum(cell.bold for row in expected for cell in row)
     assert sum(tag == "button" for tag, _ in page.tags) == len(table.columns)
-    assert all(sentence in page.text for sentence in table.caption)
+    assert all(sentence in page.text for sentence in [*table.caption, *table.training.caption])
 
 
 def test_html_names_survive(nasty_table):
