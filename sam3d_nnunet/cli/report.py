@@ -26,7 +26,10 @@ def table(
     protocol: ShownProtocols = None,
     baseline: Annotated[
         str | None,
-        typer.Option(help="Method to test all others against. Default: nnU-Net's trainer, if it is shown."),
+        typer.Option(
+            help="Method to test all others against. Default: nnU-Net's trainer, if it is shown. If it takes no "
+            "clicks, rows with clicks are tested against the prompted U-Net, if that is shown."
+        ),
     ] = None,
     with_paper: Annotated[
         PaperDataset | None, typer.Option(help="Add the scores that the paper reports on this data set.")

@@ -7,9 +7,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from sam3d_nnunet.io import read_json_object
-from sam3d_nnunet.nnunet.names import TRAINERS, takes_prompts
+from sam3d_nnunet.nnunet.names import TRAINERS, follows_block, takes_prompts
 from sam3d_nnunet.planning.settings import SAM3DSettings, planned_block, trained_settings
-from sam3d_nnunet.training.planned_trainer import PlannedTrainer
 
 DEBUG = "debug.json"
 """What nnU-Net writes beside its checkpoints when a training starts."""
@@ -41,7 +40,7 @@ def training_facts(checkpoint: dict[str, Any], trainer: type, fold: Path) -> dic
     where = f"the plans in {fold}"
     planned = PlansManager(initial["plans"]).get_configuration(initial["configuration"])
     settings = None
-    if issubclass(trainer, PlannedTrainer):
+    if follows_block(trainer):
         settings = trained_settings(planned_block(initial["plans"], initial["configuration"]), where)
     debug = read_json_object(fold / DEBUG) if (fold / DEBUG).is_file() else {}
     batch, steps = _batch_size(planned.batch_size, settings, debug), _steps(checkpoint, settings, debug)

@@ -192,3 +192,8 @@ def find_trainer(name: str) -> type:
 def takes_prompts(trainer: type) -> bool:
     """Whether a trainer's network takes prompts."""
     return getattr(trainer, "takes_prompts", False)
+
+
+def follows_block(trainer: type) -> bool:
+    """Whether a trainer takes batch size, lengths, clicks and seed from the plan's block "sam3d"."""
+    return getattr(trainer, "follows_block", False)

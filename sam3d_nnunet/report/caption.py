@@ -110,7 +110,8 @@ def _all(rows: list) -> set[str]:
 
 def _absent(content: Content) -> list[str]:
     """What protocols with clicks give away where a class is absent."""
-    rows = [p.rows[["case", "truth_voxels"]] for p in content.pools if p.prompted and not p.area]
+    pools = [p for p in content.pools if p.prompted and not p.area and not p.protocol.starts_without_prompts]
+    rows = [p.rows[["case", "truth_voxels"]] for p in pools]
     truth = pd.concat(rows).groupby("case")["truth_voxels"].agg(["min", "max"]) if rows else pd.DataFrame()
     if truth.empty or truth["min"].min() > 0:
         return []
@@ -168,16 +169,18 @@ def _stars(content: Content, comparisons: int) -> str:
 def _untested(content: Content) -> list[str]:
     """Rows that stay without a mark because their baseline was not measured as they were."""
     sentences = []
-    for kind, name in (
-        ("Automatic rows", content.baselines.automatic),
-        ("Rows with clicks", content.baselines.prompted),
+    alone = [
+        p
+        for p in content.pools
+        if not p.area and p.method != content.baselines.of(p) and not reference_of(p, content.pools, content.baselines)
+    ]
+    for kind, left in (
+        ("Automatic rows", [p for p in alone if not p.prompted]),
+        ("Rows with clicks", [p for p in alone if p.prompted]),
     ):
-        rows = [
-            p for p in content.pools if p.prompted == (kind != "Automatic rows") and p.method != name and not p.area
-        ]
-        left = [p for p in rows if reference_of(p, content.pools, content.baselines) is None]
         if not left:
             continue
+        name = content.baselines.of(left[0])
         if name is None:
             sentences.append(f"{kind} are not tested: there is no baseline for them.")
         else:
@@ -194,7 +197,7 @@ def _prompted(content: Content) -> list[tuple]:
 def _training(content: Content) -> list[str]:
     """Where to read how the methods were trained, and which automatic rows that makes doubtful."""
     sentences = [f'The table "{TITLE}" gives patches, batch, mirroring, hours, seed and clicks of each training.']
-    marked = [p.name for p in content.pools if not p.prompted and never_without_clicks(content.facts[p.method])]
+    marked = [p.name for p in content.pools if p.without_clicks and never_without_clicks(content.facts[p.method])]
     if marked:
         names = "; ".join(dict.fromkeys(marked))
         sentences.append(f"{NEVER_AUTOMATIC}: trained with clicks on every patch, never without ({names}).")

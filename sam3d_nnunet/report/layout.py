@@ -120,7 +120,7 @@ def _heading(target: str, metric: str) -> str:
 
 def _row(content: Content, place: int, pooled: Pooled, best: set[tuple[int, Column]]) -> list[Cell]:
     name = f"{pooled.name} (baseline)" if pooled.method == content.baselines.of(pooled) else pooled.name
-    marked = not pooled.prompted and never_without_clicks(content.facts[pooled.method])
+    marked = pooled.without_clicks and never_without_clicks(content.facts[pooled.method])
     label = f"{pooled.label} {NEVER_AUTOMATIC}" if marked else pooled.label
     cells = [Cell(name), Cell(label), Cell(str(len(pooled.cases)), len(pooled.cases))]
     for column in content.columns:
@@ -150,7 +150,8 @@ def _metric_cell(metric: str, statistic: Statistic, bold: bool) -> Cell:
 
 def _detail(metric: str, statistic: Statistic) -> str:
     parts = [_count(len(statistic.cases))]
-    for what, spread in (("folds", statistic.sd_folds), ("trainings", statistic.sd_runs), ("trials", statistic.sd_trials)):
+    spreads = {"folds": statistic.sd_folds, "trainings": statistic.sd_runs, "trials": statistic.sd_trials}
+    for what, spread in spreads.items():
         parts += [f"s.d. over {what} {_number(metric, spread)}"] if np.isfinite(spread) else []
     comparison = statistic.comparison
     if comparison is not None and comparison.pairs:

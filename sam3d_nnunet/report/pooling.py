@@ -57,6 +57,12 @@ class Pooled:
         return self.protocol.name if self.clicks is None else f"{self.protocol}, after {self.clicks}"
 
     @property
+    def without_clicks(self) -> bool:
+        """Whether nothing was clicked before this prediction."""
+        is_first = self.clicks == 0 and not self.area
+        return self.protocol.is_automatic or (is_first and self.protocol.starts_without_prompts)
+
+    @property
     def prompted(self) -> bool:
         """Whether clicks were given."""
         return not self.protocol.is_automatic

@@ -1,7 +1,7 @@
 """Figures that others report on the paper's data sets, to show beside ours.
 
-The paper is that of 3DSAM-adapter (Gong et al. 2023, arXiv:2306.13465). PRISM is by Li et al. 2024 (arXiv:2404.15028); its
-figures and its protocol are those of its repository, https://github.com/MedICL-VU/PRISM.
+The paper is that of 3DSAM-adapter (Gong et al. 2023, arXiv:2306.13465). PRISM is by Li et al. 2024 (arXiv:2404.15028);
+its figures and its protocol are those of its repository, https://github.com/MedICL-VU/PRISM.
 """
 
 from dataclasses import dataclass
@@ -111,10 +111,10 @@ def paper_notes(dataset: str) -> list[str]:
         "(encoder) give the parameters tuned in the image encoder alone.",
     ]
     notes.append(
-        "PRISM (arXiv:2404.15028): its repository, github.com/MedICL-VU/PRISM, gives this Dice and no NSD. It ships the "
-        "folds of 3DSAM-adapter's authors, and tests on patches cut around the true tumour. A box, scribbles and a click "
-        "in each of 11 iterations, drawn from the truth and from the errors so far, are far more information than one "
-        "click: don't compare it with volume_1. It takes no part in bold print and tests either."
+        "PRISM (arXiv:2404.15028): its repository, github.com/MedICL-VU/PRISM, gives this Dice and no NSD. It ships "
+        "the folds of 3DSAM-adapter's authors, and tests on patches cut around the true tumour. A box, scribbles and a "
+        "click in each of 11 iterations, drawn from the truth and from the errors so far, are far more information "
+        "than one click: don't compare it with volume_1. It takes no part in bold print and tests either."
     )
     if dataset == "lits17":
         notes.append("The paper gives nnFormer and 3D UX-Net the same figures for the liver.")

@@ -216,6 +216,11 @@ class Protocol:
         return self.family.name == AUTOMATIC
 
     @property
+    def starts_without_prompts(self) -> bool:
+        """The first of several predictions is automatic; later prompts may lie on background alone."""
+        return self.is_challenge and not self.family.challenge.has_boxes
+
+    @property
     def is_drawn(self) -> bool:
         """All clicks are drawn from the truth before anything is predicted."""
         return self.family.is_drawn

@@ -53,6 +53,9 @@ class PlannedTrainer(nnUNetTrainer):
     changes: dict[str, Any] = {}
     """Settings of the plan's block that a variant replaces."""
 
+    follows_block = True
+    """`nnunet.names.follows_block` reads this."""
+
     @classmethod
     def replaced(cls, planned: ConfigurationManager) -> dict[str, Any]:
         """Settings that this trainer replaces in the block of a configuration: `changes`, unless the plans decide."""

@@ -105,7 +105,7 @@ def sentence_with(table: Table, words: str) -> str:
 
 
 def test_each_fact_of_a_training_is_shown(results_folder):
-    know(results_folder, UNET, **KNOWN)
+    know(results_folder, UNET, **KNOWN, network={"width": 128, "neck": None})
     know(
         results_folder, ADAPTER, **KNOWN | {"patches": 12, "no_click_share": 0.15, "seed": 3, "mirroring_axes": [0, 2]}
     )
@@ -129,6 +129,7 @@ def test_each_fact_of_a_training_is_shown(results_folder):
     assert cells["mirroring: training / test"] == "dw / no"
     assert sentence_with(table, TITLE)
     assert not any("evaluate again" in sentence for sentence in table.training.caption)
+    assert any(f"{UNET} (width 128)" in sentence for sentence in table.training.caption)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +201,18 @@ def test_what_clicks_give_away_is_said_where_classes_are_absent(results_folder):
     for file in results_folder.glob("*/*/**/metrics.csv"):
         pd.read_csv(file).assign(truth_voxels=5).to_csv(file, index=False)
     assert not sentence_with(table_of(results_folder, "automatic", "volume_1"), "With clicks")
+
+
+def test_a_challenge_that_starts_without_prompts(results_folder):
+    """Its first prediction is automatic, and it clicks on background where nothing is to be found."""
+    for step in range(3):
+        measure(results_folder, ADAPTER, "autopet_2", 0.6, step)
+    know(results_folder, ADAPTER, no_click_share=0)
+    table = table_of(results_folder, "autopet_2")
+    labels = [row[1].text for section in table.sections for row in section.rows]
+    assert labels == ["autopet_2, after 0 †", "autopet_2, after 1", "autopet_2, after 2"]
+    assert sentence_with(table, "†")
+    assert not sentence_with(table, "With clicks, a class")
 
 
 @pytest.fixture
