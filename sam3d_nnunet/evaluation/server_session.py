@@ -29,14 +29,12 @@ class Capabilities:
         version: of the server's program.
         licence: of the model.
         interactions: those that it takes: "points", "bbox2d", "bbox3d", ...
-        takes_masks: whether it can start from a mask.
         autozoom: whether it zooms out where an object is larger than its window.
     """
 
     version: str
     licence: str | None
     interactions: tuple[str, ...]
-    takes_masks: bool
     autozoom: bool
 
     @property
@@ -61,7 +59,9 @@ class Server:
         """
         try:
             from nnInteractive.inference.remote import nnInteractiveRemoteInferenceSession
-        except ImportError as e:
+
+            self.client_version = version(CLIENT)
+        except ImportError as e:  # also where an old nnInteractive has the module, but not this package
             raise SAM3DError(
                 f"A server is asked through {CLIENT}, which can't be imported ({last_line(e)}). Install it: "
                 'pip install "sam3d_nnunet[rivals]"'
@@ -77,11 +77,6 @@ class Server:
         self.place = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         self._session_class = nnInteractiveRemoteInferenceSession
 
-    @property
-    def client_version(self) -> str:
-        """Of the installed client."""
-        return version(CLIENT)
-
     def capabilities(self) -> Capabilities:
         """Ask the server what it can do.
 
@@ -94,7 +89,6 @@ class Server:
                 str(session.INFERENCE_SESSION_VERSION),
                 session.license,
                 tuple(sorted(wanted)),
-                bool(session.supports_initial_label),
                 bool(session.do_autozoom),
             )
         if "points" not in found.interactions:
