@@ -11,7 +11,7 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "sam3d_nnunet" / "__init__
 
 BASELINES = ["segment-anything", "monai"]
 BENCHMARK = ['snakemake>=9; python_version >= "3.11"', "filelock"]
-RIVALS = ["nninteractive-client>=2.6,<3"]  # it requires numpy, httpx and blosc2, and no torch
+RIVALS = ["nninteractive-client>=2.6,<3", "httpx"]  # no torch among their requirements
 # segment-anything imports torchvision but does not require it. The packaging test builds a wheel with setuptools.
 TEST = [*BASELINES, *BENCHMARK, *RIVALS, "pytest>=7.4", "pytest-xdist", "hypothesis", "torchvision", "setuptools>=64"]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]

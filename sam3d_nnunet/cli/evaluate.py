@@ -62,7 +62,7 @@ def prompts(
 
 
 @app.command(
-    epilog="Examples: sam3d evaluate -d 4 -f 0 --protocol automatic --protocol volume_1 --trials 3 -o RESULTS; "
+    epilog="Example: sam3d evaluate -d 4 -f 0 --protocol automatic --protocol volume_1 --trials 3 -o RESULTS; "
     "sam3d evaluate -d 4 -f 0 --protocol volume_1 --server http://localhost:1527 --name nnInteractive -o RESULTS"
 )
 def evaluate(
