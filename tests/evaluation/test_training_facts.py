@@ -137,3 +137,13 @@ def test_mirroring_is_that_of_the_trainer(name, make_trainer, tmp_path):
 
 def test_smoke_trainer_of_nnunet_is_not_seeded(tmp_path):
     assert training_facts(checkpoint_of(), nnUNetTrainer_smoke, tmp_path)["seed"] == "none"
+
+
+def test_arguments_of_a_baselines_network(tmp_path):
+    """Also those that the plan leaves at their defaults; other trainers have none."""
+    pytest.importorskip("segment_anything")
+    tuning = find_trainer("SAM3DHoulsbyAdapterTrainer")
+    block = {"networks": {"SAM3DHoulsbyAdapterTrainer": {"width": 205}}}
+    assert training_facts(checkpoint_of(block), tuning, tmp_path)["network"] == {"width": 205, "neck": "sam"}
+    assert training_facts(checkpoint_of(), tuning, tmp_path)["network"] == {"width": 64, "neck": "sam"}
+    assert "network" not in training_facts(checkpoint_of(block), SAM3DAdapterTrainer, tmp_path)
