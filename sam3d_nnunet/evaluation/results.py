@@ -379,12 +379,19 @@ class ResultsFolder:
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Note the settings of a folder of predictions.
+    """Note the settings of a folder of predictions. Raises SAM3DError if it holds predictions with others."""
+    refuse_other_settings(folder, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SETTINGS, settings)
+
+
+def refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse a folder of predictions with other settings; those that are not given may be any.
 
     A setting that older results lack had the value in `OLDER`; any other counts as the same.
 
     Raises:
-        SAM3DError: it holds predictions with other settings.
+        SAM3DError: names a setting that differs.
     """
     known = known_settings(folder)
     known = known and OLDER | known
@@ -395,8 +402,6 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
             f"{folder} holds predictions with {key} {known[key]}, not {settings[key]}. Give another --name, or delete "
             "that folder to predict again."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SETTINGS, settings)
 
 
 def known_settings(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.evaluation.measure import up_to_date
-from sam3d_nnunet.evaluation.results import ResultsFolder, step_folders
+from sam3d_nnunet.evaluation.results import WINDOWS, ResultsFolder, refuse_other_settings, step_folders
 from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.nnunet.folders import dataset_number, preprocessed_root
 from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
@@ -113,6 +113,7 @@ class Steps:
             self._refuse_model_of_other_plans(method)
             for fold in map(str, self.comparison.folds):
                 self.results.refuse_other_weights(method.name, fold, self._model_folder(method), [fold], FINAL)
+                self._refuse_other_windows(method, fold)
 
     def left(self) -> list[Step]:
         """Unfinished steps, in an order in which they can run."""
@@ -271,6 +272,13 @@ class Steps:
                 "another name for their plans, or delete these plans, the data preprocessed with them "
                 f"({self._preprocessed / name}_*) and the models trained with them (*__{name}__*)."
             )
+
+    def _refuse_other_windows(self, method: ComparedMethod, fold: str) -> None:
+        """The windows of predictions from clicks may have been others when the method was measured."""
+        for protocol in map(Protocol.parse, self.protocols[method.name]):
+            for trial in range(self.comparison.trials if not protocol.is_automatic else 0):
+                folder = self.results.predictions(method.name, protocol.name, fold, trial)
+                refuse_other_settings(folder, {WINDOWS: self.comparison.windows})
 
     def _refuse_model_of_other_plans(self, method: ComparedMethod) -> None:
         """Plans can be replaced under the same name after a training, which keeps a copy of those that it used."""

@@ -16,6 +16,7 @@ from sam3d_nnunet.datasets.splits import draw_splits
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.measure import measure_folder
 from sam3d_nnunet.evaluation.results import Results, check_settings, fingerprint
+from sam3d_nnunet.planning.recipes import load_recipe
 from sam3d_nnunet.training.planned_trainer import complete_settings
 from sam3d_nnunet.training.variants import SAM3DAdapterTrainer_5epochs
 from sam3d_nnunet.workflow.comparison import Comparison
@@ -54,7 +55,7 @@ def write_label_map(file: Path) -> None:
 
 def write_plans(file: Path, block: dict | None = None, **more: dict) -> None:
     fullres = {"patch_size": [128] * 3, "spacing": [1.0] * 3, "data_identifier": f"{file.stem}_3d_fullres"}
-    fullres |= {"architecture": {}, "sam3d": {"stride": 4} | (block or {})}
+    fullres |= {"architecture": {}, "sam3d": {"stride": 4} | load_recipe("kits21_tumor")["sam3d"] | (block or {})}
     file.write_text(json.dumps({"configurations": {"3d_fullres": fullres} | more}))
 
 
@@ -254,6 +255,15 @@ def test_results_of_another_training_are_refused_before_any_work(dataset):
         left(dataset, [NNUNET])
     (predicted / "settings.json").write_text("{}")  # of a version that didn't note it
     assert left(dataset, [NNUNET])
+
+
+def test_results_of_other_windows_are_refused_before_any_work(dataset):
+    """Those that don't say which followed the mask."""
+    check_settings(dataset.results / "ours" / "volume_3" / "fold_1" / "trial_1", {"max_windows": 32})
+    check_settings(dataset.results / "ours" / "automatic" / "fold_1" / "trial_0", {"step": 0.5})
+    assert left(dataset, [OURS])
+    with pytest.raises(SAM3DError, match="volume_3/fold_1/trial_1 holds predictions with windows follow, not single"):
+        left(dataset, [OURS], windows="single")
 
 
 def test_sam_needs_images_in_a_folder(dataset, nnunet_folders):
