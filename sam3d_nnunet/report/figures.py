@@ -48,7 +48,7 @@ def write_figures(
     dice_against_clicks     Dice and NSD against the number of clicks
     bars_PROTOCOL           Dice and NSD of all methods
     click_position          Dice after clicks in the centre, the surrounding and the margin of the largest lesion
-    robustness              Dice after ideal clicks, and beside it after clicks of a person or off target
+    robustness              Dice after clicks of the robot, and beside it after clicks of a person or off target
     scatter_METHOD          Dice against that of the baseline, one dot per case
     dice_against_volume     Dice against the volume of the truth
 

@@ -19,7 +19,7 @@ HEADINGS = {
     "dice_against_clicks": "Dice and NSD against the number of clicks",
     "bars": "Dice and NSD of all methods",
     "click_position": "Dice by the position of the click",
-    "robustness": "Dice with ideal clicks, and with those of a person or off target",
+    "robustness": "Dice with clicks of the robot, and beside it of a person or off target",
     "scatter": "Dice against that of the baseline",
     "dice_against_volume": "Dice against the volume of the truth",
 }

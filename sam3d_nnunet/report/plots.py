@@ -126,7 +126,7 @@ def plot_robustness(selection: Selection) -> Figure:
             if ideal.ideal == ideal and len(same) > 1:
                 curves.setdefault(ideal, {})[method] = same
     if not curves:
-        raise SAM3DError("no method was measured with ideal and other clicks, such as volume_1 and volume_1_human")
+        raise SAM3DError("no method was measured with a robot's clicks and others, such as volume_1 and volume_1_human")
     targets = _targets(selection.table)
     figure, grid = _grid(len(targets), len(curves), (1.25 * PANEL, PANEL), sharey=True)
     for axes, (title, names) in zip(grid, targets.items()):
@@ -150,7 +150,7 @@ def _clicks_of(protocol: Protocol) -> str:
     """Where clicks are, in a word or two."""
     if protocol.human:
         return "human"
-    return f"{100 * protocol.off_share:g} % off\nby {protocol.off_mm:g} mm" if protocol.off_share else "ideal"
+    return f"{100 * protocol.off_share:g} % off\nby {protocol.off_mm:g} mm" if protocol.off_share else "robot"
 
 
 def plot_paired(selection: Selection, method: str) -> Figure:

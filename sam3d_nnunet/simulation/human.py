@@ -1,10 +1,10 @@
 """Clicks as a person places them: scattered in the object, and now and then on the wrong side of its border.
 
-Robots click the middle of an object or error. People click less exactly, and models do worse with their clicks: studies
+Robots click by a rule. People click less exactly, and models do worse with their clicks than with ideal ones: studies
 with annotators of lesions in PET (Marinov et al. 2024, arXiv 2404.01816), with clicks on bones in CT (Magg et al. 2026,
 arXiv 2603.10541) and with 475 000 clicks on photographs (Antonov et al. 2024, arXiv 2410.11722) agree on this. The
-numbers below are our assumptions, not results of these studies: take differences between ideal and human-like clicks as
-an order of magnitude.
+numbers below are our assumptions, not results of these studies: take differences between clicks of a robot and of a
+person as an order of magnitude.
 """
 
 import math

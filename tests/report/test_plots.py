@@ -139,7 +139,7 @@ def test_robustness_shows_a_person_beside_the_robot(results):
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == [f"{target}, {name}\n{n} cases" for target, n in (("kidney", 6), ("tumour", 5)) for name in NAMES]
     labels = [[tick.get_text() for tick in axis.get_xticklabels()] for axis in figure.axes]
-    assert labels == [["ideal", "human", "20 % off\nby 5 mm"], ["ideal", "human"]] * 2
+    assert labels == [["robot", "human", "20 % off\nby 5 mm"], ["robot", "human"]] * 2
     for axis, target in zip(figure.axes[::2], ("kidney", "tumour")):
         (curve,) = axis.containers
         shown = ("volume_1", "volume_1_human", "volume_1_off20_5mm")
