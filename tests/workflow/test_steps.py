@@ -324,3 +324,13 @@ def test_plans_of_another_seed_are_refused(dataset):
         left(dataset, [OURS], seeds=[3])
     with pytest.raises(SAM3DError, match=r"seeds \[3, 3\]"):
         left(dataset, [OURS], seeds=[3, 3])
+
+
+def test_the_papers_ablations(dataset):
+    """Eight trainings of one fold from one plan, each evaluated with ten draws of a click and a single window."""
+    comparison = Comparison.from_recipe("kits21_ablations")
+    steps = Steps(comparison, "kits21_ablations", "220", dataset.results, "cpu").left()
+    kinds = [step.name.split("/")[0] for step in steps]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"prepare": 3, "train": 8, "evaluate": 8}
+    evaluations = [step.shell for step in steps if step.name.startswith("evaluate")]
+    assert all("--trials 10 --device cpu --windows single --protocol volume_1" in shell for shell in evaluations)
