@@ -98,8 +98,8 @@ class SAM3DSettings(Block):
     )
     click_unit: Literal["token", "voxel"] | None = Field(
         None,
-        description="size of the clicks that the prompted U-Nets draw: token, as in our network, or voxel, as in earlier "
-        "versions; null: token",
+        description="size of the clicks that the prompted U-Nets draw: token, as in our network, or voxel, as in "
+        "earlier versions; null: token",
     )
     deep_prompt_levels: list[Literal[1, 2, 3]] = Field(
         [], description="levels of features that clicks change in addition to the last, the fourth"
