@@ -121,6 +121,14 @@ def evaluate(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the method. Default: name of the model folder.")] = None,
+    run_of: Annotated[
+        str | None,
+        typer.Option(
+            "--run-of",
+            help="The model is one of several trainings of this method, as with several seeds: tables pool them under "
+            "this name. Each needs a --name of its own.",
+        ),
+    ] = None,
     tolerance: Annotated[
         list[float] | None,
         typer.Option(min=0, help="Tolerance of the surface Dice in mm. Repeat for several. Default: 5."),
@@ -158,8 +166,10 @@ def evaluate(
         more = {"tolerances": tolerances} | ({} if time_limit is None else {"time_limit": time_limit})
         failed = evaluate_server(server, results, dataset, name, protocols, fold or (), test, trials, **more)
     elif predictions is not None:
-        if dataset is None or name is None or len(protocols) > 1 or model or paper:
-            raise typer.BadParameter("--predictions needs -d and --name, and takes at most one --protocol.")
+        if dataset is None or name is None or len(protocols) > 1 or model or paper or run_of:
+            raise typer.BadParameter(
+                "--predictions needs -d and --name, and takes at most one --protocol and none of -m, --paper, --run-of."
+            )
         if len(fold or []) + (test is not None) != 1:
             raise typer.BadParameter("--predictions needs one fold (-f), whose validation cases they are, or --test.")
         if trials != 1 or per_lesion or windows:
@@ -179,7 +189,7 @@ def evaluate(
         options = PredictionOptions(
             device.value, checkpoint, not disable_tta, max_windows, per_lesion, windows=rule.value
         )
-        more = {"name": name, "dataset": dataset, "test": test, "tolerances": tolerances}
+        more = {"name": name, "dataset": dataset, "test": test, "tolerances": tolerances, "run_of": run_of}
         if paper:
             failed = module.evaluate_as_in_paper(folder, results, fold or (), trials, options, **more)
         else:
@@ -201,7 +211,7 @@ def _check_server_options(context: typer.Context) -> None:
         "max_windows",
         "device",
     )
-    refused = {*ours, "per_lesion", "paper", "predictions", "trial"}
+    refused = {*ours, "per_lesion", "paper", "predictions", "trial", "run_of"}
     given = [
         option.opts[0]
         for option in context.command.params
