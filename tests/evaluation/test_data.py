@@ -137,6 +137,23 @@ def test_test_set_whose_images_are_gone(test_data):
     assert test_data.image_file("new_1") is None
 
 
+@pytest.mark.parametrize(
+    "channels, number", [(["CT", "FDG-PET"], 1), (["SUV", "CT"], 0), (["T1", "T2", "FLAIR"], 2), (["MRI"], 0)]
+)
+@pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIOWithReorient])
+def test_channel_in_which_lesions_are_bright(data, channels, number, reader):
+    """With the axes of the truth, whatever the reader."""
+    names = {str(place): name for place, name in enumerate(channels)}
+    data = replace(data, raw=None, dataset_json=data.dataset_json | {"channel_names": names})
+    data.__dict__["reader"] = reader()
+    image = sitk.ReadImage(str(data.image_file("case_1")))
+    image.SetDirection((0, 1, 0, -1, 0, 0, 0, 0, 1))
+    for place in range(len(channels)):
+        sitk.WriteImage(image + 100 * place, str(data.images / f"case_1_{place:04}.nii.gz"))
+    expected = sitk.GetArrayFromImage(image) + 100 * number
+    assert data.read_uptake("case_1") == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("reader", [SimpleITKIO, SimpleITKIOWithReorient, NibabelIOWithReorient])
 def test_corrections_are_drawn_where_the_first_clicks_are(data, tmp_path, reader):
     """In the axes of the file, whatever the reader."""
