@@ -178,11 +178,11 @@ def test_plan(monkeypatch):
         return Path("preprocessed/Dataset004_Hippocampus/MyPlans.json")
 
     stub(monkeypatch, "sam3d_nnunet.planning.plan_dataset", plan_dataset=plan_dataset)
-    done = invoke(*"plan -d 4 -d Dataset004_Hippocampus -c 3d_fullres -c 3d_lowres --recipe hippocampus".split())
+    done = invoke(*"plan -d 4 -d Dataset004_Hippocampus -c 3d_fullres -c 3d_lowres --recipe hippocampus --seed 2".split())
     assert done.exit_code == 0, done.output
     assert calls == [
-        ("4", "hippocampus", None, None, None),
-        ("Dataset004_Hippocampus", "hippocampus", None, None, None),
+        ("4", "hippocampus", None, None, None, 2),
+        ("Dataset004_Hippocampus", "hippocampus", None, None, None, 2),
     ]
     assert done.output.splitlines()[:2] == [
         "plans: preprocessed/Dataset004_Hippocampus/MyPlans.json",
