@@ -178,11 +178,11 @@ def test_plan(monkeypatch):
         return Path("preprocessed/Dataset004_Hippocampus/MyPlans.json")
 
     stub(monkeypatch, "sam3d_nnunet.planning.plan_dataset", plan_dataset=plan_dataset)
-    done = invoke(*"plan -d 4 -d Dataset004_Hippocampus -c 3d_fullres -c 3d_lowres --recipe hippocampus --seed 2".split())
+    done = invoke(*"plan -d 4 -d Dataset004_Hippocampus -c 3d_fullres -c 3d_lowres --recipe X --seed 2".split())
     assert done.exit_code == 0, done.output
     assert calls == [
-        ("4", "hippocampus", None, None, None, 2),
-        ("Dataset004_Hippocampus", "hippocampus", None, None, None, 2),
+        ("4", "X", None, None, None, 2),
+        ("Dataset004_Hippocampus", "X", None, None, None, 2),
     ]
     assert done.output.splitlines()[:2] == [
         "plans: preprocessed/Dataset004_Hippocampus/MyPlans.json",
@@ -190,7 +190,7 @@ def test_plan(monkeypatch):
     ]
 
     done = invoke(*"plan -d 4 --preset tiny --overwrite-plans-name MyPlans --spacing 1 0.8 0.8".split())
-    assert calls[-1] == ("4", None, "MyPlans", (1, 0.8, 0.8), "tiny")
+    assert calls[-1] == ("4", None, "MyPlans", (1, 0.8, 0.8), "tiny", None)
     assert done.output.endswith("-c 3d_fullres\n")
 
 
