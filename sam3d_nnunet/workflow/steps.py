@@ -18,7 +18,7 @@ from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
 from sam3d_nnunet.planning.fingerprint import FINGERPRINT, is_clipped
 from sam3d_nnunet.planning.plan_dataset import differences
 from sam3d_nnunet.planning.recipes import load_recipe
-from sam3d_nnunet.planning.settings import BEFORE, merge
+from sam3d_nnunet.planning.settings import BEFORE, merge, trained_settings
 from sam3d_nnunet.planning.settings import BLOCK as SETTINGS
 from sam3d_nnunet.prediction.model_folder import FINAL, trained_model_folder
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, Protocol
@@ -307,7 +307,9 @@ class Steps:
         if issubclass(trainer, PlannedTrainer):  # it completes the settings in its copy of the plans
             configuration = plans["configurations"][method.configuration]
             if by_a_training:
-                configuration[SETTINGS] = BEFORE | configuration.get(SETTINGS, {})
+                block = configuration.get(SETTINGS, {})
+                open_keys = trainer.left_open(trained_settings(block, str(file))).keys()
+                configuration[SETTINGS] = {key: BEFORE[key] for key in BEFORE.keys() & open_keys} | block
             complete_settings(plans, method.configuration, self.data.dataset_json, trainer)
         common = {key: value for key, value in plans.items() if key != "configurations"}
         return common | PlansManager(plans).get_configuration(method.configuration).configuration

@@ -1,5 +1,6 @@
 import json
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,9 @@ from sam3d_nnunet.datasets.splits import draw_splits
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.measure import measure_folder
 from sam3d_nnunet.evaluation.results import Results, check_settings, fingerprint
+from sam3d_nnunet.nnunet.names import find_trainer
 from sam3d_nnunet.planning.recipes import load_recipe
+from sam3d_nnunet.planning.settings import BEFORE
 from sam3d_nnunet.training.planned_trainer import complete_settings
 from sam3d_nnunet.training.variants import SAM3DAdapterTrainer_5epochs
 from sam3d_nnunet.workflow.comparison import Comparison
@@ -205,6 +208,32 @@ def test_models_of_other_plans_are_refused(dataset, method):
     with pytest.raises(SAM3DError, match=f"{model.name} .*normalization_schemes"):
         left(dataset, [method])
     assert left(dataset, [RESENC])
+
+
+@pytest.mark.parametrize(
+    "trainer, differs",
+    [
+        ("nnUNetTrainer_planned", False),
+        ("SAM3DHoulsbyAdapterTrainer", False),
+        ("SAM3DAdapterTrainer_tiny", False),
+        ("SAM3DAdapterTrainer", True),  # which now starts at SAM
+        ("PromptedUNetTrainer", True),  # which now draws larger clicks
+    ],
+)
+def test_models_of_older_versions_are_used_where_nothing_changed(dataset, trainer, differs):
+    """Their copies of the plans lack the settings of `BEFORE`."""
+    model = dataset.trained / f"{trainer}__SAM3DPlans__3d_fullres"
+    model.mkdir(parents=True)
+    write_plans(dataset.base / "SAM3DPlans.json")
+    plans = json.loads((dataset.base / "SAM3DPlans.json").read_text())
+    dataset_json = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "tumour": 1}}
+    complete_settings(plans, "3d_fullres", dataset_json, find_trainer(trainer))
+    block = plans["configurations"]["3d_fullres"]["sam3d"]
+    for key in BEFORE:
+        del block[key]
+    (model / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(SAM3DError, match=f"{model.name} .*other plans") if differs else nullcontext():
+        assert left(dataset, [OURS | {"trainer": trainer}], protocols=["automatic"])
 
 
 def test_nnunets_plans_are_used_as_they_are(dataset):
