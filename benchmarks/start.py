@@ -66,7 +66,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("dataset", type=Path, help="folder of a data set in nnU-Net's raw layout, with one channel")
     parser.add_argument("--spacing", type=float, required=True, help="to which images are resampled, in mm")
-    parser.add_argument("--starts", nargs="+", default=STARTS, choices=(*STARTS, NOT_LIFTED), help="default: sam published")
+    parser.add_argument(
+        "--starts", nargs="+", default=STARTS, choices=(*STARTS, NOT_LIFTED), help="default: sam published"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--slice-steps", type=int, default=500, help="of 16 slices each; default: 500")
     parser.add_argument("--steps", type=int, default=60, help="of the lifted networks, 2 patches each; default: 60")
