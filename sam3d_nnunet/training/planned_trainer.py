@@ -19,7 +19,7 @@ from sam3d_nnunet.datasets.splits import FILE, draw_splits, read_fold
 from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
 from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
-from sam3d_nnunet.io import listing, whole_file
+from sam3d_nnunet.io import listing, read_json_object, whole_file
 from sam3d_nnunet.network.weights import refuse_broken_weights
 from sam3d_nnunet.planning.settings import (
     BEFORE,
@@ -44,6 +44,7 @@ from sam3d_nnunet.training.seeding import BATCHES, WEIGHTS, ordered_workers, see
 show_as_sentence()
 
 PATIENCE = timedelta(hours=12)
+PLANS_COPY = "plans.json"  # which nnU-Net writes into the folder of a model
 Answer = TypeVar("Answer")
 
 
@@ -139,11 +140,13 @@ class PlannedTrainer(nnUNetTrainer):
         """Refuse weights that are not finite and labels that nnU-Net misreads; name cases whose images aren't finite.
 
         Raises:
-            SAM3DError: there are such weights or labels, or no image of a training case is finite.
+            SAM3DError: there are such weights or labels, no image of a training case is finite, or another fold of the
+                model was trained for a network that computes something else.
         """
         if not self.was_initialized:
             self.initialize()
         refuse_broken_weights(self.plain_network().state_dict(), "The network", "Start from other weights.")
+        self._refuse_folds_of_other_function()
         if self.current_epoch == 0:
             if self.local_rank == 0:
                 self._name_broken_cases()
@@ -245,22 +248,30 @@ class PlannedTrainer(nnUNetTrainer):
             SAM3DError: the weights are not finite, or belong to a network that computes something else.
         """
         super().load_checkpoint(filename_or_checkpoint)
-        self._refuse_other_function(str(filename_or_checkpoint))
+        self._refuse_other_function(self.my_init_kwargs["plans"], str(filename_or_checkpoint))  # the checkpoint's plans
         refuse_broken_weights(
             self.plain_network().state_dict(),
             str(filename_or_checkpoint),
             "Delete this file, so that --c takes an earlier checkpoint if there is one, or train the fold again.",
         )
 
-    def _refuse_other_function(self, file: str) -> None:
-        """Settings that decide what the same weights compute must be those of the training."""
-        block = planned_block(self.my_init_kwargs["plans"], self.configuration_name)  # those of the checkpoint
-        saved = trained_settings(block, f"the plans in {file}")
+    def _refuse_folds_of_other_function(self) -> None:
+        """Predictions build all folds of a model from one copy of the plans, which a training replaces by its own."""
+        folder = Path(self.output_folder_base)
+        trained = sorted({file.parent.name for file in folder.glob("fold_*/checkpoint_*.pth")})
+        others = [name for name in trained if name != Path(self.output_folder).name]
+        if others and (folder / PLANS_COPY).is_file():
+            plans = read_json_object(folder / PLANS_COPY, ("configurations",))
+            self._refuse_other_function(plans, f"{folder} ({listing(others)})")
+
+    def _refuse_other_function(self, plans: dict[str, Any], what: str) -> None:
+        """Settings that decide what the same weights compute must be those with which `what` was trained."""
+        saved = trained_settings(planned_block(plans, self.configuration_name), f"the plans of {what}")
         for key in BEFORE.keys() & self.left_open(self.settings).keys():
             then, now = getattr(saved, key), getattr(self.settings, key)
             if then != now:
                 raise SAM3DError(
-                    f"{file} was trained with {key} {then!r}, but now it is {now!r}. Set {key} to {then!r} in the "
+                    f"{what} was trained with {key} {then!r}, but now it is {now!r}. Set {key} to {then!r} in the "
                     f"block '{BLOCK}' of {self.plans_manager.plans_name}, configuration {self.configuration_name}."
                 )
 

@@ -1,5 +1,7 @@
 """The prompted nnU-Net control, trained and used as ours."""
 
+import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,41 @@ def test_models_from_before_draw_balls_of_a_voxel(make_trainer):
     del block["click_map"], block["click_unit"]
     network = trainer.build_network_architecture(trainer.plans_manager, trainer.configuration_manager, 1, 3)
     assert (network.click_map, network.token) == ("gaussian", 1)
+
+
+def without_size(plans: dict) -> dict:
+    """Plans as earlier versions wrote them, whose clicks were balls of a voxel."""
+    older = copy.deepcopy(plans)
+    del older["configurations"]["3d_fullres"]["sam3d"]["click_unit"]
+    return older
+
+
+def test_folds_of_earlier_versions_keep_their_clicks(make_trainer):
+    """A training replaces the copy of the plans from which all folds of the model are built."""
+    trainer = make_trainer(trainer_class=ShortUNetTrainer)
+    model = Path(trainer.output_folder_base)
+    (model / "fold_3").mkdir(parents=True)
+    (model / "plans.json").write_text(json.dumps(without_size(trainer.plans_manager.plans)))
+    trainer.on_train_start()  # nothing to keep: no other fold has been trained
+    older = json.dumps(without_size(trainer.plans_manager.plans))
+    (model / "plans.json").write_text(older)
+    (model / "fold_3" / "checkpoint_best.pth").touch()
+    with pytest.raises(SAM3DError, match=r"\(fold_3\) was trained with click_unit 'voxel', but now it is 'token'"):
+        make_trainer(trainer_class=ShortUNetTrainer).on_train_start()
+    assert (model / "plans.json").read_text() == older
+    make_trainer(trainer_class=ShortUNetTrainer, settings={"click_unit": "voxel"}).on_train_start()
+
+
+def test_trainings_of_earlier_versions_go_on_with_their_clicks(make_trainer, tmp_path):
+    trainer, file = make_trainer(trainer_class=ShortUNetTrainer), tmp_path / "checkpoint_latest.pth"
+    trainer.initialize()
+    trainer.save_checkpoint(str(file))
+    checkpoint = torch.load(file, weights_only=False)
+    checkpoint["init_args"]["plans"] = without_size(checkpoint["init_args"]["plans"])
+    torch.save(checkpoint, file)
+    with pytest.raises(SAM3DError, match="latest.pth was trained with click_unit 'voxel', but now it is 'token'. Set"):
+        make_trainer(trainer_class=ShortUNetTrainer).load_checkpoint(str(file))
+    make_trainer(trainer_class=ShortUNetTrainer, settings={"click_unit": "voxel"}).load_checkpoint(str(file))
 
 
 def test_as_long_and_as_batched_as_nnunet(make_trainer):
