@@ -134,7 +134,7 @@ class PromptedUNetTrainer(PromptedTrainer):
 class PromptedUNetTrainer_1000epochs(PromptedUNetTrainer):
     """`PromptedUNetTrainer` for as long and with as many patches in a step as nnU-Net trains itself.
 
-    nnU-Net's 1000 epochs of 250 steps, and the batch size that nnU-Net planned for its network on these patches.
+    nnU-Net's 1000 epochs of 250 steps, and the plan's batch size, which `nnUNetTrainer` takes from the same plans.
     """
 
     changes = {"num_epochs": 1000, "steps_per_epoch": 250, "validation_steps": 50}

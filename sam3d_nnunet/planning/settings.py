@@ -200,6 +200,8 @@ def trained_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
 
 def as_trained(block: dict[str, Any]) -> dict[str, Any]:
     """The block of a trained model, with what older trainings did not write down."""
+    if not isinstance(block, dict):
+        return block  # for `parse_settings` to refuse
     return block | {key: value for key, value in BEFORE.items() if block.get(key) is None}
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.sam3d import PRESETS
-from sam3d_nnunet.planning.settings import SAM3DSettings, merge, parse_settings, planned_block
+from sam3d_nnunet.planning.settings import SAM3DSettings, merge, parse_settings, planned_block, trained_settings
 
 
 def test_defaults_are_the_papers():
@@ -117,6 +117,12 @@ def test_clicks_that_select():
         assert parse_settings(block | {"target_policy": "clicked"}, "MyPlans").target_policy == "clicked"
     with pytest.raises(SAM3DError, match="'clicked'.*'released'.*Set clicks.policy to 'paper' or 'default'"):
         parse_settings({"clicks": {"policy": "released"}, "target_policy": "clicked"}, "MyPlans")
+
+
+@pytest.mark.parametrize("block", [None, [], "tiny"])
+def test_blocks_of_trained_models_that_are_none(block):
+    with pytest.raises(SAM3DError, match="The block 'sam3d' of MyPlans cannot be used.*but it is"):
+        trained_settings(block, "MyPlans")
 
 
 def test_merge_goes_into_nested_blocks_and_leaves_its_arguments_alone():
