@@ -181,8 +181,9 @@ class PredictorAnswers:
 
     def from_nothing(self) -> np.ndarray:
         """Predicted by nnU-Net's sliding window. Later predictions change it in their windows only, as in a session."""
+        automatic = self.model.automatic()  # loading it takes no time of the case
         with self._watch.running():
-            logits = self.model.automatic().predict_logits_from_preprocessed_data(torch.from_numpy(self.image.data))
+            logits = automatic.predict_logits_from_preprocessed_data(torch.from_numpy(self.image.data))
             nothing = self.predictor.predict_nothing(self.image, self._clicks)
             self._prediction = replace(nothing, logits=replace(nothing.logits, logits=logits.float().cpu()))
             self._segmentation = self._initial = self._prediction.segmentation()

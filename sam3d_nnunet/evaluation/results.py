@@ -140,7 +140,11 @@ class Results:
             key: ", ".join(dict.fromkeys(str(facts[key]) for facts in of_runs if facts.get(key) is not None))
             for key in ("plans", "seed")
         }
-        return first | {"name": method} | {key: text for key, text in joined.items() if text}
+        # tables pool the seconds of all runs
+        devices = [device for facts in of_runs for device in (facts.get("device") or "").split(" and ")]
+        joined["device"] = " and ".join(filter(None, dict.fromkeys(devices)))
+        joined["peak_memory_gib"] = max((m for f in of_runs if (m := f.get("peak_memory_gib")) is not None), default=0)
+        return first | {"name": method} | {key: value for key, value in joined.items() if value}
 
     @cached_property
     def folders(self) -> list[PredictionFolder]:
@@ -314,13 +318,27 @@ class ResultsFolder:
                     f"{self.root / method} holds results of {key} {known[key]}, not {facts[key]}. "
                     "Give this method another name."
                 )
+        self._refuse_one_name(method, facts.get("run_of", known.get("run_of")))
         return known
+
+    def _refuse_one_name(self, method: str, run_of: str | None) -> None:
+        """Refuse a method beside runs of a method of the same name: tables would show both as one."""
+        if run_of is not None:
+            self.known_method(run_of)
+        for other in sorted(file.parent.name for file in self.root.glob(f"*/{METHOD}")):
+            known = self.known_method(other).get("run_of")
+            if other != method and (known or other) == (run_of or method) and (known is None) != (run_of is None):
+                raise SAM3DError(
+                    f"{self.root} holds the method {other}{'' if known is None else f', a run of {known}'}. Tables "
+                    f"would show it and {method} under one name. Give another name, or remove {self.root / other}."
+                )
 
     def write_method(self, method: str, facts: dict[str, Any]) -> None:
         """Write method.json. Values that are unknown now (None) keep their earlier value, and devices are added.
 
         Raises:
-            SAM3DError: the folder holds the results of another method.
+            SAM3DError: the folder holds the results of another method, or tables would show another one under the same
+                name.
         """
         known = self.check_method(method, facts)
         merged = facts | {key: value for key, value in known.items() if facts.get(key) is None}

@@ -53,11 +53,15 @@ def _sources(content: Content) -> list[str]:
 
 def _runs(content: Content) -> list[str]:
     """Methods that were trained several times on the same fold."""
-    runs = {pooled.name: pooled.runs for pooled in content.pools if pooled.runs > 1}
+    runs: dict[str, set[int]] = {}
+    for pooled in content.pools:
+        runs.setdefault(pooled.name, set()).update(pooled.rows.groupby("case")["run"].nunique())
     return [
-        f"{name} was trained {count} times on each fold. The value of a case is its mean over these trainings, whose "
-        "standard deviation is in table.csv."
-        for name, count in runs.items()
+        f"{name} was trained {' or '.join(map(str, sorted(counts)))} times on each fold. The value of a case is its "
+        "mean over these trainings. The standard deviation over trainings, on the cases that all of them have, is in "
+        "table.csv. Tests compare cases, not trainings."
+        for name, counts in runs.items()
+        if max(counts) > 1
     ]
 
 

@@ -9,7 +9,7 @@ from scipy.integrate import trapezoid
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.metrics import VOLUMES, is_score, metrics_of
-from sam3d_nnunet.evaluation.results import PREDICTION
+from sam3d_nnunet.evaluation.results import PREDICTION, WEIGHTS, PredictionFolder, known_settings
 from sam3d_nnunet.io import listing
 from sam3d_nnunet.report.selection import Selection
 from sam3d_nnunet.simulation.protocols import Protocol
@@ -93,9 +93,9 @@ class Pooled:
         return rows.groupby(["fold", "case"])[metric].mean().dropna()
 
     def means_by(self, what: str, target: str, metric: str) -> np.ndarray:
-        """Mean over the cases of each "trial" or "run"."""
+        """Mean of each "trial" or "run", over the cases that all of them have."""
         rows = self.rows[self.rows["target"] == target]
-        return rows.groupby(what)[metric].mean().dropna().to_numpy()
+        return rows.groupby([what, "case"])[metric].mean().unstack(what).dropna().mean().dropna().to_numpy()
 
 
 def pool(selection: Selection) -> tuple[list[Pooled], list[str]]:
@@ -109,9 +109,10 @@ def pool(selection: Selection) -> tuple[list[Pooled], list[str]]:
         its steps. And sentences about what is incomplete or could not be checked.
 
     Raises:
-        SAM3DError: methods were trained on different splits, a case is not a validation case of its fold, or a case
-            was measured twice.
+        SAM3DError: methods were trained on different splits, a case is not a validation case of its fold, a case was
+            measured twice, or two runs of a method are the same training.
     """
+    _refuse_same_training(selection)
     table = _with_source(pd.concat([selection.table, selection.score_rows()], ignore_index=True))
     splits, notes = _common_splits(selection, table)
     pools = _groups(selection, table)
@@ -119,7 +120,7 @@ def pool(selection: Selection) -> tuple[list[Pooled], list[str]]:
         _refuse_twice(pooled)
         if pooled.source == FOLDS and splits is not None:
             notes += _check_folds(pooled, splits)
-        notes += _missing_in_trials(pooled)
+        notes += _missing_runs(pooled, selection) + _missing_in_trials(pooled)
     if splits is not None:
         notes += _missing_folds([pooled for pooled in pools if pooled.source == FOLDS], splits)
     return _with_areas(pools), list(dict.fromkeys(notes + _missing_cases(pools)))
@@ -182,7 +183,8 @@ def _splits(selection: Selection, method: str) -> Splits | None:
 
 
 def _refuse_twice(pooled: Pooled) -> None:
-    again = pooled.rows[pooled.rows.duplicated(["run", "trial", "case", "target"])]
+    in_several_folds = pooled.rows.groupby("case")["fold"].transform("nunique") > 1  # also in different runs or trials
+    again = pooled.rows[in_several_folds | pooled.rows.duplicated(["run", "trial", "case", "target"])]
     if len(again):
         case = again["case"].iloc[0]
         folds = sorted(pooled.rows.loc[pooled.rows["case"] == case, "fold"].unique())
@@ -190,6 +192,21 @@ def _refuse_twice(pooled: Pooled) -> None:
             f"{pooled.name}, {pooled.label}: the case {case} was measured twice, in fold {' and '.join(folds)}. "
             "Remove the folder of the fold that it does not belong to, or measure again."
         )
+
+
+def _refuse_same_training(selection: Selection) -> None:
+    """Runs of a method are different trainings, by the fingerprints of their weights."""
+    seen: dict[tuple[str, str], PredictionFolder] = {}
+    for folder in (f for f in selection.results.folders if f.method in selection.methods):
+        weights = known_settings(folder.path if folder.clicks is None else folder.path.parent).get(WEIGHTS)
+        first = seen.setdefault((folder.method, str(weights)), folder)
+        if weights and first.run != folder.run:
+            runs = selection.results.runs[folder.method]
+            raise SAM3DError(
+                f"{selection.results.root}: {runs[first.run]} and {runs[folder.run]} count as two trainings of "
+                f"{folder.method}, but {first.path} and {folder.path} were predicted with the same weights. Evaluate "
+                "another training there, or remove one of the two folders."
+            )
 
 
 def _check_folds(pooled: Pooled, splits: Splits) -> list[str]:
@@ -224,6 +241,11 @@ def _missing_folds(pools: list[Pooled], splits: Splits) -> list[str]:
     if len(lacking) == 1:
         lacking = {left: ["All methods"] for left in lacking}
     return [f"{'; '.join(names)}: without fold {left} of {len(splits)}." for left, names in lacking.items() if left]
+
+
+def _missing_runs(pooled: Pooled, selection: Selection) -> list[str]:
+    known = len(selection.results.runs[pooled.method])
+    return [f"{pooled.name}, {pooled.label}: {pooled.runs} of {known} trainings."] if pooled.runs < known else []
 
 
 def _missing_in_trials(pooled: Pooled) -> list[str]:

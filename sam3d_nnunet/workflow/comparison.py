@@ -90,6 +90,10 @@ class Run(ComparedMethod):
         return cls(**method.model_dump() | own, run_of=method, seed=seed)
 
     @property
+    def facts(self) -> dict[str, str | None]:
+        return super().facts | {"run_of": self.run_of.name}
+
+    @property
     def data_plans(self) -> str:
         """Plans that differ in the seed alone share their data."""
         return self.run_of.plans

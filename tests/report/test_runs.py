@@ -10,7 +10,7 @@ import pytest
 from results_fixtures import ADAPTER, UNET
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.evaluation.results import Results, ResultsFolder
 from sam3d_nnunet.report.caption import caption
 from sam3d_nnunet.report.content import gather
 from sam3d_nnunet.report.figures import _folders, _title
@@ -100,3 +100,59 @@ def test_runs_on_different_splits_are_refused(three_runs):
     file.write_text(json.dumps(json.loads(file.read_text())[::-1]))
     with pytest.raises(SAM3DError, match="the runs of ours were trained on different splits"):
         pool(Selection(Results(three_runs)))
+
+
+def test_a_run_that_lacks_a_fold_or_a_protocol(three_runs):
+    means = pools(three_runs)["ours", "volume_1"].means_by("run", "Anterior", "dice")
+    shutil.rmtree(three_runs / RUNS[1] / "volume_1" / "fold_0")
+    shutil.rmtree(three_runs / RUNS[2] / "automatic")
+    pooled, notes = pool(Selection(Results(three_runs)))
+    (ours,) = [p for p in pooled if (p.method, p.label) == ("ours", "volume_1")]
+    # on fold 1, which all have; the fixture lowers each run by 0.1 everywhere
+    first = ours.means_by("run", "Anterior", "dice")
+    np.testing.assert_allclose(first - first[0], means - means[0])
+    assert "ours, automatic: 2 of 3 trainings." in notes
+    sentences = caption(gather(Results(three_runs), protocols=["volume_1"], methods=["ours"]))
+    assert any("ours was trained 2 or 3 times on each fold." in sentence for sentence in sentences)
+
+
+def test_a_case_in_other_folds_of_another_run_is_refused(three_runs):
+    for name in (*RUNS, UNET):
+        (three_runs / name / "splits_final.json").unlink()  # nothing else would tell
+    place = three_runs / RUNS[1] / "volume_1"
+    (place / "fold_0").rename(place / "other")
+    (place / "fold_1").rename(place / "fold_0")
+    (place / "other").rename(place / "fold_1")
+    with pytest.raises(SAM3DError, match="ours, volume_1: the case .* was measured twice, in fold 0 and 1"):
+        pool(Selection(Results(three_runs)))
+
+
+def test_one_training_is_not_two_runs(three_runs):
+    for name, weights in zip(RUNS, (["a"], ["b"], ["a"])):
+        for folder in (three_runs / name / "volume_1").glob("fold_0/trial_*"):
+            (folder / "settings.json").write_text(json.dumps({"weights": weights}))
+    with pytest.raises(SAM3DError, match=f"{RUNS[0]} and {RUNS[2]} count as two trainings of ours, .* same weights"):
+        pool(Selection(Results(three_runs)))
+    assert pool(Selection(Results(three_runs), methods=[UNET]))
+
+
+def test_devices_of_all_runs_are_named(three_runs):
+    note(three_runs / RUNS[0], device="A100", peak_memory_gib=3.0)
+    note(three_runs / RUNS[1], device="H100 and A100", peak_memory_gib=5.0)
+    note(three_runs / RUNS[2], device=None, peak_memory_gib=None)
+    facts = Results(three_runs).methods["ours"]
+    assert (facts["device"], facts["peak_memory_gib"]) == ("A100 and H100", 5.0)
+
+
+def test_runs_and_a_method_of_their_name_are_not_mixed(three_runs):
+    root = ResultsFolder(three_runs)
+    facts = {"trainer": "SAM3DAdapterTrainer", "plans": None, "configuration": "3d_fullres", "kind": "prompted"}
+    with pytest.raises(SAM3DError, match=f"holds the method {RUNS[0]}, a run of ours. .* it and ours under one name"):
+        root.write_method("ours", facts)
+    with pytest.raises(SAM3DError, match=f"holds the method {UNET}. .* it and new under one name"):
+        root.write_method("new", facts | {"run_of": UNET})
+    with pytest.raises(SAM3DError, match="'a/b' can't be the name"):
+        root.write_method("new", facts | {"run_of": "a/b"})
+    root.write_method("new", facts | {"run_of": "ours"})
+    root.write_method("new", facts)  # the next evaluation need not say so again
+    assert set(Results(three_runs).runs["ours"]) == {"new", *RUNS}
