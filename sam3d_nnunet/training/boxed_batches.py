@@ -27,14 +27,14 @@ def boxes_above(dataset: nnUNetBaseDataset, cases: Collection[str], level: float
         SAM3DError: a case can't be read.
     """
     title = "Looking for the body in each image"
-    return for_each_preprocessed(lambda case: box_above(dataset.load_case(case)[0][0], level), dataset, cases, title)
+    return for_each_preprocessed(lambda case: box_above(dataset.load_case(case)[0], level), dataset, cases, title)
 
 
 def box_above(image: np.ndarray, level: float) -> Box | None:
-    """The smallest box that holds all voxels of an image (D, H, W) above a level; it may lie on the disk."""
-    across, along = np.zeros(image.shape[1:], bool), np.zeros(image.shape[0], bool)
-    for start in range(0, len(image), SLAB):
-        above = image[start : start + SLAB] > level
+    """The smallest box that holds all voxels of the first channel above a level; (C, D, H, W) may lie on the disk."""
+    across, along = np.zeros(image.shape[2:], bool), np.zeros(image.shape[1], bool)
+    for start in range(0, len(along), SLAB):
+        above = image[0, start : start + SLAB] > level
         across |= above.any(axis=0)
         along[start : start + SLAB] = above.any(axis=(1, 2))
     plane = Box.from_mask(across)

@@ -10,7 +10,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.training.boxed_batches import BoxedDataLoader, box_above
-from sam3d_nnunet.training.finite import step_if_finite
+from sam3d_nnunet.training.finite import SLAB, step_if_finite
 from sam3d_nnunet.training.published import (
     SAM3DAdapterTrainer_paper,
     SAM3DAdapterTrainer_released,
@@ -202,8 +202,23 @@ def test_box_of_what_lies_above_a_level():
     rng = np.random.default_rng(0)
     image = np.full((70, 14, 12), -2.0, np.float32)  # more slices than are read at once
     image[33:66, 3:9, 5:6] = rng.uniform(-1, 1, (33, 6, 1))
-    assert box_above(image, -1.5) == Box.from_mask(image > -1.5) == Box((33, 3, 5), (66, 9, 6))
-    assert box_above(image, 2) is None
+    channels = np.stack([image, np.ones_like(image)])
+    assert box_above(channels, -1.5) == Box.from_mask(image > -1.5) == Box((33, 3, 5), (66, 9, 6))
+    assert box_above(channels, 2) is None
+
+
+def test_images_on_the_disk_are_read_by_slabs():
+    class OnDisk:
+        """Reads what is asked for, as the arrays that nnU-Net preprocesses do."""
+
+        shape = (1, 3 * SLAB, 4, 5)
+
+        def __getitem__(self, where: tuple) -> np.ndarray:
+            part = np.ones(self.shape, np.float32)[where]
+            assert part.size <= SLAB * 4 * 5
+            return part
+
+    assert box_above(OnDisk(), 0) == Box((0, 0, 0), (3 * SLAB, 4, 5))
 
 
 def test_boxes_of_training_cases_lie_above_the_clip_minimum(make_trainer, monkeypatch):
