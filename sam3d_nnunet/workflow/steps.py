@@ -99,6 +99,7 @@ class Steps:
         """Refuse now what would stop a step later, or mix results of different models."""
         self.data.raw.refuse_case_names()
         self.results.check_data(self.data)
+        self.data.refuse_many_classes([Protocol.parse(name) for names in self.protocols.values() for name in names])
         sam2d = [method for method in self.comparison.methods if method.sam2d is not None]
         for method in (*self.trained, *sam2d):
             self.results.check_method(method.name, method.facts)

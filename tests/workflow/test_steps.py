@@ -323,7 +323,25 @@ def test_mistakes_come_before_any_work(dataset, methods, more, message):
         left(dataset, methods, **more)
 
 
+def test_protocols_of_one_class_are_refused_before_training(dataset, nnunet_folders):
+    assert left(dataset, [OURS], protocols=["autopet_3"])
+    file = nnunet_folders.raw / NAME / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"labels": {"background": 0, "a": 1, "b": 2}}))
+    assert left(dataset, [NNUNET], protocols=["autopet_3"])  # it takes no clicks
+    with pytest.raises(SAM3DError, match="autopet_3 is about data sets with one class"):
+        left(dataset, [OURS], protocols=["autopet_3"])
+
+
 # several seeds
+
+
+def test_seeds_beside_results_without_one_are_refused_before_training(dataset):
+    trained = {"trainer": "SAM3DAdapterTrainer", "plans": "SAM3DPlans", "configuration": "3d_fullres"}
+    touch(dataset.results / "ours" / "method.json")
+    (dataset.results / "ours" / "method.json").write_text(json.dumps(trained))
+    assert left(dataset, [OURS])
+    with pytest.raises(SAM3DError, match="holds the method ours. Tables would show it and ours, seed 0 under one name"):
+        left(dataset, [OURS], seeds=[0])
 
 
 def test_seeds_are_trainings_of_their_own_on_the_same_data(dataset):
