@@ -196,16 +196,17 @@ def _refuse_twice(pooled: Pooled) -> None:
 
 def _refuse_same_training(selection: Selection) -> None:
     """Runs of a method are different trainings, by the fingerprints of their weights."""
+    runs = {method: folders for method, folders in selection.results.runs.items() if method in selection.methods}
     seen: dict[tuple[str, str], PredictionFolder] = {}
-    for folder in (f for f in selection.results.folders if f.method in selection.methods):
+    for folder in (f for f in selection.results.folders if len(runs.get(f.method, ())) > 1):
         weights = known_settings(folder.path if folder.clicks is None else folder.path.parent).get(WEIGHTS)
         first = seen.setdefault((folder.method, str(weights)), folder)
         if weights and first.run != folder.run:
-            runs = selection.results.runs[folder.method]
+            one, other = (runs[folder.method][f.run] for f in (first, folder))
             raise SAM3DError(
-                f"{selection.results.root}: {runs[first.run]} and {runs[folder.run]} count as two trainings of "
-                f"{folder.method}, but {first.path} and {folder.path} were predicted with the same weights. Evaluate "
-                "another training there, or remove one of the two folders."
+                f"{selection.results.root}: {one} and {other} count as two trainings of {folder.method}, but "
+                f"{first.path} and {folder.path} were predicted with the same weights. Evaluate another training under "
+                "one of these names, or remove its folder."
             )
 
 
