@@ -85,6 +85,11 @@ class SAMTuning:
     def _load_sam_weights(self) -> None:
         network = self.plain_network()
         if network.initialized:  # loaded by --c or -pretrained_weights
+            if self.current_epoch == 0 and "start" in self.left_open(self.settings):  # nnU-Net doesn't hand on its file
+                self.print_to_log_file(
+                    f"The given weights are used with start {self.settings.start!r}. If they were trained with another "
+                    f"one (see {BLOCK} in their plans.json; without the key: published), set that in the plan."
+                )
             return
         model = PRESETS[self.settings.preset].sam_model
         if model is not None:

@@ -532,6 +532,8 @@ def test_pretrained_weights_from_another_number_of_classes(make_trainer, tmp_pat
     assert all(torch.equal(after[name], before[name]) for name in own)
     assert {name for name in after if after[name].shape != given[name].shape} <= own
     assert np.isfinite(started(trainer).train_step(next(trainer.dataloader_train))["loss"])
+    said = "The given weights are used with start 'published'"
+    assert said in Path(trainer.log_file).read_text() and said not in Path(source.log_file).read_text()
 
 
 def test_ranks_wait_longer_than_their_backend_would(tmp_path):
