@@ -153,7 +153,7 @@ def predict_sam2d(
     """
     from sam3d_nnunet.baselines.sam2d import SliceCases, SliceSAM, load_sam
     from sam3d_nnunet.datasets.raw_dataset import RawDataset, read_dataset_json
-    from sam3d_nnunet.evaluation.results import add_cost
+    from sam3d_nnunet.evaluation.results_folder import add_cost
     from sam3d_nnunet.network.device import usable_device
     from sam3d_nnunet.network.weights import sam_checkpoint
     from sam3d_nnunet.planning.fingerprint import clipping_window

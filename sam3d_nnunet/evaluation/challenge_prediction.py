@@ -11,7 +11,7 @@ from sam3d_nnunet.evaluation import autopet, cvpr25
 from sam3d_nnunet.evaluation.answers import CaseAnswers, ClassBoxes, Correction
 from sam3d_nnunet.evaluation.data import EvaluationData, spacing_of
 from sam3d_nnunet.evaluation.protocol_prediction import IteratedPrediction
-from sam3d_nnunet.evaluation.results import add_scores
+from sam3d_nnunet.evaluation.results_folder import add_scores
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.prediction.batch import CaseReport
 from sam3d_nnunet.prompts.prompt import Prompt

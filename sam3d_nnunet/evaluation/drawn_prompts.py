@@ -8,7 +8,7 @@ from tqdm import tqdm
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData, TestFolders, spacing_of
 from sam3d_nnunet.evaluation.measure import print_failed
-from sam3d_nnunet.evaluation.results import ResultsFolder
+from sam3d_nnunet.evaluation.results_folder import ResultsFolder
 from sam3d_nnunet.prompts.files import read_prompt, write_prompt
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.simulation.protocol_clicks import draw_protocol, trial_generator

@@ -18,15 +18,8 @@ from sam3d_nnunet.evaluation.drawn_prompts import drawn_prompts
 from sam3d_nnunet.evaluation.measure import measure, print_failed
 from sam3d_nnunet.evaluation.model import EvaluatedModel, PredictionOptions
 from sam3d_nnunet.evaluation.protocol_prediction import IteratedPrediction, predict_automatic, predict_prompted_cases
-from sam3d_nnunet.evaluation.results import (
-    TEST,
-    WEIGHTS,
-    WINDOWS,
-    ResultsFolder,
-    add_cost,
-    check_settings,
-    step_folders,
-)
+from sam3d_nnunet.evaluation.results import TEST, WEIGHTS, WINDOWS, step_folders
+from sam3d_nnunet.evaluation.results_folder import ResultsFolder, add_cost, check_settings
 from sam3d_nnunet.io import listing, read_json_object
 from sam3d_nnunet.prediction.batch import CaseReport
 from sam3d_nnunet.prediction.model_folder import choose_folds, read_plans

@@ -9,7 +9,8 @@ import pandas as pd
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData, TestFolders
 from sam3d_nnunet.evaluation.measure import measure, print_failed
-from sam3d_nnunet.evaluation.results import METRICS, METRICS_JSON, PREDICTION, TEST, ResultsFolder, read_table
+from sam3d_nnunet.evaluation.results import METRICS, METRICS_JSON, PREDICTION, TEST, read_table
+from sam3d_nnunet.evaluation.results_folder import ResultsFolder
 from sam3d_nnunet.io import find_file, listing, whole_file, write_text
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, Protocol
 

@@ -12,7 +12,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.results import fingerprint
+from sam3d_nnunet.evaluation.results_folder import fingerprint
 from sam3d_nnunet.evaluation.training_facts import training_facts
 from sam3d_nnunet.network.device import usable_device
 from sam3d_nnunet.nnunet.names import takes_prompts

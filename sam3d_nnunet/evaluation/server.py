@@ -8,7 +8,8 @@ from typing import Any
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData, TestFolders
 from sam3d_nnunet.evaluation.evaluate import Method, step_by_step
-from sam3d_nnunet.evaluation.results import TEST, ResultsFolder
+from sam3d_nnunet.evaluation.results import TEST
+from sam3d_nnunet.evaluation.results_folder import ResultsFolder
 from sam3d_nnunet.evaluation.server_answers import ServerModel
 from sam3d_nnunet.evaluation.server_session import CLIENT, TIME_LIMIT, Capabilities, Server
 from sam3d_nnunet.prediction.batch import CaseReport

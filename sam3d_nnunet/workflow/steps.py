@@ -11,7 +11,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.evaluation.measure import up_to_date
-from sam3d_nnunet.evaluation.results import WINDOWS, ResultsFolder, refuse_other_settings, step_folders
+from sam3d_nnunet.evaluation.results import WINDOWS, step_folders
+from sam3d_nnunet.evaluation.results_folder import ResultsFolder, refuse_other_settings
 from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.nnunet.folders import dataset_number, preprocessed_root
 from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts

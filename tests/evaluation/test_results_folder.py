@@ -8,7 +8,8 @@ import torch
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
-from sam3d_nnunet.evaluation.results import ResultsFolder, add_cost, check_settings, fingerprint, read_table
+from sam3d_nnunet.evaluation.results import read_table
+from sam3d_nnunet.evaluation.results_folder import ResultsFolder, add_cost, check_settings, fingerprint
 
 FACTS = {"name": "M", "trainer": "T", "plans": "P", "configuration": "C", "kind": "prompted", "parameters": 7}
 

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from results_fixtures import ADAPTER, SPLITS
 
-from sam3d_nnunet.evaluation.results import Results, add_scores
+from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.evaluation.results_folder import add_scores
 from sam3d_nnunet.report.content import gather
 from sam3d_nnunet.report.layout import lay_out
 from sam3d_nnunet.report.long_csv import to_csv

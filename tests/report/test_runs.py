@@ -10,7 +10,8 @@ import pytest
 from results_fixtures import ADAPTER, UNET
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.results import Results, ResultsFolder
+from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.evaluation.results_folder import ResultsFolder
 from sam3d_nnunet.report.caption import caption
 from sam3d_nnunet.report.content import gather
 from sam3d_nnunet.report.figures import _folders, _title
@@ -85,11 +86,13 @@ def test_a_run_that_lacks_cases_is_named(three_runs):
 @pytest.mark.parametrize(
     "facts, message",
     [
+        ({"batch_size": 4}, "their batch_size is 2 and 4"),
         ({"trainer": "nnUNetTrainer"}, "can't be runs of one method: their trainer is SAM3DAdapterTrainer and nnUNet"),
         ({"run_of": UNET}, f"{RUNS[2]}, {UNET} can't be runs of one method: their run_of is"),
     ],
 )
 def test_different_methods_are_no_runs(three_runs, facts, message):
+    note(three_runs / RUNS[0], batch_size=2)  # that of RUNS[1] is not known
     note(three_runs / RUNS[2], **facts)
     with pytest.raises(SAM3DError, match=message):
         Results(three_runs)

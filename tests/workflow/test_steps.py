@@ -16,7 +16,8 @@ from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.datasets.splits import draw_splits
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.measure import measure_folder
-from sam3d_nnunet.evaluation.results import Results, check_settings, fingerprint
+from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.evaluation.results_folder import check_settings, fingerprint
 from sam3d_nnunet.nnunet.names import find_trainer
 from sam3d_nnunet.planning.recipes import load_recipe
 from sam3d_nnunet.planning.settings import BEFORE
