@@ -7,6 +7,7 @@ name: after a full disk or a killed process there is no half of a file, and an e
 import errno
 import hashlib
 import json
+import locale
 import os
 import reprlib
 import unicodedata
@@ -18,6 +19,19 @@ from typing import Any
 from uuid import uuid4
 
 from sam3d_nnunet.errors import SAM3DError
+
+
+@contextmanager
+def kept_locale() -> Iterator[None]:
+    """Keep the locale of the process, which ITK sets to "C" when it reads VTK files.
+
+    Python would then refuse to write names in other scripts into text files.
+    """
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def read_text(path: Path, hint: str = "") -> str:

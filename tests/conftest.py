@@ -14,6 +14,8 @@ import SimpleITK as sitk
 import torch
 from hypothesis import HealthCheck, settings
 
+from sam3d_nnunet.io import kept_locale
+
 # nnU-Net reads it when it is imported; each of its processes imports torch, which takes longer than a small case
 os.environ.setdefault("nnUNet_def_n_proc", "1")
 
@@ -55,6 +57,13 @@ def fail_skipped_in_ci(report):
         if not any(known in reason for known in MAY_BE_MISSING):
             report.outcome, report.longrepr = "failed", f"In CI no test may be skipped. {reason}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def same_locale():
+    """ITK sets the locale of the process when it reads VTK files, which some tests let it do without our functions."""
+    with kept_locale():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from sam3d_nnunet.geometry.image_grid import difference
 from sam3d_nnunet.geometry.images import check_axes, check_image_file
 from sam3d_nnunet.geometry.label_values import whole_labels
 from sam3d_nnunet.geometry.world import ImageGeometry, ImageHeader, read_header
-from sam3d_nnunet.io import listing, read_json, whole_files, write_json
+from sam3d_nnunet.io import kept_locale, listing, read_json, whole_files, write_json
 from sam3d_nnunet.nnunet.folders import new_dataset_name, raw_root
 
 MARKER = "conversion.json"
@@ -223,6 +223,7 @@ def _write_with_geometry(file: Path, like: Path, written: Path) -> None:
     sitk.WriteImage(label, str(written), True)
 
 
+@kept_locale()
 def _read(file: Path) -> sitk.Image:
     try:
         return sitk.ReadImage(str(file))

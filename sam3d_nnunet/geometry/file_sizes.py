@@ -11,6 +11,8 @@ from typing import BinaryIO
 import SimpleITK as sitk
 from nibabel.nifti1 import data_type_codes
 
+from sam3d_nnunet.io import kept_locale
+
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 VOXELS_AT_END: dict[str, Callable[[bytes], int | None]] = {
     ".gipl": lambda head: 256,
@@ -69,6 +71,7 @@ def _vtk_header(head: bytes) -> int | None:
     return last_line.end() if last_line and b"\nBINARY" in head else None
 
 
+@kept_locale()
 def _behind_header(file: Path, length: int | None) -> int | None:
     header = sitk.ImageFileReader()
     header.SetFileName(str(file))

@@ -10,8 +10,10 @@ import numpy as np
 from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.geometry.damaged_files import refuse_damaged
 from sam3d_nnunet.geometry.world import PLACED, ImageHeader, read_header
+from sam3d_nnunet.io import kept_locale
 
 
+@kept_locale()
 def read_image(files: Sequence[str | Path], reader: Any) -> tuple[np.ndarray, dict[str, Any]]:
     """Read an image.
 

@@ -13,6 +13,7 @@ from sam3d_nnunet.geometry.image_grid import ImageGrid
 from sam3d_nnunet.geometry.images import check_axes
 from sam3d_nnunet.geometry.label_values import whole_labels
 from sam3d_nnunet.geometry.world import PLACED, ImageGeometry, turned_by_reader
+from sam3d_nnunet.io import kept_locale
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def read_label_map(file: str | Path, reader: Any) -> LabelMap:
     return replace(label_map, array=whole_labels(label_map.array, f"The label map {file}"))
 
 
+@kept_locale()
 def read_stored_values(file: str | Path, reader: Any) -> LabelMap:
     """Read a label map as nnU-Net does: its array holds the values of the file as they are, which need not be whole.
 

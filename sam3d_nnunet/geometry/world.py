@@ -23,6 +23,7 @@ from nibabel.orientations import (
 
 from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.geometry.damaged_files import refuse_name
+from sam3d_nnunet.io import kept_locale
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 REVERSED = [2, 1, 0, 3]  # of homogeneous axes: (i, j, k) <-> (d, h, w)
@@ -67,6 +68,7 @@ class ImageHeader:
         return np.array_equal(np.abs(self.affine), np.eye(4))
 
 
+@kept_locale()
 def read_header(file: str | Path) -> ImageHeader:
     """The header of an image file; no voxels are read.
 
