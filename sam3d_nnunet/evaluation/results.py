@@ -16,6 +16,7 @@ RESULTS/
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,6 +90,11 @@ class PredictionFolder:
     trial: int
     clicks: int | None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of the predictions, which the steps of an iterated protocol share; empty where there are none."""
+        return known_settings(self.path if self.clicks is None else self.path.parent)
+
 
 class Results:
     """Reads a folder of results for tables and figures."""
@@ -123,7 +129,7 @@ class Results:
             SAM3DError: runs differ in how they were trained, or one of them is another method.
         """
         first = of_runs[0]
-        if all("run_of" not in facts or facts["run_of"] is None for facts in of_runs):
+        if not any(facts.get("run_of") for facts in of_runs):
             return first
         for key in ("run_of", "trainer", "configuration", "patch_size", "batch_size", "epochs"):
             is_name = key == "run_of"  # the other facts may be unknown
@@ -137,10 +143,7 @@ class Results:
             key: ", ".join(dict.fromkeys(str(facts[key]) for facts in of_runs if facts.get(key) is not None))
             for key in ("plans", "seed")
         }
-        # tables pool the seconds of all runs
-        devices = [device for facts in of_runs for device in (facts.get("device") or "").split(" and ")]
-        joined["device"] = " and ".join(filter(None, dict.fromkeys(devices)))
-        joined["peak_memory_gib"] = max((m for f in of_runs if (m := f.get("peak_memory_gib")) is not None), default=0)
+        joined |= pooled_costs(of_runs)
         return first | {"name": method} | {key: value for key, value in joined.items() if value}
 
     @cached_property
@@ -217,6 +220,19 @@ class Results:
         if not tables:
             raise SAM3DError(f"{self.root} holds no {name}. Run sam3d evaluate with -o {self.root} first.")
         return pd.concat(tables, ignore_index=True)
+
+
+def pooled_costs(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """All devices of several parts of a method's predictions, and the largest memory; None where nothing is known.
+
+    Tables pool the seconds of all parts, so that they have to name all devices.
+    """
+    devices = [device for facts in parts for device in (facts.get("device") or "").split(" and ")]
+    memory = [facts["peak_memory_gib"] for facts in parts if facts.get("peak_memory_gib") is not None]
+    return {
+        "device": " and ".join(filter(None, dict.fromkeys(devices))) or None,
+        "peak_memory_gib": max(memory, default=None),
+    }
 
 
 def read_table(file: Path) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from sam3d_nnunet.evaluation.results import (
     WEIGHTS,
     known_content,
     known_settings,
+    pooled_costs,
     read_table,
 )
 from sam3d_nnunet.io import read_json, read_text, write_json, write_text
@@ -128,11 +129,7 @@ class ResultsFolder:
         merged = facts | {key: value for key, value in known.items() if facts.get(key) is None}
         if "prompted" in (known.get("kind"), facts["kind"]):
             merged["kind"] = "prompted"
-        # tables pool the seconds of all devices, so that they have to name all of them
-        devices = [*(known.get("device") or "").split(" and "), facts.get("device") or ""]
-        merged["device"] = " and ".join(filter(None, dict.fromkeys(devices))) or None
-        memory = [m["peak_memory_gib"] for m in (known, facts) if m.get("peak_memory_gib") is not None]
-        merged["peak_memory_gib"] = max(memory, default=None)
+        merged |= pooled_costs([known, facts])
         (self.root / method).mkdir(parents=True, exist_ok=True)
         write_json(self.root / method / METHOD, merged)
 

@@ -9,7 +9,7 @@ from scipy.integrate import trapezoid
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.metrics import VOLUMES, is_score, metrics_of
-from sam3d_nnunet.evaluation.results import PREDICTION, WEIGHTS, PredictionFolder, known_settings
+from sam3d_nnunet.evaluation.results import PREDICTION, WEIGHTS, PredictionFolder
 from sam3d_nnunet.io import listing
 from sam3d_nnunet.report.selection import Selection
 from sam3d_nnunet.simulation.protocols import Protocol
@@ -199,7 +199,7 @@ def _refuse_same_training(selection: Selection) -> None:
     runs = {method: folders for method, folders in selection.results.runs.items() if method in selection.methods}
     seen: dict[tuple[str, str], PredictionFolder] = {}
     for folder in (f for f in selection.results.folders if len(runs.get(f.method, ())) > 1):
-        weights = known_settings(folder.path if folder.clicks is None else folder.path.parent).get(WEIGHTS)
+        weights = folder.settings.get(WEIGHTS)
         first = seen.setdefault((folder.method, str(weights)), folder)
         if weights and first.run != folder.run:
             one, other = (runs[folder.method][f.run] for f in (first, folder))

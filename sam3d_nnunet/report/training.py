@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sam3d_nnunet.evaluation.results import Results, known_settings
+from sam3d_nnunet.evaluation.results import Results
 
 UNKNOWN = "–"
 TITLE = "How the methods were trained"
@@ -58,8 +58,7 @@ def trainings(results: Results, protocols: Iterable[tuple[str, str]]) -> list[Tr
     shown, mirrored = set(protocols), {}
     for folder in results.folders:
         if (folder.method, folder.protocol) in shown:
-            # the steps of an iterated protocol share their settings
-            known = known_settings(folder.path if folder.clicks is None else folder.path.parent).get("mirroring")
+            known = folder.settings.get("mirroring")
             mirrored.setdefault(folder.method, set()).update([] if known is None else [known])
     return [
         Training(results.methods[method].get("name") or method, results.methods[method], frozenset(mirrored[method]))

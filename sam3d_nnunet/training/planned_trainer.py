@@ -57,6 +57,12 @@ class PlannedTrainer(nnUNetTrainer):
     follows_block = True
     """`nnunet.names.follows_block` reads this."""
 
+    draws_foreground = True
+    """Each patch is centred on foreground by chance; False: a fixed number of each batch, by nnU-Net's rounding.
+
+    That rounding would make every patch of a batch of 1 foreground, or none.
+    """
+
     @classmethod
     def replaced(cls, planned: ConfigurationManager) -> dict[str, Any]:
         """Settings that this trainer replaces in the block of a configuration: `changes`, unless the plans decide."""
@@ -66,6 +72,11 @@ class PlannedTrainer(nnUNetTrainer):
     def left_open(cls, settings: SAM3DSettings) -> dict[str, Any]:
         """What this trainer takes where the plan's block leaves a setting open (null)."""
         return {}
+
+    @classmethod
+    def written_since(cls, settings: SAM3DSettings) -> set[str]:
+        """Settings that decide what this trainer's network computes, and that older trainings did not write down."""
+        return BEFORE.keys() & cls.left_open(settings).keys()
 
     def __init__(
         self,
@@ -85,9 +96,8 @@ class PlannedTrainer(nnUNetTrainer):
         self.num_epochs = self.settings.num_epochs
         self.num_iterations_per_epoch = self.settings.steps_per_epoch
         self.num_val_iterations_per_epoch = self.settings.validation_steps
-        # at random, because nnU-Net's rounding would make every patch of a batch of 1 foreground, or none
         self.oversample_foreground_percent = self.settings.foreground_share
-        self.probabilistic_oversampling = True
+        self.probabilistic_oversampling = self.draws_foreground
         self.save_every = 1
         self.gradient_clip = 12.0  # nnU-Net's
         self.skipped = SkippedSteps()
@@ -267,7 +277,7 @@ class PlannedTrainer(nnUNetTrainer):
     def _refuse_other_function(self, plans: dict[str, Any], what: str) -> None:
         """Settings that decide what the same weights compute must be those with which `what` was trained."""
         saved = trained_settings(planned_block(plans, self.configuration_name), f"the plans of {what}")
-        for key in BEFORE.keys() & self.left_open(self.settings).keys():
+        for key in self.written_since(self.settings):
             then, now = getattr(saved, key), getattr(self.settings, key)
             if then != now:
                 raise SAM3DError(

@@ -99,17 +99,7 @@ class nnUNetTrainer_planned(PlannedTrainer):
     share of a half, it is one of two patches, and the only patch of a batch of 1. The other trainers draw for each.
     """
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net reads this signature)
-    ) -> None:
-        """Arguments and errors are those of `PlannedTrainer`."""
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.probabilistic_oversampling = False
+    draws_foreground = False
 
     def _set_batch_size_and_oversample(self) -> None:
         """nnU-Net's rule, which gives some GPUs foreground and others not, with the batch size of the block."""

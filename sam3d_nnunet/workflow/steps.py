@@ -310,8 +310,8 @@ class Steps:
             configuration = plans["configurations"][method.configuration]
             if by_a_training:
                 block = configuration.get(SETTINGS, {})
-                open_keys = trainer.left_open(trained_settings(block, str(file))).keys()
-                configuration[SETTINGS] = {key: BEFORE[key] for key in BEFORE.keys() & open_keys} | block
+                keys = trainer.written_since(trained_settings(block, str(file)))
+                configuration[SETTINGS] = {key: BEFORE[key] for key in keys} | block
             complete_settings(plans, method.configuration, self.data.dataset_json, trainer)
         common = {key: value for key, value in plans.items() if key != "configurations"}
         return common | PlansManager(plans).get_configuration(method.configuration).configuration
