@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from sam3d_nnunet.geometry.boxes import Box
@@ -183,7 +182,7 @@ class PredictorAnswers:
         """Predicted by nnU-Net's sliding window. Later predictions change it in their windows only, as in a session."""
         automatic = self.model.automatic()  # loading it takes no time of the case
         with self._watch.running():
-            logits = automatic.predict_logits_from_preprocessed_data(torch.from_numpy(self.image.data))
+            logits = automatic.predict_logits_from_preprocessed_data(self.image.on_grid.at(self.image.grid.box))
             nothing = self.predictor.predict_nothing(self.image, self._clicks)
             self._prediction = replace(nothing, logits=replace(nothing.logits, logits=logits.float().cpu()))
             self._segmentation = self._initial = self._prediction.segmentation()

@@ -6,6 +6,8 @@ from functools import reduce
 
 import numpy as np
 
+PLANES = 16  # that are looked at together: neighbours may share lines of the cache
+
 
 @dataclass(frozen=True)
 class Box:
@@ -50,6 +52,26 @@ class Box:
             stop.append(filled[-1] + 1)
         return cls(start, stop)
 
+    @classmethod
+    def of_nonzero(cls, channels: np.ndarray) -> "Box | None":
+        """The smallest box that holds all voxels of which a channel is not 0; None if there is none.
+
+        The search begins at the faces, so it takes almost no time for an image without an empty border.
+
+        Args:
+            channels: (C, D, H, W).
+        """
+        box = cls.of_shape(channels.shape[1:])
+        for axis in np.argsort(np.abs(channels.strides[1:]))[::-1].tolist():  # the fastest order in memory
+            inside = np.moveaxis(channels[(slice(None), *box.slices)], 1 + axis, 0)
+            first, last = _first_nonzero(inside), _first_nonzero(inside[::-1])
+            if first is None:
+                return None
+            ends = box.as_lists()
+            ends[axis] = [first, len(inside) - last]
+            box = cls.from_lists(ends)
+        return box
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Voxels along each axis."""
@@ -92,3 +114,13 @@ class Box:
     def contains(self, points: np.ndarray) -> np.ndarray:
         """(N, 3) coordinates -> (N,) whether the nearest voxel is in the box."""
         return ((points >= np.array(self.start) - 0.5) & (points < np.array(self.stop) - 0.5)).all(axis=1)
+
+
+def _first_nonzero(planes: np.ndarray) -> int | None:
+    """Number of the first plane that is not all 0, as float32; None if all are."""
+    for start in range(0, len(planes), PLANES):
+        part = planes[start : start + PLANES].astype(np.float32, copy=False) != 0
+        filled = part.any(axis=tuple(range(1, part.ndim)))
+        if filled.any():
+            return start + int(filled.argmax())
+    return None

@@ -31,6 +31,7 @@ from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.turn import NO_TURN, Turn
 from sam3d_nnunet.geometry.world import ImageGeometry, read_header
 from sam3d_nnunet.io import listing
+from sam3d_nnunet.prediction.grid_image import GridImage, WholeImage
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.preprocessing import preprocess
 from sam3d_nnunet.prompts.files import find_prompts, read_prompt
@@ -199,23 +200,25 @@ class ClickSource:
 
 @dataclass(frozen=True)
 class ImageCase:
-    """A preprocessed image. All but `data` lies as the reader has it, also if the image was turned for the model.
+    """A preprocessed image. All but `on_grid` lies as the reader has it, also if the image was turned for the model.
 
     Attributes:
-        data: (C, D, H, W) preprocessed.
+        on_grid: the preprocessed image.
         properties: from nnU-Net's reader and preprocessor.
         geometry: of the original image.
-        grid: of `data`.
+        grid: of `on_grid`.
         shape: voxels of the original image along (d, h, w).
         turn: what was done to the original image before it was preprocessed.
+        note: a remark for the user on how the image was preprocessed.
     """
 
-    data: np.ndarray
+    on_grid: GridImage
     properties: dict[str, Any]
     geometry: ImageGeometry
     grid: PreprocessedGrid
     shape: tuple[int, int, int]
     turn: Turn = NO_TURN
+    note: str | None = None
 
     @classmethod
     def from_preprocessed(
@@ -233,7 +236,7 @@ class ImageCase:
         before = properties["shape_before_cropping"]
         shape = tuple(int(before[axis]) for axis in grid.transpose_back)
         geometry = geometry or ImageGeometry.from_properties(properties, shape)
-        return cls(np.asarray(data, np.float32), properties, geometry, grid, shape)
+        return cls(WholeImage(np.asarray(data, np.float32)), properties, geometry, grid, shape)
 
     @property
     def voxel_ml(self) -> float:
@@ -263,11 +266,11 @@ def read_case(image_files: Sequence[str | Path], model: TrainedModel) -> ImageCa
         done = preprocess(image, properties, geometry, model)
     except Exception as e:  # whatever a header leads to
         raise SAM3DError(f"The image {', '.join(files)} can't be preprocessed: {last_line(e)}") from e
-    if not np.isfinite(done.data).all():
+    if not done.finite:
         raise SAM3DError(f"The image {', '.join(files)} holds values that are not finite numbers. Replace them.")
     if done.empty:
         raise SAM3DError(f"The image {', '.join(files)} is empty: all its voxels are 0.")
-    return ImageCase(done.data, done.properties, geometry, done.grid, image.shape[1:], done.turn)
+    return ImageCase(done.on_grid, done.properties, geometry, done.grid, image.shape[1:], done.turn, done.note)
 
 
 @dataclass(frozen=True)

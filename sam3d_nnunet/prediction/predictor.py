@@ -229,7 +229,7 @@ class SAM3DPredictor:
         elif prompt is None:
             raise SAM3DError("There is no prompt and no segmentation to refine. Give one of them.")
         prompt, notes = self._all_clicks(prompt, previous)
-        notes += self._turned(case)
+        notes += [*self._turned(case), *([] if case.note is None else [case.note])]
         if previous is None or len(prompt.points):
             self.check_clicks(prompt, case.geometry, case.shape)
             if self.keep_in_crop:
@@ -277,7 +277,7 @@ class SAM3DPredictor:
     ) -> tuple[BoxLogits, np.ndarray | None]:
         predictor = WindowPredictor(
             self.model.networks,
-            torch.from_numpy(case.data),
+            case.on_grid,
             tuple(self.model.configuration.patch_size),
             self.model.region_order,
             self.model.mirror_axes if self.use_mirroring else None,
@@ -298,7 +298,7 @@ class SAM3DPredictor:
     def _nothing(self, case: ImageCase) -> BoxLogits:
         labels = self.model.labels
         logits = torch.zeros((labels.num_segmentation_heads, 0, 0, 0))
-        return BoxLogits(logits, (0, 0, 0), case.data.shape[1:], labels.has_regions)
+        return BoxLogits(logits, (0, 0, 0), case.on_grid.shape, labels.has_regions)
 
 
 def _on_grid(prompt: Prompt, case: ImageCase) -> np.ndarray:

@@ -4,12 +4,12 @@ Scribbles, lassos and boxes are regions. Models that take dense prompts get them
 other models as a few points.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.ndimage import binary_fill_holes, distance_transform_edt
 
 from sam3d_nnunet.errors import SAM3DError
@@ -18,6 +18,8 @@ from sam3d_nnunet.geometry.world import PLACED, RAS_TO_LPS, REVERSED, ImageGeome
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.preprocessing import preprocess
 from sam3d_nnunet.prediction.windows import WindowPredictor
+
+logger = logging.getLogger(__name__)
 
 CACHED_WINDOWS = 16  # ViT-B on 128^3: about 0.2 GB each
 MAX_POINTS = 5  # that stand for one region where a model takes clicks only
@@ -49,11 +51,18 @@ class SessionImage:
         _check_image(image, model.channels)
         _check_spacing(spacing)
         self.shape = tuple(image.shape[1:])
-        done = preprocess(image, {"spacing": list(map(float, spacing))}, geometry, model)
+        # a copy, because parts of the image are read later, when the user may have changed the array
+        done = preprocess(image.copy(), {"spacing": list(map(float, spacing))}, geometry, model)
+        if done.empty:
+            raise SAM3DError("The image is empty: all its voxels are 0.")
+        if not done.finite:
+            raise SAM3DError("The image holds values that are not finite numbers. Replace them.")
+        if done.note is not None:
+            logger.warning("Note: %s.", done.note)
         self.grid = done.grid
         self.predictor = WindowPredictor(
             model.networks,
-            torch.from_numpy(done.data),
+            done.on_grid,
             tuple(model.configuration.patch_size),
             model.region_order,
             cached_windows=CACHED_WINDOWS,
@@ -114,10 +123,6 @@ def _check_image(image: np.ndarray, channels: int) -> None:
         )
     if len(image) != channels:
         raise SAM3DError(f"The image has {len(image)} channels, but the model takes {channels}.")
-    if not np.isfinite(image).all():
-        raise SAM3DError("The image holds values that are not finite numbers. Replace them.")
-    if not image.any():
-        raise SAM3DError("The image is empty: all its voxels are 0.")
 
 
 def _check_spacing(spacing: Sequence[float]) -> None:

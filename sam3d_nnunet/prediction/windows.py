@@ -14,6 +14,7 @@ from torch import Tensor
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.network.prompts import PromptableNetwork, Prompts
+from sam3d_nnunet.prediction.grid_image import GridImage
 from sam3d_nnunet.prompts.prompt import NOTHING, VoxelPrompts
 
 MARGIN = 1 / 8  # share of a window's side: nearer to a face behind which the image continues, context is missing
@@ -175,7 +176,7 @@ class WindowPredictor:
     def __init__(
         self,
         networks: Sequence[PromptableNetwork],
-        image: Tensor,
+        image: GridImage,
         patch_size: tuple[int, int, int],
         region_order: Sequence[int] | None = None,
         mirror_axes: tuple[int, ...] | None = None,
@@ -185,7 +186,7 @@ class WindowPredictor:
         """
         Args:
             networks: in evaluation mode, all on one device.
-            image: (C, D, H, W) preprocessed image.
+            image: the preprocessed image.
             patch_size: voxels of a window.
             region_order: for logits of overlapping regions: the label that each region sets, one after the other
                 (nnU-Net's `regions_class_order`).
@@ -195,7 +196,7 @@ class WindowPredictor:
         """
         self.networks = networks
         self.image = image
-        self.shape = tuple(image.shape[1:])
+        self.shape = image.shape
         self.patch_size = tuple(patch_size)
         self.region_order = region_order
         axes = tuple(mirror_axes or ())
@@ -252,7 +253,7 @@ class WindowPredictor:
         self, network: PromptableNetwork, window: Window, prompts: Prompts, embeddings: dict[tuple, Any] | None
     ) -> Tensor:
         device = next(network.parameters()).device
-        patch = window.cut(self.image, 0).to(device, torch.float32)[None]
+        patch = window.cut(self.image.at(window.box), 0).to(device, torch.float32)[None]
         prompts = prompts.to(device)
         total = 0
         for axes in self.mirrorings:

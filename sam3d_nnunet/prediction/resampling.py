@@ -1,0 +1,178 @@
+"""nnU-Net's resampling as one matrix for each axis, so that any part of a grid can be resampled on its own.
+
+Every function here that nnU-Net's plans name is linear along each axis. Its matrix is what the function makes of the
+unit matrix. A voxel of the grid depends on few voxels of the image: cubic splines decay by a factor of 3.7 a voxel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, determine_do_sep_z_and_axis
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from scipy.ndimage import map_coordinates
+from skimage.transform import resize
+
+from sam3d_nnunet.geometry.boxes import Box
+
+NEGLIGIBLE = 1e-8  # weight of a voxel that is left out
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """Resampling of an image to its grid.
+
+    Attributes:
+        axes: a float64 matrix for each axis, with a row for each voxel of the grid and a column for each of the image.
+        ends_in_range: whether values are clipped to the range of the image.
+        slices: the axis that is resampled apart from the others, where it is: the range is that of each slice along
+            this axis of the image. None: of the whole image.
+    """
+
+    axes: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ends_in_range: bool
+    slices: int | None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels of the grid."""
+        return tuple(len(matrix) for matrix in self.axes)
+
+    def source(self, box: Box) -> Box:
+        """The part of the image on which a box of the grid depends."""
+        ends = []
+        for matrix, start, stop in zip(self.axes, box.start, box.stop):
+            used = np.flatnonzero((np.abs(matrix[start:stop]) > NEGLIGIBLE).any(axis=0))
+            ends.append((used[0], used[-1] + 1))
+        return Box.from_lists(ends)
+
+    def run(self, voxels: np.ndarray, source: Box, box: Box, lowest: np.ndarray, highest: np.ndarray) -> np.ndarray:
+        """A box of the grid.
+
+        Args:
+            voxels: (d, h, w) of `source`.
+            source: the part of the image that `source` names for the box.
+            box: of the grid.
+            lowest, highest: range of the image; one for each slice of the source where slices are resampled apart.
+
+        Returns:
+            array of the box, float32.
+        """
+        weights = [m[g, s] for m, g, s in zip(self.axes, box.slices, source.slices)]
+        done, last = voxels.astype(np.float64), self.slices
+        for axis in sorted(range(3), key=lambda axis: axis == last):
+            if axis == last and self.ends_in_range:
+                done = _clipped(done, lowest, highest, axis)
+            done = np.moveaxis(np.tensordot(weights[axis], done, axes=(1, axis)), 0, axis)
+        if last is None and self.ends_in_range:
+            done = np.clip(done, lowest, highest)
+        return done.astype(np.float32)
+
+
+def _clipped(values: np.ndarray, lowest: np.ndarray, highest: np.ndarray, axis: int) -> np.ndarray:
+    """Clip each slice along an axis to a range of its own."""
+    shape = [-1 if a == axis else 1 for a in range(3)]
+    return np.clip(values, lowest.reshape(shape), highest.reshape(shape))
+
+
+def resampling_of(
+    configuration: ConfigurationManager, shape: Sequence[int], spacing: Sequence[float]
+) -> Resampling | None:
+    """How a plan resamples an image; None where this can't be done in parts.
+
+    Args:
+        configuration: of the plan.
+        shape: voxels of the image after cropping, along the axes of the grid.
+        spacing: mm along these axes.
+    """
+    rules = {
+        "resample_data_or_seg_to_shape": _by_splines,
+        "resample_torch_fornnunet": _by_torch,
+        "no_resampling_hack": _not_at_all,
+    }
+    name, options = (configuration.configuration[key] for key in ("resampling_fn_data", "resampling_fn_data_kwargs"))
+    if name not in rules:
+        return None
+    new = compute_new_shape(shape, spacing, configuration.spacing).tolist()
+    return rules[name](tuple(shape), tuple(new), (spacing, configuration.spacing), **options)
+
+
+# --- the functions, with nnU-Net's names of their options ---
+
+Shape = tuple[int, int, int]
+Spacings = tuple[Sequence[float], Sequence[float]]
+"""Of the image and of the grid."""
+
+
+def _by_splines(
+    old: Shape,
+    new: Shape,
+    spacings: Spacings,
+    is_seg: bool = False,
+    order: int = 3,
+    order_z: int = 0,
+    force_separate_z: bool | None = False,
+    **threshold: Any,
+) -> Resampling | None:
+    """nnU-Net's default. Slices are resampled apart where they are thick."""
+    if is_seg:
+        return None
+    apart, slices = determine_do_sep_z_and_axis(force_separate_z, *spacings, **threshold)
+    if old == new or not apart:
+        return Resampling(tuple(_spline(*ends, order) for ends in zip(old, new)), old != new, None)
+    axes = [
+        _between_slices(*ends, order_z) if axis == slices else _spline(*ends, order)
+        for axis, ends in enumerate(zip(old, new))
+    ]
+    return Resampling(tuple(axes), True, int(slices))
+
+
+def _by_torch(
+    old: Shape,
+    new: Shape,
+    spacings: Spacings,
+    is_seg: bool = False,
+    num_threads: int = 4,
+    device: Any = None,
+    memefficient_seg_resampling: bool = False,
+    force_separate_z: bool | None = None,
+    mode: str = "linear",
+    aniso_axis_mode: str = "nearest-exact",
+    **threshold: Any,
+) -> Resampling | None:
+    """nnU-Net's faster function. `mode` counts only where slices are resampled apart."""
+    if is_seg or mode != "linear" or aniso_axis_mode not in ("linear", "nearest", "nearest-exact"):
+        return None
+    apart, slices = determine_do_sep_z_and_axis(force_separate_z, *spacings, **threshold)
+    modes = [aniso_axis_mode if apart and axis == slices else "linear" for axis in range(3)]
+    return Resampling(tuple(_torch(*ends, mode) for *ends, mode in zip(old, new, modes)), False, None)
+
+
+def _not_at_all(old: Shape, new: Shape, spacings: Spacings) -> Resampling:
+    return Resampling(tuple(map(np.eye, old)), False, None)
+
+
+@lru_cache(16)
+def _spline(old: int, new: int, order: int) -> np.ndarray:
+    if old == new:
+        return np.eye(old)
+    return resize(np.eye(old), (new, old), order, mode="edge", anti_aliasing=False, clip=False)
+
+
+@lru_cache(16)
+def _between_slices(old: int, new: int, order: int) -> np.ndarray:
+    """Of the axis across thick slices; the others have their new size by then."""
+    if old == new:
+        return np.eye(old)
+    positions = (np.arange(new) + 0.5) * (old / new) - 0.5
+    coordinates = np.meshgrid(positions, np.arange(old), indexing="ij")
+    return map_coordinates(np.eye(old), coordinates, order=order, mode="nearest")
+
+
+@lru_cache(16)
+def _torch(old: int, new: int, mode: str) -> np.ndarray:
+    resampled = torch.nn.functional.interpolate(torch.eye(old)[None], new, mode=mode)[0]
+    return resampled.T.double().numpy()
