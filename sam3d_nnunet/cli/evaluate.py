@@ -26,6 +26,7 @@ from sam3d_nnunet.cli.options import (
     TrainerName,
     Trials,
     Windows,
+    device_name,
     stop_if_failed,
 )
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, PAPER, protocol_help
@@ -140,7 +141,7 @@ def evaluate(
         Windows | None, typer.Option(help=f"{WINDOWS_HELP} Default: follow, or single with --paper.")
     ] = None,
     max_windows: MaxWindows = MAX_WINDOWS,
-    device: ComputeDevice = Device.cuda,
+    device: ComputeDevice = Device.auto,
 ) -> None:
     """Predict with drawn clicks and measure the masks.
 
@@ -187,7 +188,7 @@ def evaluate(
         folder = model or trained_model_folder(dataset, configuration, trainer, plans)
         rule = windows or Windows.follow
         options = PredictionOptions(
-            device.value, checkpoint, not disable_tta, max_windows, per_lesion, windows=rule.value
+            device_name(device), checkpoint, not disable_tta, max_windows, per_lesion, windows=rule.value
         )
         more = {"name": name, "dataset": dataset, "test": test, "tolerances": tolerances, "run_of": run_of}
         if paper:

@@ -14,6 +14,7 @@ MAX_WINDOWS = 32
 
 
 class Device(str, Enum):
+    auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
     mps = "mps"
@@ -38,7 +39,8 @@ PlansName = Annotated[str, typer.Option("-p", help="Name of the plans that the m
 Checkpoint = Annotated[str, typer.Option("-chk", help="Checkpoint file of each fold.")]
 
 # How to predict
-ComputeDevice = Annotated[Device, typer.Option("--device", help="Where to compute.")]
+AUTO_HELP = "auto: the GPU (cuda) if there is one, else the CPU."
+ComputeDevice = Annotated[Device, typer.Option("--device", help=f"Where to compute. {AUTO_HELP}")]
 DisableTTA = Annotated[bool, typer.Option("--disable_tta", help="Do not average over mirrored images.")]
 PerLesion = Annotated[
     bool, typer.Option("--per-lesion", help="Predict each foreground click on its own, then merge the masks.")
@@ -76,6 +78,18 @@ ShownProtocols = Annotated[
 ]
 
 RawDataset = Annotated[str, typer.Option("-d", help="Id or name of the data set in nnUNet_raw.")]
+
+
+def device_name(device: Device) -> str:
+    """The device that "auto" means on this machine, or the one that was named; printed if "auto" finds no GPU."""
+    if device is not Device.auto:
+        return device.value
+    from sam3d_nnunet.network.device import AUTO, usable_device
+
+    found = usable_device(AUTO).type
+    if found == "cpu":
+        typer.echo("device: cpu (no CUDA GPU found)")
+    return found
 
 
 def shown(reports: Iterable[Any], total: int) -> Iterator[Any]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sam3d_nnunet.cli.options import CONFIGURATION, Device
+from sam3d_nnunet.cli.options import AUTO_HELP, CONFIGURATION, Device, device_name
 
 app = typer.Typer()
 
@@ -82,7 +82,7 @@ def demo(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of both trainings.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the synthetic data.")] = 0,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.cpu,
+    device: Annotated[Device, typer.Option(help=f"Where to train. {AUTO_HELP}")] = Device.auto,
 ) -> None:
     """Train nnU-Net and our network on synthetic data.
 
@@ -92,4 +92,4 @@ def demo(
 
     folder = folder or Path(tempfile.mkdtemp(prefix="sam3d_demo_"))
     typer.echo(f"working in {folder}")
-    run_demo(folder, seed, epochs, device.value)
+    run_demo(folder, seed, epochs, device_name(device))

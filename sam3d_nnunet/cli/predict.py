@@ -29,6 +29,7 @@ from sam3d_nnunet.cli.options import (
     Precision,
     TrainerName,
     Windows,
+    device_name,
     shown,
     stop_if_failed,
 )
@@ -88,7 +89,7 @@ def predict(
     max_volume: Annotated[
         float | None, typer.Option(min=0, help="Stop adding windows at a mask of this many ml. Default: never.")
     ] = None,
-    device: ComputeDevice = Device.cuda,
+    device: ComputeDevice = Device.auto,
     dtype: Annotated[Precision | None, typer.Option(help="Arithmetic. Default: as in the training.")] = None,
 ) -> None:
     """Segment images from clicks. Exit code 1 if a case failed."""
@@ -104,7 +105,7 @@ def predict(
         raise typer.BadParameter("--instances needs --per-lesion.")
     output.mkdir(parents=True, exist_ok=True)  # fails now, not after minutes of prediction
     predictor = SAM3DPredictor(
-        device.value, dtype and dtype.value, not disable_tta, max_windows, max_volume, windows=windows.value
+        device_name(device), dtype and dtype.value, not disable_tta, max_windows, max_volume, windows=windows.value
     )
     folder = model or trained_model_folder(dataset, configuration, trainer, plans)
     predictor.initialize_from_trained_model_folder(folder, fold or None, checkpoint)
@@ -144,7 +145,7 @@ def predict_sam2d(
         ),
     ] = None,
     skip_finished: Continue = False,
-    device: ComputeDevice = Device.cuda,
+    device: ComputeDevice = Device.auto,
 ) -> None:
     """Segment axial slices with the original 2-D SAM.
 
@@ -162,7 +163,7 @@ def predict_sam2d(
         raise typer.BadParameter("name the data set either by -d or by its --dataset-json.")
     if clip is not None and not -math.inf < clip[0] < clip[1] < math.inf:
         raise typer.BadParameter("--clip needs two finite intensities, the lower one first.")
-    where = usable_device(device.value)
+    where = usable_device(device_name(device))
     known = RawDataset.find(dataset) if dataset_json is None else None
     described = read_dataset_json(dataset_json) if known is None else known.dataset_json
     window = clipping_window(known) if known and clip is None else clip

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sam3d_nnunet.cli.options import Device, RawDataset, ResultsFolder
+from sam3d_nnunet.cli.options import AUTO_HELP, Device, RawDataset, ResultsFolder, device_name
 
 app = typer.Typer()
 
@@ -30,7 +30,9 @@ def benchmark(
         bool,
         typer.Option("--dry-run", help="Only print the remaining commands. Draws the folds if there are none yet."),
     ] = False,
-    device: Annotated[Device, typer.Option(help="Where to train and predict.")] = Device.cuda,
+    device: Annotated[
+        Device, typer.Option(help=f"Where to train and predict. {AUTO_HELP} With --profile: the GPUs of the cluster.")
+    ] = Device.auto,
 ) -> None:
     """Compare all methods of a recipe, from planning to tables.
 
@@ -39,7 +41,9 @@ def benchmark(
     """
     from sam3d_nnunet.workflow.benchmark import Benchmark
 
-    job = Benchmark(recipe, dataset, results, method or (), fold or (), device.value)
+    if device is Device.auto and profile is not None:  # this machine only hands on steps, and may have no GPU
+        device = Device.cuda
+    job = Benchmark(recipe, dataset, results, method or (), fold or (), device_name(device))
     for note in job.notes():
         typer.echo(note)
     if dry_run:

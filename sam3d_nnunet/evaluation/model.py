@@ -14,7 +14,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results_folder import fingerprint
 from sam3d_nnunet.evaluation.training_facts import training_facts
-from sam3d_nnunet.network.device import usable_device
+from sam3d_nnunet.network.device import AUTO, usable_device
 from sam3d_nnunet.nnunet.names import takes_prompts
 from sam3d_nnunet.prediction.growth import MAX_WINDOWS
 from sam3d_nnunet.prediction.model_folder import FINAL, load_checkpoint, read_plans, trainer_of
@@ -27,7 +27,7 @@ class PredictionOptions:
     """Options of `sam3d predict` and of nnU-Net's predictor.
 
     Attributes:
-        device: "cpu", "cuda" or "mps".
+        device: "cpu", "cuda", "mps", or "auto" for the GPU if there is one, else the CPU.
         checkpoint: file in each fold.
         mirroring: average over mirrored images, where training mirrored too.
         max_windows: the most windows of an image for one prompted prediction.
@@ -37,7 +37,7 @@ class PredictionOptions:
         windows: of predictions from clicks, as in `SAM3DPredictor`.
     """
 
-    device: str = "cuda"
+    device: str = AUTO
     checkpoint: str = FINAL
     mirroring: bool = True
     max_windows: int = MAX_WINDOWS
@@ -105,7 +105,8 @@ class EvaluatedModel:
     def facts(self, name: str) -> dict[str, Any]:
         """The content of method.json; the memory is the peak of all predictions so far."""
         network = self.prompted.model.networks[0] if self.takes_clicks else self.automatic.network
-        cuda = torch.device(self.options.device).type == "cuda"
+        device = usable_device(self.options.device)
+        cuda = device.type == "cuda"
         return {
             "name": name,
             "trainer": self.trainer,
@@ -116,7 +117,7 @@ class EvaluatedModel:
             "tuned_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
             **self._training,
             "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
-            "device": torch.cuda.get_device_name() if cuda else self.options.device,
+            "device": torch.cuda.get_device_name() if cuda else str(device),
         }
 
 

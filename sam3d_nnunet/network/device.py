@@ -4,6 +4,7 @@ import torch
 
 from sam3d_nnunet.errors import SAM3DError
 
+AUTO = "auto"
 PRECISIONS = ("auto", "bf16", "fp32")
 WIDEST_KERNEL = 5  # of the convolutions over tokens
 
@@ -26,7 +27,6 @@ def computes_in_bf16(precision: str, device: torch.device, depth: int) -> bool:
     return precision == "bf16"
 
 
-@torch.compiler.assume_constant_result  # asks the driver, which can't be compiled
 def has_bf16_arithmetic(device: torch.device) -> bool:
     """Whether bfloat16 is computed by the device itself; emulated, it would be slower than float32."""
     if device.type == "cuda":
@@ -37,12 +37,21 @@ def has_bf16_arithmetic(device: torch.device) -> bool:
     return False
 
 
+# It asks the driver, which can't be compiled. This mark is all that torch.compiler.assume_constant_result sets, but
+# that decorator imports torch._dynamo: 2.5 s, even where nothing is compiled.
+has_bf16_arithmetic._dynamo_marked_constant = True
+
+
 def usable_device(device: str | torch.device) -> torch.device:
-    """The device with a name such as "cpu", "cuda:1" or "mps".
+    """The device with a name such as "cpu", "cuda:1" or "mps", or "auto": the GPU if there is one, else the CPU.
+
+    "auto" never takes "mps", where our networks are not tested.
 
     Raises:
         SAM3DError: it is not available.
     """
+    if device == AUTO:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(str(device).partition(":")[0]):
         usable = ", ".join(name for name, is_there in available.items() if is_there)

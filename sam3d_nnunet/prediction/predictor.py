@@ -14,7 +14,7 @@ from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.grid import to_image
 from sam3d_nnunet.geometry.turn import NO_TURN
 from sam3d_nnunet.geometry.world import ImageGeometry
-from sam3d_nnunet.network.device import usable_device
+from sam3d_nnunet.network.device import AUTO, usable_device
 from sam3d_nnunet.prediction.cases import ImageCase, PreviousMask, read_case, read_previous_mask
 from sam3d_nnunet.prediction.growth import MAX_WINDOWS, BoxLogits, compose, predict_per_lesion, predict_prompted
 from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load_model_folder
@@ -97,7 +97,7 @@ class SAM3DPredictor:
 
     def __init__(
         self,
-        device: str | torch.device = "cpu",
+        device: str | torch.device = AUTO,
         precision: str | None = None,
         use_mirroring: bool = True,
         max_windows: int = MAX_WINDOWS,
@@ -107,7 +107,7 @@ class SAM3DPredictor:
     ) -> None:
         """
         Args:
-            device: "cpu", "cuda" or "mps".
+            device: "cpu", "cuda", "mps", or "auto" for the GPU if there is one, else the CPU.
             precision: "auto", "bf16" or "fp32", see `SAM3D`; None: as in training.
             use_mirroring: average over mirrored images, if training mirrored images too.
             max_windows: growth stops at this number of windows.

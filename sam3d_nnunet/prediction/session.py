@@ -13,7 +13,7 @@ from torch import Tensor
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.label_values import whole_labels
-from sam3d_nnunet.network.device import usable_device
+from sam3d_nnunet.network.device import AUTO, usable_device
 from sam3d_nnunet.prediction.interaction import InteractiveMask, TargetBuffer
 from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load_model_folder
 from sam3d_nnunet.prediction.session_image import Region, SessionImage, box_points, fill_contour, geometry_of
@@ -53,7 +53,7 @@ class SAM3DSession:
     ) -> None:
         """
         Args:
-            device: where to compute. Default: the GPU if there is one.
+            device: where to compute. Default: "auto", the GPU if there is one, else the CPU.
             use_torch_compile, use_pinned_memory, interactions_storage: ignored.
             verbose: print the number of windows of each prediction.
             torch_n_threads: threads of torch, at most as many as the machine has cores.
@@ -63,7 +63,7 @@ class SAM3DSession:
         Raises:
             SAM3DError: there is no such device.
         """
-        self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable_device(device or AUTO)
         self.verbose = verbose
         self.do_autozoom = do_autozoom
         self.supports_undo = enable_undo
