@@ -24,10 +24,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sam3d_nnunet.baselines.prompted_unet import PLAIN, RESIDUAL, residual
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network import Prompts
 from sam3d_nnunet.nnunet.names import ABLATION, CONTROL, NETWORK, TUNING, class_lookup, trainers_in
+from sam3d_nnunet.planning.networks import PLAIN, RESIDUAL, residual
 from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings
 
 PUBLISHED_SIZE = (64, 160, 160)  # the paper's table counts parameters for this patch

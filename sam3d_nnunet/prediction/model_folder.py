@@ -1,7 +1,7 @@
 """Load a trained model from the folder in which nnU-Net keeps it: plans, data set and one checkpoint per fold."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from sam3d_nnunet.io import listing, read_json_object
 from sam3d_nnunet.network.prompts import PromptableNetwork
 from sam3d_nnunet.network.weights import refuse_broken_weights
 from sam3d_nnunet.nnunet.folders import dataset_name
-from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
+from sam3d_nnunet.nnunet.names import TRAINERS, find_trainer, takes_prompts
+from sam3d_nnunet.planning.networks import BUILDERS
 from sam3d_nnunet.planning.settings import BLOCK, noted_orientation, trained_settings
 
 FINAL = "checkpoint_final.pth"
@@ -100,8 +101,7 @@ def load_model_folder(
     dataset_json = _read_json(folder, "dataset.json", ("labels", "file_ending"))
     chosen = choose_folds(folder, folds, checkpoint_name)
     checkpoints = [load_checkpoint(folder / f"fold_{fold}" / checkpoint_name) for fold in chosen]
-    trainer = trainer_of(checkpoints[0], folder)
-    _refuse_without_prompts(trainer, folder)
+    build = _builder(checkpoints[0], folder)
     configuration_name = checkpoints[0]["init_args"]["configuration"]
     if configuration_name not in plans.available_configurations:
         raise SAM3DError(f"{folder / 'plans.json'} lacks the configuration {configuration_name} of fold_{chosen[0]}.")
@@ -111,9 +111,7 @@ def load_model_folder(
     channels = determine_num_input_channels(plans, configuration, dataset_json)
     networks = []
     for fold, checkpoint in zip(chosen, checkpoints):
-        network = trainer.build_network_architecture(
-            plans, configuration, channels, labels.num_segmentation_heads, enable_deep_supervision=False
-        )
+        network = build(plans, configuration, channels, labels.num_segmentation_heads, enable_deep_supervision=False)
         try:
             network.load_state_dict(checkpoint["network_weights"])
         except RuntimeError as e:
@@ -207,12 +205,24 @@ def trainer_of(checkpoint: dict[str, Any], folder: Path) -> type:
         raise SAM3DError(f"{folder} can't be used. {e}") from e
 
 
-def _refuse_without_prompts(trainer: type, folder: Path) -> None:
-    if not takes_prompts(trainer):
+def _builder(checkpoint: dict[str, Any], folder: Path) -> Callable[..., PromptableNetwork]:
+    """What builds the network of a checkpoint. Only a trainer that isn't ours has to be imported, which takes seconds.
+
+    Raises:
+        SAM3DError: the trainer takes no prompts, or is not installed.
+    """
+    name = checkpoint["trainer_name"]
+    if name in TRAINERS:
+        build = BUILDERS.get(name)
+    else:
+        trainer = trainer_of(checkpoint, folder)
+        build = trainer.build_network_architecture if takes_prompts(trainer) else None
+    if build is None:
         raise SAM3DError(
-            f"{folder} was trained with {trainer.__name__}, which takes no clicks. Predict with nnUNetv2_predict, or "
-            "choose a model of SAM3DAdapterTrainer or PromptedUNetTrainer."
+            f"{folder} was trained with {name}, which takes no clicks. Predict with nnUNetv2_predict, or choose a "
+            "model of SAM3DAdapterTrainer or PromptedUNetTrainer."
         )
+    return build
 
 
 def _read_json(folder: Path, name: str, keys: tuple[str, ...]) -> dict[str, Any]:

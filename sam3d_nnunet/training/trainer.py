@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from sam3d_nnunet.network.sam3d import PRESETS, SAM3D
+from sam3d_nnunet.network.sam3d import PRESETS
 from sam3d_nnunet.network.weights import lift_sam, sam_checkpoint
-from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, trained_settings
+from sam3d_nnunet.planning.networks import sam3d
+from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings
 from sam3d_nnunet.training.prompted_trainer import PromptedTrainer
 
 
@@ -104,35 +104,9 @@ class SAMTuning:
 class SAM3DAdapterTrainer(SAMTuning, PromptedTrainer):
     """Trains `SAM3D` with simulated prompts; preset, lengths and optimizer come from the plan's block "sam3d"."""
 
+    build_network_architecture = staticmethod(sam3d)
+
     @classmethod
     def left_open(cls, settings: SAM3DSettings) -> dict[str, Any]:
         """The start of the preset, and how clicks are drawn."""
         return super().left_open(settings) | {"start": PRESETS[settings.preset].start, "click_map": "gaussian"}
-
-    @staticmethod
-    def build_network_architecture(
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        """The network of the plan's block, with random weights."""
-        settings = trained_settings(configuration_manager.configuration.get(BLOCK, {}), "the plans")
-        return SAM3D.from_preset(
-            settings.preset,
-            num_input_channels,
-            num_output_channels,
-            tuple(configuration_manager.patch_size),
-            settings.stride,
-            num_click_labels=settings.num_click_labels,
-            labelled_prompts=settings.labelled_prompts,
-            takes_maps=settings.shows_maps,
-            precision=settings.precision,
-            activation_checkpointing=settings.activation_checkpointing,
-            prompt_encoding=settings.prompt_encoding,
-            click_map=settings.click_map,
-            deep_prompt_levels=settings.deep_prompt_levels,
-            aggregate_levels=settings.aggregate_levels,
-            start=settings.start,
-        )

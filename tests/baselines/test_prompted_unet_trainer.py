@@ -15,10 +15,10 @@ from sam3d_nnunet.baselines.prompted_unet import (
     PromptedResEncUNetTrainer,
     PromptedUNetTrainer,
     PromptedUNetTrainer_1000epochs,
-    residual,
 )
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.nnunet.registration import EXT_FOLDER
+from sam3d_nnunet.planning.networks import residual
 from sam3d_nnunet.prediction.predictor import SAM3DPredictor
 from sam3d_nnunet.prediction.session import SAM3DSession
 from sam3d_nnunet.prompts.prompt import Prompt

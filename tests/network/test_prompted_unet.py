@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sam3d_nnunet.baselines.prompted_unet import PromptedUNet, prompt_channels
 from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS, click_maps
+from sam3d_nnunet.network.prompted_unet import PromptedUNet, prompt_channels
 from sam3d_nnunet.network.prompts import Prompts
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING
 
