@@ -40,7 +40,11 @@ class WholeImage:
         """
         self._voxels = torch.as_tensor(voxels)
         self.shape = tuple(self._voxels.shape[1:])
-        self.is_finite = bool(self._voxels.isfinite().all())
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all values are finite numbers."""
+        return bool(self._voxels.isfinite().all())
 
     def at(self, box: Box) -> Tensor:
         """All voxels."""

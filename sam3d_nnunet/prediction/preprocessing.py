@@ -115,7 +115,7 @@ def whole_image(turned: np.ndarray, properties: dict[str, Any], model: TrainedMo
         model.configuration,
         model.dataset_json,
     )
-    return WholeImage(np.asarray(data, np.float32))
+    return WholeImage(np.ascontiguousarray(data, np.float32))
 
 
 def _turn(model: TrainedModel, geometry: ImageGeometry | None) -> Turn:

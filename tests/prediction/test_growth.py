@@ -6,6 +6,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from sam3d_nnunet.network import SAM3D, Prompts
+from sam3d_nnunet.prediction.grid_image import WholeImage
 from sam3d_nnunet.prediction.growth import BoxLogits, predict_prompted
 from sam3d_nnunet.prediction.windows import SINGLE, Window, WindowPredictor
 from sam3d_nnunet.prompts.prompt import VoxelPrompts
@@ -55,7 +56,7 @@ def run(
     image = torch.arange(1.0, 1 + np.prod(shape)).reshape(1, *shape)
     labels = np.array(labels if labels is not None else [1] * len(points), int)
     points = np.array(points, float).reshape(-1, 3)
-    predictor = WindowPredictor([network], image, PATCH, region_order, mirror_axes)
+    predictor = WindowPredictor([network], WholeImage(image), PATCH, region_order, mirror_axes)
     return predict_prompted(predictor, VoxelPrompts(points, labels), **options)
 
 
@@ -199,7 +200,7 @@ class ObjectNetwork(nn.Module):
 def grow(objects: np.ndarray, points: list, labels: list | None = None, num_classes: int = 2, **options) -> BoxLogits:
     image = torch.from_numpy(objects > 0).float()[None]
     labels = np.array(labels if labels is not None else [1] * len(points))
-    predictor = WindowPredictor([ObjectNetwork(num_classes)], image, PATCH)
+    predictor = WindowPredictor([ObjectNetwork(num_classes)], WholeImage(image), PATCH)
     return predict_prompted(predictor, VoxelPrompts(np.array(points, float), labels), **options)
 
 
@@ -262,7 +263,7 @@ def test_growth_of_a_network_whose_clicks_carry_no_labels():
             return super().forward(image, prompts)[:, [0, 2, 1]]
 
     image = torch.from_numpy(snake() > 0).float()[None]
-    predictor = WindowPredictor([Unlabelled(3)], image, PATCH, clicks_carry_labels=False)
+    predictor = WindowPredictor([Unlabelled(3)], WholeImage(image), PATCH, clicks_carry_labels=False)
     result = predict_prompted(predictor, VoxelPrompts(np.array([(3.0, 5, 5)]), np.array([2])))
     assert np.array_equal(result.on_grid().argmax(0).numpy(), 2 * (snake() == 1))
 
@@ -333,10 +334,10 @@ def test_several_networks_are_averaged_by_probability():
     window = Window((0, 0, 0), PATCH)
     probabilities = []
     for members in ([networks[0]], [networks[1]], networks):
-        logits = WindowPredictor(members, image, PATCH).predict(window, click)
+        logits = WindowPredictor(members, WholeImage(image), PATCH).predict(window, click)
         probabilities.append(logits.softmax(0))
     torch.testing.assert_close(probabilities[2], (probabilities[0] + probabilities[1]) / 2)
-    predictor = WindowPredictor(networks, image, PATCH, region_order=(1, 2))
+    predictor = WindowPredictor(networks, WholeImage(image), PATCH, region_order=(1, 2))
     both = predictor.predict(window, click).sigmoid()
     torch.testing.assert_close(both.max(), (torch.tensor([1.0, 6.0]).sigmoid().mean()))
 
@@ -347,8 +348,8 @@ def test_cached_windows_are_encoded_once():
     encoded = []
     network.image_encoder.register_forward_hook(lambda *_: encoded.append(1))
     image = torch.randn(1, 40, 16, 16)
-    predictor = WindowPredictor([network], image, (16, 16, 16), mirror_axes=(0,), cached_windows=2)
-    plain = WindowPredictor([network], image, (16, 16, 16), mirror_axes=(0,))
+    predictor = WindowPredictor([network], WholeImage(image), (16, 16, 16), mirror_axes=(0,), cached_windows=2)
+    plain = WindowPredictor([network], WholeImage(image), (16, 16, 16), mirror_axes=(0,))
     windows = [Window((start, 0, 0), (16, 16, 16)) for start in (0, 8, 24)]
 
     def same(window: Window, click: tuple[int, ...]) -> None:
@@ -376,7 +377,7 @@ def test_maps_are_cut_and_mirrored_with_the_image():
     image = torch.arange(1.0, 1 + np.prod(shape)).reshape(1, *shape)
     maps = np.full((3, *shape), -1, np.int16)
     maps[0, 10, 11, 12] = 7
-    predictor = WindowPredictor([Echo()], image, PATCH, mirror_axes=(0, 1, 2))
+    predictor = WindowPredictor([Echo()], WholeImage(image), PATCH, mirror_axes=(0, 1, 2))
     logits = predictor.predict(Window((5, 6, 7), PATCH), VoxelPrompts.none()._replace(maps=maps))
     assert logits[0, 5, 5, 5] == 7 and (logits[0] == -1).sum() == np.prod(PATCH) - 1
     assert logits[1, 5, 5, 5] == image[0, 10, 11, 12]

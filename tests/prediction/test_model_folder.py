@@ -102,9 +102,34 @@ def test_foreign_trainers(make_model):
     torch.save(content | {"trainer_name": nnUNetTrainer.__name__}, checkpoint)
     with pytest.raises(SAM3DError, match="nnUNetTrainer, "):
         load_model_folder(folder)
+    torch.save(content | {"trainer_name": "UXNet3DTrainer"}, checkpoint)
+    with pytest.raises(SAM3DError, match="UXNet3DTrainer, which takes no clicks"):
+        load_model_folder(folder)
     torch.save(content | {"trainer_name": "TrainerOfSomebody"}, checkpoint)
     with pytest.raises(SAM3DError, match="TrainerOfSomebody"):
         load_model_folder(folder)
+
+
+OWN_TRAINER = """
+from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
+
+class OwnTrainer(SAM3DAdapterTrainer):
+    @staticmethod
+    def build_network_architecture(*arguments, **options):
+        network = SAM3DAdapterTrainer.build_network_architecture(*arguments, **options)
+        network.by = "OwnTrainer"
+        return network
+"""
+
+
+def test_a_trainer_of_the_users_own_builds_its_network(make_model, tmp_path, monkeypatch):
+    folder = make_model().folder
+    checkpoint = folder / "fold_0" / "checkpoint_final.pth"
+    torch.save(torch.load(checkpoint, weights_only=False) | {"trainer_name": "OwnTrainer"}, checkpoint)
+    (tmp_path / "trainers").mkdir()
+    (tmp_path / "trainers" / "own_trainer.py").write_text(OWN_TRAINER)
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "trainers"))
+    assert load_model_folder(folder).networks[0].by == "OwnTrainer"
 
 
 def test_folder_by_names(nnunet_folders, monkeypatch):

@@ -21,6 +21,26 @@ def predict(*arguments: object) -> Result:
     return CliRunner().invoke(cli.app, ["predict", "--device", "cpu", *map(str, arguments)])
 
 
+def test_without_a_device_it_takes_the_gpu_or_says_that_there_is_none(model, tmp_path, monkeypatch):
+    fixed = ("-i", model.images / "case_1_0000.nii.gz", "-o", tmp_path, "-m", model.folder, "--click", "9,8,7")
+    arguments = ["predict", *map(str, fixed), "--windows", "single", "--disable_tta"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[0] == "device: cpu (no CUDA GPU found)"
+    assert (tmp_path / "case_1.nii.gz").is_file()
+    refused = CliRunner().invoke(cli.app, [*arguments, "--device", "cuda"])
+    assert isinstance(refused.exception, SAM3DError) and "cuda can't be used here" in str(refused.exception)
+
+    def stop(self: SAM3DPredictor, device: str, *_: object, **__: object) -> None:
+        raise SAM3DError(device)
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(SAM3DPredictor, "__init__", stop)
+    chosen = CliRunner().invoke(cli.app, arguments)
+    assert str(chosen.exception) == "cuda" and "device:" not in chosen.output
+
+
 @pytest.fixture
 def model(make_model):
     return make_model()
