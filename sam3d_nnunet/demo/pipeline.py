@@ -16,6 +16,7 @@ from sam3d_nnunet.demo.phantom import make_phantom
 from sam3d_nnunet.demo.results import BASELINE, OURS, DemoFolder, draw_figure, make_table
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import read_json, write_json, write_text
+from sam3d_nnunet.network.device import AUTO, usable_device
 from sam3d_nnunet.nnunet.registration import EXT_FOLDER
 from sam3d_nnunet.planning.recipes import load_recipe
 
@@ -43,18 +44,19 @@ SCORE = re.compile(r"Pseudo dice \[.*?([\d.]+)\)?\]")
 PREDICTING = re.compile(r": predicting (\S+)|Predicting \d+ cases with .* per class")
 
 
-def run_demo(folder: Path, seed: int = 0, epochs: int | None = None, device: str = "cpu") -> None:
+def run_demo(folder: Path, seed: int = 0, epochs: int | None = None, device: str = AUTO) -> None:
     """Make a data set, plan, preprocess, train nnU-Net and our trainer on fold 0, and compare them.
 
     Args:
         folder: new or empty folder for all files.
         seed: of the synthetic data.
         epochs: of both trainings. Default: as in the recipe `demo`.
-        device: where to train: cpu, cuda or mps.
+        device: where to train: cpu, cuda, mps, or auto for the GPU if there is one, else the CPU.
 
     Raises:
-        SAM3DError: the folder is in use, or one of nnU-Net's commands failed.
+        SAM3DError: there is no such device, the folder is in use, or one of nnU-Net's commands failed.
     """
+    device = usable_device(device).type  # what nnUNetv2_train takes
     demo = DemoFolder(folder.absolute())
     _claim(demo, seed, epochs)
     print(f"The complete output of all commands is in {demo.log}")

@@ -18,7 +18,7 @@ from sam3d_nnunet.datasets.splits import draw_splits, read_splits, splits_file, 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results import METRICS, Results
 from sam3d_nnunet.io import write_json
-from sam3d_nnunet.network.device import usable_device
+from sam3d_nnunet.network.device import AUTO, usable_device
 from sam3d_nnunet.nnunet.registration import EXT_FOLDER
 from sam3d_nnunet.planning.recipe_data import refuse_other_labels
 from sam3d_nnunet.planning.recipes import known_recipes
@@ -43,7 +43,7 @@ class Benchmark:
         results: folder of results.
         methods: names of those to compare; empty: all methods of the recipe.
         folds: to train and evaluate; empty: the folds of the recipe.
-        device: where to train and predict.
+        device: where to train and predict; "auto": the GPU of this machine if it has one, else the CPU.
     """
 
     recipe: str
@@ -51,7 +51,7 @@ class Benchmark:
     results: Path
     methods: Sequence[str] = ()
     folds: Sequence[int] = ()
-    device: str = "cuda"
+    device: str = AUTO
 
     def left(self) -> list[Step]:
         """The unfinished steps. A data set without folds gets those that nnU-Net would draw.
@@ -68,7 +68,7 @@ class Benchmark:
                 write_splits(read_splits(given), folds)
             else:
                 draw_splits(raw.cases_with_images, folds)
-        return Steps(self._comparison, self._recipe, raw.name, self.results, self.device).left()
+        return Steps(self._comparison, self._recipe, raw.name, self.results, self._device_name).left()
 
     def run(self, profile: str | None = None) -> list[Step]:
         """Run the unfinished steps. A failed step blocks only the steps that depend on it.
@@ -130,10 +130,15 @@ class Benchmark:
         listed = [asdict(step) | {"shell": step.shell} for step in steps]
         write_json(self._work / "steps.json", listed)
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(self._work)]
-        command += ["--config", f"device={self.device}", "--keep-going", "--nolock", "--rerun-incomplete"]
+        command += ["--config", f"device={self._device_name}", "--keep-going", "--nolock", "--rerun-incomplete"]
         command += ["--rerun-triggers", "mtime", "--quiet", "host"]
         command += ["--profile", str(Path(profile).absolute())] if profile else ONE_MACHINE
         _run_group(command, _environment())
+
+    @property
+    def _device_name(self) -> str:
+        """Not checked: in a cluster, this machine may lack what the others have."""
+        return usable_device(AUTO).type if self.device == AUTO else self.device
 
     @property
     def _comparison(self) -> Comparison:

@@ -203,6 +203,7 @@ def test_demo(monkeypatch, tmp_path):
     assert str(tmp_path) in done.output
 
     monkeypatch.setattr(tempfile, "mkdtemp", lambda prefix: str(tmp_path / prefix))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert str(tmp_path / "sam3d_demo_") in invoke("demo").output
     assert calls[-1] == (tmp_path / "sam3d_demo_", 0, None, "cpu")
     assert invoke("demo", "--device", "abacus").exit_code == 2

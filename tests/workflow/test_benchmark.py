@@ -166,9 +166,28 @@ def test_one_at_a_time(dataset, steps, tmp_path):
 
 def test_no_gpu_is_said_first(dataset, steps, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    done = benchmark("-o", tmp_path / "measured")
+    done = benchmark("-o", tmp_path / "measured", "--device", "cuda")
     assert isinstance(done.exception, SAM3DError) and "cuda" in str(done.exception)
     assert not list(steps.iterdir())
+
+
+def test_auto_is_this_machine_or_the_cluster(dataset, steps, tmp_path, monkeypatch):
+    devices = []
+
+    class Steps(workflow.Steps):
+        def __init__(self, *arguments):
+            devices.append(arguments[-1])
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(workflow, "Steps", Steps)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    given = ("-o", tmp_path / "measured", "--dry-run")
+    assert benchmark(*given).output.startswith("device: cpu (no CUDA GPU found)\n")
+    assert "device:" not in benchmark(*given, "--profile", tmp_path).output
+    workflow.Benchmark("hippocampus", "220", tmp_path / "measured").left()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert "device:" not in benchmark(*given).output
+    assert devices == ["cpu", "cuda", "cpu", "cuda"]
 
 
 def test_without_snakemake(dataset, steps, tmp_path, monkeypatch):
