@@ -3,6 +3,7 @@
 The command must start fast: modules that take long to import are imported inside the commands.
 """
 
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -11,6 +12,7 @@ import typer
 from sam3d_nnunet import __version__
 from sam3d_nnunet.cli import datasets, evaluate, nnunet, plan, predict, report, workflow
 from sam3d_nnunet.errors import SAM3DError, refusal
+from sam3d_nnunet.processes import Stopped, stopped_by
 
 app = typer.Typer(
     name="sam3d",
@@ -25,21 +27,27 @@ for group in (nnunet, plan, predict, evaluate, report, workflow, datasets):
 
 
 def main() -> None:
-    """Run `sam3d`. A mistake of the user, or a path that cannot be used, is one line on stderr and exit code 1."""
+    """Run `sam3d`. A mistake of the user, or a path that cannot be used, is one line on stderr and exit code 1.
+
+    So is Ctrl-C, with exit code 130, and SIGTERM, with 143.
+    """
     try:
-        app()
+        with stopped_by(signal.SIGINT):
+            app()
+    except Stopped as stopped:
+        _stop(str(stopped), stopped.exit_code)
     except SAM3DError as error:
-        _stop(str(error))
+        _stop(f"Error: {error}")
     except OSError as error:
         sentence = refusal(error)
         if sentence is None:
             raise
-        _stop(sentence)
+        _stop(f"Error: {sentence}")
 
 
-def _stop(sentence: str) -> NoReturn:
-    typer.echo(f"Error: {sentence}", err=True)
-    sys.exit(1)
+def _stop(sentence: str, code: int = 1) -> NoReturn:
+    typer.echo(sentence, err=True)
+    sys.exit(code)
 
 
 def _print_version(wanted: bool) -> None:

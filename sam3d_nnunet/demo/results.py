@@ -45,8 +45,12 @@ class DemoFolder:
         return self.root / "demo.json"
 
     @property
-    def log(self) -> Path:
-        return self.root / "log.txt"
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def log(self, command: str) -> Path:
+        """The output of a command."""
+        return self.logs / f"{command}.txt"
 
     @property
     def recipe(self) -> Path:
@@ -68,6 +72,11 @@ class DemoFolder:
     @property
     def preprocessed(self) -> Path:
         return self.root / "nnUNet_preprocessed" / self.name / "SAM3DPlans_3d_fullres"
+
+    @property
+    def splits(self) -> Path:
+        """The folds of the data set."""
+        return self.root / "nnUNet_preprocessed" / self.name / "splits_final.json"
 
     def model(self, trainer: str) -> Path:
         """The folder of a trained model."""

@@ -5,10 +5,9 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from sam3d_nnunet.geometry.image_grid import read_grid
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.io import read_json, write_json, write_text
 from sam3d_nnunet.nnunet.readers import find_reader
+from sam3d_nnunet.processes import worker_pool
 
 VERSION = 2
 """Of metrics.json. The first cut labels off instead of rounding them, and took the size of voxels from the truth."""
@@ -198,8 +198,7 @@ def _in_processes(
     if processes <= 1:
         yield from map(measure, files)
         return
-    # a fork would copy threads and a GPU's state
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with worker_pool(processes) as pool:
         for done in as_completed([pool.submit(measure, of_case) for of_case in files]):
             yield done.result()
 

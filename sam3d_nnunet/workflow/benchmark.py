@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from sam3d_nnunet.network.device import AUTO, usable_device
 from sam3d_nnunet.nnunet.registration import EXT_FOLDER
 from sam3d_nnunet.planning.recipe_data import refuse_other_labels
 from sam3d_nnunet.planning.recipes import known_recipes
+from sam3d_nnunet.processes import guarded
 from sam3d_nnunet.report.tables import write_tables
 from sam3d_nnunet.workflow.comparison import TABLE, WORK, Comparison
 from sam3d_nnunet.workflow.steps import Step, Steps
@@ -133,7 +132,8 @@ class Benchmark:
         command += ["--config", f"device={self._device_name}", "--keep-going", "--nolock", "--rerun-incomplete"]
         command += ["--rerun-triggers", "mtime", "--quiet", "host"]
         command += ["--profile", str(Path(profile).absolute())] if profile else ONE_MACHINE
-        _run_group(command, _environment())
+        with guarded(command, env=_environment()) as snakemake:
+            snakemake.wait()
 
     @property
     def _device_name(self) -> str:
@@ -153,25 +153,6 @@ class Benchmark:
     @property
     def _work(self) -> Path:
         return self.results.absolute() / WORK
-
-
-def _run_group(command: list[str], environment: dict[str, str]) -> None:
-    """Run a command. Ctrl-C, or SIGTERM from a cluster, ends it and every process that it has started."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    # its own process group, which gets SIGTERM: in the background, all of its processes would ignore SIGINT
-    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
-        try:
-            process.wait()
-        except KeyboardInterrupt:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _environment() -> dict[str, str]:

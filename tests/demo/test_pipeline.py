@@ -8,6 +8,7 @@ import SimpleITK as sitk
 
 from sam3d_nnunet.demo import pipeline
 from sam3d_nnunet.demo.phantom import image_geometry, make_phantom
+from sam3d_nnunet.demo.pipeline import Command
 from sam3d_nnunet.demo.results import BASELINE, OURS, DemoFolder, draw_figure, make_table
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.planning.recipes import load_recipe
@@ -72,6 +73,7 @@ def test_folder_of_an_earlier_demo_is_refused(tmp_path, monkeypatch):
 @pytest.fixture
 def started(tmp_path):
     demo = DemoFolder(tmp_path)
+    demo.logs.mkdir()
     pipeline._write_recipe(demo, 3)
     return demo
 
@@ -82,43 +84,71 @@ def test_epochs_go_into_the_recipe(started):
     assert content["preset"] == "tiny"
 
 
+def stub(monkeypatch, **programs: str) -> None:
+    """Replace the programs by code that defines `run`."""
+    monkeypatch.setattr(pipeline, "COMMANDS", {name: f"exec({code!r})" for name, code in programs.items()})
+
+
 def test_failing_command_names_step_log_and_last_lines(started, monkeypatch):
-    code = "import sys\ndef run(): print('Epoch', *sys.argv[1:]); sys.exit('out of memory')"
-    monkeypatch.setattr(pipeline, "COMMANDS", {"nnUNetv2_train": f"exec({code!r})"})
+    stub(monkeypatch, nnUNetv2_train="import sys\ndef run(): print('Epoch', *sys.argv[1:]); sys.exit('out of memory')")
     with pytest.raises(SAM3DError) as caught:
-        pipeline._run(started, 4, "nnUNetv2_train", "1", "3d_fullres")
-    for part in ("Step 4", "nnUNetv2_train", "code 1", str(started.log), "out of memory"):
+        pipeline._run(started, 4, Command("ours", "nnUNetv2_train", ("1", "3d_fullres")))
+    for part in ("Step 4", "nnUNetv2_train", "code 1", str(started.log("ours")), "out of memory"):
         assert part in str(caught.value)
-    assert "Epoch 1 3d_fullres\n" in started.log.read_text()
+    assert "Epoch 1 3d_fullres\n" in started.log("ours").read_text()
+
+
+def test_commands_run_side_by_side_until_one_fails(started, monkeypatch):
+    """The first waits for the second, and then for longer than anybody would."""
+    waits = "import os, time; print(os.getpid()); [time.sleep(0.02) for _ in iter(lambda: os.path.exists('b'), True)]"
+    fails = "open('b', 'w').close(); raise SystemExit('out of memory')"
+    stub(monkeypatch, a=f"def run(): {waits}; time.sleep(600)", b=f"def run(): {fails}")
+    with pytest.raises(SAM3DError, match=r"\(b\) failed"):
+        pipeline._run(started, 4, Command("a", "a", ()), Command("b", "b", ()))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.log("a").read_text().split()[-1]), 0)
 
 
 def test_children_alone_see_the_folders(started, monkeypatch):
-    monkeypatch.setattr(
-        pipeline, "COMMANDS", {"sam3d": "import os; run = lambda: print({k: v for k, v in os.environ.items()})"}
-    )
+    stub(monkeypatch, sam3d="import os; run = lambda: print({k: v for k, v in os.environ.items()})")
     before = dict(os.environ)
-    pipeline._run(started, 2, "sam3d", environment={"nnUNet_n_proc_DA": "0"})
+    pipeline._run(started, 2, Command("plan", "sam3d", ()), environment={"nnUNet_n_proc_DA": "0"})
     assert dict(os.environ) == before
+    seen = started.log("plan").read_text()
     for name, folder in started.environment.items():
-        assert f"'{name}': '{folder}'" in started.log.read_text()
-    assert "'nnUNet_n_proc_DA': '0'" in started.log.read_text()
+        assert f"'{name}': '{folder}'" in seen
+    assert "'nnUNet_n_proc_DA': '0'" in seen and "'OMP_WAIT_POLICY': 'PASSIVE'" in seen
+
+
+@pytest.mark.parametrize(
+    "cores, commands, set_by_user, threads", [(8, 1, None, 8), (8, 2, None, 4), (1, 2, None, 1), (8, 2, "3", 3)]
+)
+def test_commands_share_the_cores(started, monkeypatch, cores, commands, set_by_user, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if set_by_user:
+        monkeypatch.setenv("OMP_NUM_THREADS", set_by_user)
+    monkeypatch.setattr(pipeline, "_cores", lambda: cores)
+    stub(monkeypatch, sam3d="import os; run = lambda: print('threads', os.environ['OMP_NUM_THREADS'])")
+    names = "ab"[:commands]
+    pipeline._run(started, 4, *(Command(name, "sam3d", ()) for name in names))
+    for name in names:
+        assert started.log(name).read_text().endswith(f"threads {threads}\n")
 
 
 def test_progress_of_a_training(capsys):
-    pipeline._follow(
-        iter(
-            [
-                "2026-01-01: Epoch 0 \n",
-                "2026-01-01: Pseudo dice [np.float32(0.5372)] \n",
-                "2026-01-01: Epoch 2 \n",
-                "2026-01-01: predicting phantom_003 \n",
-                "Preprocessing cases:  33%|###  | 12/36 [00:09<05:33,  9.52s/it]\n",
-            ]
-        ),
+    pipeline._show_progress(
+        [
+            "2026-01-01: Epoch 0 \n",
+            "2026-01-01: Pseudo dice [np.float32(0.5372)] \n",
+            "2026-01-01: Epoch 2 \n",
+            "2026-01-01: predicting phantom_003 \n",
+            "Preprocessing cases:  33%|###  | 12/36 [00:09<05:33,  9.52s/it]\n",
+        ],
         epochs=4,
+        name="ours",
     )
     shown = capsys.readouterr().err
-    for part in ("epoch 1 of 4", "0.54", "epoch 3 of 4", "predicting phantom_003", "12 of 36", "done"):
+    for part in ("ours: epoch 1 of 4", "0.54", "epoch 3 of 4", "predicting phantom_003", "12 of 36", "ours: done"):
         assert part in shown
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -15,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.processes import Stopped
 from sam3d_nnunet.workflow import benchmark as workflow
 from sam3d_nnunet.workflow.steps import Step
 
@@ -121,21 +123,22 @@ def test_results_in_a_file(dataset, steps, tmp_path):
     assert isinstance(done.exception, SAM3DError) and str(tmp_path / "measured") in str(done.exception)
 
 
-def test_what_ends_us_ends_the_steps(tmp_path):
-    """A cluster's SIGTERM as well as Ctrl-C, also in the background, where shells ignore SIGINT."""
-    script = f"trap 'touch {tmp_path}/ended; exit 1' TERM; touch {tmp_path}/started; while true; do sleep 0.1; done"
+def test_what_ends_us_ends_the_steps(dataset, tmp_path, monkeypatch):
+    """Snakemake, its shell and the step."""
+    script = f"echo $$ > {tmp_path}/pid; exec sleep 60"
+    step = Step("prepare/a", [["bash", "-c", script]], [])
+    monkeypatch.setattr(workflow, "Steps", lambda *_: SimpleNamespace(left=lambda: [step]))
 
     def end() -> None:
-        while not (tmp_path / "started").exists():
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().endswith("\n"):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    before = signal.getsignal(signal.SIGTERM)
     Thread(target=end).start()
-    with pytest.raises(KeyboardInterrupt):
-        workflow._run_group(["bash", "-c", script], dict(os.environ))
-    assert (tmp_path / "ended").exists()
-    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(Stopped):
+        workflow.Benchmark("hippocampus", "220", tmp_path / "measured", device="cpu").run()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_steps_run_from_any_folder(monkeypatch, tmp_path):

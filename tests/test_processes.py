@@ -1,0 +1,172 @@
+"""Stub commands that start processes of their own, and what is left of them."""
+
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sam3d_nnunet import processes
+from sam3d_nnunet.processes import Stopped, guarded, stopped_by
+
+WAITING = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+STUBBORN = "import signal; [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)]; " + WAITING
+FAMILY = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {code!r}]).pid, flush=True); {code}"
+"""A process and its child."""
+
+
+def family(code: str = WAITING) -> list[str]:
+    return [sys.executable, "-c", FAMILY.format(code=code)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pids: list[int], seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(map(alive, pids))
+
+
+def read_pids(process: subprocess.Popen) -> list[int]:
+    """The first line of a family is its child; then both print their own."""
+    pids = {int(process.stdout.readline()) for _ in range(3)}
+    assert len(pids) == 2 and all(map(alive, pids))
+    return list(pids)
+
+
+PARENT = """
+import sys
+from sam3d_nnunet.cli import main as cli
+from sam3d_nnunet.processes import guarded
+
+@cli.app.command()
+def stub():
+    with guarded({command!r}) as process:
+        process.wait()
+
+sys.argv = ["sam3d", "stub"]
+cli.main()
+"""
+
+
+def start_parent(command: list[str], *before: str) -> subprocess.Popen:
+    code = [sys.executable, "-c", PARENT.format(command=command)]
+    return subprocess.Popen([*before, *code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    "number, code, sentence",
+    [
+        (signal.SIGINT, 130, "Stopped by Ctrl-C.\n"),
+        (signal.SIGTERM, 143, "Stopped by SIGTERM.\n"),
+        (signal.SIGKILL, -9, ""),
+        (signal.SIGHUP, -1, ""),
+    ],
+    ids=str,
+)
+def test_however_we_end_nothing_is_left(number, code, sentence):
+    parent = start_parent(family())
+    pids = read_pids(parent)
+    parent.send_signal(number)
+    assert parent.wait(timeout=20) == code
+    waited_for = number in (signal.SIGINT, signal.SIGTERM)  # otherwise only the guard is left to end them
+    assert gone(pids, seconds=0 if waited_for else 10)
+    assert parent.stderr.read() == sentence
+
+
+def test_ignored_ctrl_c_stays_ignored():
+    """Shells ignore it for what runs in the background."""
+    parent = start_parent(family(), "bash", "-c", 'trap "" INT; exec "$@"', "bash")
+    pids = read_pids(parent)
+    parent.send_signal(signal.SIGINT)
+    assert not gone(pids, seconds=0.5)
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(timeout=20) == 143
+    assert gone(pids, seconds=0)
+
+
+def test_what_ignores_signals_is_killed(monkeypatch, tmp_path):
+    hasty = tmp_path / "hasty.py"
+    hasty.write_text(Path(processes.__file__).read_text().replace("GRACE = 20.0", "GRACE = 0.3"))
+    monkeypatch.setattr(processes, "__file__", str(hasty))
+    with guarded(family(STUBBORN), stdout=subprocess.PIPE, text=True) as process:
+        pids = read_pids(process)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert gone(pids, seconds=0)
+
+
+def test_a_command_may_clean_up(tmp_path):
+    """As Snakemake does on Ctrl-C; on SIGTERM alone it waits for the jobs that run on a cluster."""
+    code = f"""
+import signal, time
+from pathlib import Path
+signal.signal(signal.SIGTERM, lambda *_: None)
+try:
+    print("started", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(0.3)
+    Path({str(tmp_path / "cleaned")!r}).touch()
+"""
+    with guarded([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+    assert (tmp_path / "cleaned").exists() and process.returncode == 0
+
+
+@pytest.mark.parametrize("code, expected", [("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 137)])
+def test_a_command_that_ends_leaves_nothing_but_its_exit_code(code, expected):
+    start = f"import subprocess, sys, os; print(subprocess.Popen([sys.executable, '-c', {WAITING!r}]).pid, flush=True)"
+    command = [sys.executable, "-c", f"{start}; {code}"]
+    with guarded(command, stdout=subprocess.PIPE, text=True) as process:
+        child = int(process.stdout.readline())
+        assert process.wait(timeout=20) == expected
+        assert gone([child], seconds=0)
+
+
+def test_signals_are_handled_as_before_afterwards():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped) as stopped, guarded([sys.executable, "-c", WAITING]):
+        signal.raise_signal(signal.SIGTERM)
+    assert stopped.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_other_threads_leave_signals_alone():
+    with ThreadPoolExecutor() as pool:
+
+        def enter() -> None:
+            with stopped_by(signal.SIGTERM):
+                pass
+
+        pool.submit(enter).result()
+
+
+POOL = """
+import os, time
+from sam3d_nnunet.processes import worker_pool
+if __name__ == "__main__":
+    with worker_pool(2) as pool:
+        for pid in {pool.submit(os.getpid).result() for _ in range(20)}:
+            print(pid)
+        print("-", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_workers_of_a_pool_end_with_their_parent(tmp_path):
+    (tmp_path / "pool.py").write_text(POOL)
+    parent = subprocess.Popen([sys.executable, tmp_path / "pool.py"], stdout=subprocess.PIPE, text=True)
+    pids = [int(line) for line in iter(parent.stdout.readline, "-\n")]
+    assert pids and all(map(alive, pids))
+    parent.kill()
+    parent.wait()
+    assert gone(pids)
