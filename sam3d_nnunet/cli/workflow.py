@@ -11,7 +11,7 @@ from sam3d_nnunet.cli.options import AUTO_HELP, Device, RawDataset, ResultsFolde
 app = typer.Typer()
 
 
-@app.command(epilog="Example: sam3d benchmark hippocampus -d 4 -o RESULTS -f 0 --device cpu")
+@app.command(epilog="Example: sam3d benchmark hippocampus -d 4 -o RESULTS -f 0")
 def benchmark(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, such as kits21_tumor, or a JSON file.")],
     dataset: RawDataset,
