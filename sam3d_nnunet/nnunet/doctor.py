@@ -33,6 +33,7 @@ def examine() -> Iterator[Finding]:
     yield check_python()
     yield check_torch()
     yield check_gpu()
+    yield check_waiting_threads()
     yield check_nnunet()
     yield check_folder("nnUNet_raw", needed_to_train=False)
     yield check_folder("nnUNet_preprocessed", needed_to_train=True)
@@ -68,6 +69,18 @@ def check_gpu() -> Finding:
         return Finding("ok", "GPU", "Apple (mps); train with -device mps")
     todo = "train with -device cpu and a small preset, or install a torch that fits the GPU's driver"
     return Finding("note", "GPU", "none that torch can use", todo)
+
+
+def check_waiting_threads() -> Finding:
+    """OpenMP's threads spin while they wait for each other, for a time that becomes long when other jobs need cores."""
+    policy = os.environ.get("OMP_WAIT_POLICY")
+    if policy is not None and policy.strip().upper() == "PASSIVE":
+        return Finding("ok", "OMP_WAIT_POLICY", policy)
+    found = "not set" if policy is None else policy
+    if check_gpu().mark == "ok":
+        return Finding("ok", "OMP_WAIT_POLICY", f"{found}; it matters where networks train on a CPU")
+    todo = "export OMP_WAIT_POLICY=PASSIVE, or training on a CPU is many times slower while other jobs run beside it"
+    return Finding("note", "OMP_WAIT_POLICY", found, todo)
 
 
 def check_nnunet() -> Finding:

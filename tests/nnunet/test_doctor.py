@@ -28,7 +28,8 @@ def test_line_of_a_finding():
 def test_everything_is_examined_once():
     subjects = [finding.subject for finding in doctor.examine()]
     folders = ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"]
-    assert subjects == ["Python", "torch", "GPU", "nnunetv2", *folders, "registration", "SAM weights"]
+    installed = ["Python", "torch", "GPU", "OMP_WAIT_POLICY", "nnunetv2"]
+    assert subjects == [*installed, *folders, "registration", "SAM weights"]
 
 
 def test_missing_torch(monkeypatch):
@@ -50,6 +51,26 @@ def test_gpu(monkeypatch, cuda, mps, mark):
     finding = doctor.check_gpu()
     assert finding.mark == mark
     assert finding.found == "A card (24 GiB)" or not cuda
+
+
+@pytest.mark.parametrize(
+    "policy, gpu, mark",
+    [
+        (None, "note", "note"),
+        ("ACTIVE", "note", "note"),
+        ("PASSIVE", "note", "ok"),
+        ("passive", "note", "ok"),
+        (None, "ok", "ok"),
+    ],
+)
+def test_threads_that_spin_while_they_wait(monkeypatch, policy, gpu, mark):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    monkeypatch.setattr(doctor, "check_gpu", lambda: doctor.Finding(gpu, "GPU", "a card or none"))
+    finding = doctor.check_waiting_threads()
+    assert finding.mark == mark
+    assert ("export OMP_WAIT_POLICY=PASSIVE" in finding.todo) == (mark == "note")
 
 
 @pytest.mark.parametrize("version, mark", [("2.8.1", "ok"), ("2.8", "ok"), ("2.7.0", "FAIL"), ("2.80.0", "FAIL")])
