@@ -17,11 +17,12 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.prediction.batch import CaseReport
-from sam3d_nnunet.prediction.cases import mask_maps, read_case
+from sam3d_nnunet.prediction.cases import read_case
+from sam3d_nnunet.prediction.dense_prompts import DensePrompts
 from sam3d_nnunet.prediction.predictor import CasePrediction, SAM3DPredictor
 from sam3d_nnunet.prediction.session_image import box_points
 from sam3d_nnunet.prediction.writer import CaseWriter
-from sam3d_nnunet.prompts.prompt import BOX, KINDS, NOTHING, Prompt
+from sam3d_nnunet.prompts.prompt import BOX, Prompt
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class PredictorAnswers:
         with self._watch.running():
             self.image = read_case(image_files, self.predictor.model)
         self._clicks = Prompt(np.zeros((0, 3)), [], name)
-        self._boxes: np.ndarray | None = None
+        self._boxes: list[tuple[int, Box]] = []
         self._box_clicks = 0
         self._prediction: CasePrediction | None = None
         self._segmentation: np.ndarray | None = None
@@ -226,28 +227,29 @@ class PredictorAnswers:
             self._segmentation = self._prediction.segmentation()
         return self._in_file()
 
-    def _maps(self) -> np.ndarray | None:
-        """(3, d, h, w) int16 dense prompts on the preprocessed grid: boxes and the last prediction, if any."""
+    def _maps(self) -> DensePrompts | None:
+        """Dense prompts on the preprocessed grid: boxes and the last prediction, if any."""
+        grid = self.image.grid
         if self._segmentation is not None:
-            maps = mask_maps(self._segmentation, self.image)
-        elif self._boxes is not None:
-            maps = np.full((KINDS, *self.image.grid.shape), NOTHING, np.int16)
+            maps = DensePrompts.of_mask(self._segmentation, grid)
+        elif self._boxes:
+            maps = DensePrompts.none(grid.shape)
         else:
             return None
-        if self._boxes is not None:
-            maps[BOX] = self._boxes
+        for label, box in self._boxes:
+            maps.draw(BOX, box, label)
         return maps
 
     def _in_file(self) -> np.ndarray:
         return self.image.geometry.in_file_order(self._segmentation)[0]
 
-    def _on_grid(self, boxes: Mapping[int, Box], geometry: ImageGeometry) -> np.ndarray:
-        """(d, h, w) int16 map of the preprocessed grid; where boxes overlap, the label of the smallest."""
-        drawn = np.full(self.image.grid.shape, NOTHING, np.int16)
+    def _on_grid(self, boxes: Mapping[int, Box], geometry: ImageGeometry) -> list[tuple[int, Box]]:
+        """Boxes of the preprocessed grid with their labels, the smallest last, so that it is drawn over others."""
+        on_grid = []
         for label, box in sorted(boxes.items(), key=lambda item: np.prod(item[1].shape), reverse=True):
             corners = geometry.to_world(np.array([box.start, np.array(box.stop) - 1]))
             ends = np.rint(self.image.grid.from_image(self.image.geometry.to_voxels(corners))).astype(int)
             seen = Box(ends.min(0), ends.max(0) + 1).intersection(self.image.grid.box)
             if not seen.is_empty:
-                drawn[seen.slices] = label
-        return drawn
+                on_grid.append((label, seen))
+        return on_grid

@@ -187,6 +187,13 @@ class PreprocessedGrid:
         ends = [axis.voxels_in(a, b) for axis, a, b in zip(self.axes, box.start, box.stop)]
         return self._turned_back(Box.from_lists(ends))
 
+    def box_around(self, box: Box) -> Box:
+        """A box of the grid that holds all voxels whose nearest voxel of the image is in a box of the image."""
+        ends = self.from_image(np.array([box.start, np.array(box.stop) - 1]))
+        reach = self.shape / self.crop_shape / 2  # half a voxel of the image
+        low, high = np.floor(ends.min(axis=0) - reach), np.ceil(ends.max(axis=0) + reach)
+        return Box(low, high + 1).intersection(self.box)
+
     def nearest_in_image(self, box: Box | None = None) -> list[np.ndarray]:
         """For each axis of the grid, the voxel of the (transposed) image that is nearest to each voxel of a box.
 

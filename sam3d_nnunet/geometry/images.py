@@ -1,16 +1,25 @@
 """Read images with nnU-Net's readers: the one place that opens an image, checks its files and words its errors."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+import SimpleITK as sitk
 
 from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.geometry.damaged_files import refuse_damaged
 from sam3d_nnunet.geometry.world import PLACED, ImageHeader, read_header
 from sam3d_nnunet.io import kept_locale
+
+REAL = {
+    *(sitk.sitkInt8, sitk.sitkInt16, sitk.sitkInt32, sitk.sitkInt64),
+    *(sitk.sitkUInt8, sitk.sitkUInt16, sitk.sitkUInt32, sitk.sitkUInt64),
+    *(sitk.sitkFloat32, sitk.sitkFloat64),
+}
+"""ITK's types of one real number per voxel."""
 
 
 @kept_locale()
@@ -41,6 +50,23 @@ def read_image(files: Sequence[str | Path], reader: Any) -> tuple[np.ndarray, di
         for file in files:
             check_axes(file, "image")
     return image, properties
+
+
+@kept_locale()
+def read_stored_image(files: Sequence[str | Path], reader: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    """Like `read_image`, but one channel that ITK reads keeps the type of numbers in which it is stored.
+
+    nnU-Net's readers make float32 of all numbers, which takes twice the memory of a CT and as long as reading it.
+    """
+    if len(files) == 1 and type(reader).__name__ == "SimpleITKIO":  # this very class, which returns voxels as they lie
+        check_image_file(files[0])
+        with contextlib.suppress(RuntimeError):  # worded by read_image
+            image = sitk.ReadImage(str(files[0]))
+            if image.GetDimension() == 3 and image.GetPixelID() in REAL:
+                header = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
+                properties = {"sitk_stuff": header, "spacing": [abs(s) for s in reversed(image.GetSpacing())]}
+                return sitk.GetArrayFromImage(image)[None], properties
+    return read_image(files, reader)
 
 
 def check_image_file(file: str | Path) -> None:

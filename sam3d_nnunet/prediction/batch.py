@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from sam3d_nnunet.datasets.case_files import case_file
 from sam3d_nnunet.errors import SAM3DError, refusal
 from sam3d_nnunet.geometry.world import ImageGeometry, read_header
@@ -261,7 +263,7 @@ def _write(writer: CaseWriter, name: str, prediction: CasePrediction, seconds: f
         len(prediction.prompt.points),
         len(prediction.logits.windows),
         seconds + time.perf_counter() - start,
-        float((segmentation > 0).sum()) * prediction.case.voxel_ml,
+        float(np.count_nonzero(segmentation)) * prediction.case.voxel_ml,
         prediction.outside,
         tuple(prediction.notes),
     )

@@ -24,19 +24,20 @@ from sam3d_nnunet.datasets.case_files import (
     name_fault,
 )
 from sam3d_nnunet.errors import SAM3DError, last_line
-from sam3d_nnunet.geometry.grid import PreprocessedGrid, to_grid
+from sam3d_nnunet.geometry.grid import PreprocessedGrid
 from sam3d_nnunet.geometry.image_grid import ImageGrid
-from sam3d_nnunet.geometry.images import read_image
+from sam3d_nnunet.geometry.images import read_stored_image
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.turn import NO_TURN, Turn
 from sam3d_nnunet.geometry.world import ImageGeometry, read_header
 from sam3d_nnunet.io import listing
+from sam3d_nnunet.prediction.dense_prompts import DensePrompts
 from sam3d_nnunet.prediction.grid_image import GridImage, WholeImage
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.preprocessing import preprocess
 from sam3d_nnunet.prompts.files import find_prompts, read_prompt
 from sam3d_nnunet.prompts.labels import LabelReader
-from sam3d_nnunet.prompts.prompt import KINDS, MASK, NOTHING, Prompt
+from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.simulation.draw import interior_point
 
 MAX_CLICKS = 32  # in a segmentation to refine
@@ -260,7 +261,7 @@ def read_case(image_files: Sequence[str | Path], model: TrainedModel) -> ImageCa
         raise SAM3DError(
             f"The model needs {model.channels} channel(s), but there are {len(files)} file(s): {', '.join(files)}."
         )
-    image, properties = read_image(files, model.plans.image_reader_writer_class())
+    image, properties = read_stored_image(files, model.plans.image_reader_writer_class())
     geometry = ImageGeometry.from_file(files[0], properties)
     try:
         done = preprocess(image, properties, geometry, model)
@@ -279,12 +280,12 @@ class PreviousMask:
 
     Attributes:
         prompt: a click in each component, the largest first.
-        maps: (3, D, H, W) int16 dense prompts on the preprocessed grid.
+        maps: the segmentation as dense prompt on the preprocessed grid.
         components: their number; only the largest get a click if there are many.
     """
 
     prompt: Prompt
-    maps: np.ndarray
+    maps: DensePrompts
     components: int
 
 
@@ -309,14 +310,7 @@ def read_previous_mask(file: str | Path, case: ImageCase, model: TrainedModel, n
     voxels, labels, components = clicks_in_components(np.ascontiguousarray(case.turn.array(segmentation)))
     voxels = case.turn.voxels_back(voxels, case.shape)
     prompt = Prompt(case.geometry.to_world(voxels), labels, name)
-    return PreviousMask(prompt, mask_maps(segmentation, case), components)
-
-
-def mask_maps(segmentation: np.ndarray, case: ImageCase) -> np.ndarray:
-    """(D, H, W) label map of an image -> (3, d, h, w) int16 dense prompts on the preprocessed grid."""
-    maps = np.full((KINDS, *case.grid.shape), NOTHING, np.int16)
-    maps[MASK] = to_grid(segmentation, case.grid)
-    return maps
+    return PreviousMask(prompt, DensePrompts.of_mask(segmentation, case.grid), components)
 
 
 def clicks_in_components(segmentation: np.ndarray, max_clicks: int = MAX_CLICKS) -> tuple[np.ndarray, np.ndarray, int]:

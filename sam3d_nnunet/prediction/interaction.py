@@ -18,11 +18,12 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.grid import to_grid
 from sam3d_nnunet.prediction.cases import clicks_in_components
+from sam3d_nnunet.prediction.dense_prompts import DensePrompts
 from sam3d_nnunet.prediction.growth import MAX_WINDOWS, SEEDS, BoxLogits, compose, predict_prompted
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.session_image import Region, SessionImage
 from sam3d_nnunet.prediction.windows import Window, in_any, windows_around
-from sam3d_nnunet.prompts.prompt import KINDS, MASK, NOTHING, VoxelPrompts
+from sam3d_nnunet.prompts.prompt import MASK, VoxelPrompts
 from sam3d_nnunet.simulation.draw import interior_points
 
 
@@ -93,10 +94,11 @@ class SavedPart:
 
 @dataclass(frozen=True)
 class _State:
-    """Everything that interactions change, except the maps of dense prompts and the target buffer.
+    """Everything that interactions change, except what is drawn in dense prompts and the target buffer.
 
     Attributes:
         clicks: on the grid.
+        maps: dense prompts. None: nothing was drawn since the last reset.
         windows: contain the interactions; they stay where they are, so that they are encoded only once.
         looked_at: windows of the last prediction.
         initial: label map of the image, which is the mask outside all windows. None: background.
@@ -104,6 +106,7 @@ class _State:
     """
 
     clicks: VoxelPrompts
+    maps: DensePrompts | None = None
     windows: tuple[Window, ...] = ()
     looked_at: tuple[Window, ...] = ()
     initial: np.ndarray | None = None
@@ -133,7 +136,6 @@ class InteractiveMask:
         self.target: TargetBuffer | None = None
         self.last: BoxLogits | None = None
         self._state = NO_PROMPTS
-        self._maps: np.ndarray | None = None
         self._history: list[tuple[_State, list[SavedPart]]] = []
 
     def set_target(self, target: TargetBuffer) -> None:
@@ -186,12 +188,8 @@ class InteractiveMask:
         with self._undoable() as saved:
             before = self.target[everything.slices].copy() if predict else None
             self._write(everything, mask, saved)
-            self._state = replace(NO_PROMPTS, initial=mask)
-            if self.model.takes_maps:
-                maps = self._dense_prompts()
-                saved.append(SavedPart(maps, (slice(None),)))
-                maps.fill(NOTHING)
-                maps[MASK] = to_grid(mask, self.image.grid)
+            maps = DensePrompts.of_mask(mask, self.image.grid) if self.model.takes_maps else None
+            self._state = replace(NO_PROMPTS, initial=mask, maps=maps)
             content = self.image.grid.crop
             points, labels, _ = clicks_in_components(mask[content.slices])
             points = self.image.grid.from_image(points + content.start)
@@ -213,8 +211,6 @@ class InteractiveMask:
     def reset(self) -> None:
         """Remove all prompts and the history, and clear the target buffer."""
         self._state, self._history, self.last = NO_PROMPTS, [], None
-        if self._maps is not None:
-            self._maps.fill(NOTHING)
         if self.target is not None:
             self.target.clear()
 
@@ -235,11 +231,11 @@ class InteractiveMask:
             part.put_back()
         self._state = state
 
-    def _dense_prompts(self) -> np.ndarray:
-        """(3, D, H, W) dense prompts on the grid, empty at first."""
-        if self._maps is None:
-            self._maps = np.full((KINDS, *self.image.grid.shape), NOTHING, np.int16)
-        return self._maps
+    def _dense_prompts(self) -> DensePrompts:
+        """Dense prompts on the grid, empty at first."""
+        if self._state.maps is None:
+            self._state = replace(self._state, maps=DensePrompts.none(self.image.grid.shape))
+        return self._state.maps
 
     def _draw_region(self, kind: int, region: Region, label: int, saved: list[SavedPart]) -> None:
         """Draw a region into the maps of dense prompts."""
@@ -247,8 +243,8 @@ class InteractiveMask:
         if drawn is None:
             return
         box, voxels = drawn
-        saved.append(SavedPart(self._dense_prompts(), (kind, *box.slices)))
-        self._dense_prompts()[(kind, *box.slices)][voxels] = label
+        saved.append(SavedPart(self._dense_prompts().stored, (kind, *box.slices)))
+        self._dense_prompts().draw(kind, box, label, where=voxels)
 
     def _add_points(self, points: np.ndarray, labels: np.ndarray) -> None:
         """Points in voxels of the grid."""
@@ -295,12 +291,11 @@ class InteractiveMask:
     # --- prediction ---
 
     def _predict(self, grow: bool, saved: list[SavedPart]) -> Box | None:
-        state, predictor = self._state, self.image.predictor
-        if not state.windows:
+        if not self._state.windows:
             return None
-        prompts = state.clicks.with_clicks(in_any(state.windows, state.clicks.points))
-        if self.model.takes_maps:
-            prompts = prompts._replace(maps=self._dense_prompts())
+        maps = self._dense_prompts() if self.model.takes_maps else None
+        state, predictor = self._state, self.image.predictor
+        prompts = state.clicks.with_clicks(in_any(state.windows, state.clicks.points))._replace(maps=maps)
         self.last = result = predict_prompted(
             predictor,
             prompts,
@@ -323,17 +318,15 @@ class InteractiveMask:
     def _remember(self, result: BoxLogits, written: Box, saved: list[SavedPart]) -> None:
         """Store the mask on the grid as a dense prompt for the next prediction."""
         maps = self._dense_prompts()
-        first = maps[(MASK, 0, 0, 0)] == NOTHING
-        saved.append(SavedPart(maps, (MASK,) if first else (MASK, *written.slices)))
-        if first:
-            maps[MASK] = 0
+        saved.append(SavedPart(maps.stored, (MASK, *written.slices)))
         found = np.zeros(written.shape, np.int16)
         found[result.box.within(written).slices] = self.image.predictor.as_labels(result.logits)
         initial = self._state.initial
         if initial is not None:
             parts = [window.in_image(self.image.predictor.shape) for window in result.windows]
             found = compose(to_grid(initial, self.image.grid, written), found, written, parts)
-        maps[(MASK, *written.slices)] = found
+        maps.draw(MASK, written, found)
+        self._state = replace(self._state, maps=maps.with_mask())
 
     def _write(self, box: Box, labels: np.ndarray, saved: list[SavedPart]) -> Box | None:
         """Write a part of the target buffer, and return the box of the changed voxels."""

@@ -16,6 +16,7 @@ from sam3d_nnunet.geometry.turn import NO_TURN
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.network.device import AUTO, usable_device
 from sam3d_nnunet.prediction.cases import ImageCase, PreviousMask, read_case, read_previous_mask
+from sam3d_nnunet.prediction.dense_prompts import DensePrompts
 from sam3d_nnunet.prediction.growth import MAX_WINDOWS, BoxLogits, compose, predict_per_lesion, predict_prompted
 from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load_model_folder
 from sam3d_nnunet.prediction.windows import FOLLOW, WindowPredictor, WindowRule, in_any
@@ -213,13 +214,13 @@ class SAM3DPredictor:
         prompt: Prompt | None = None,
         per_lesion: bool = False,
         refine_from: str | Path | None = None,
-        maps: np.ndarray | None = None,
+        maps: DensePrompts | None = None,
     ) -> CasePrediction:
         """Like `predict_case`, for an image that has been read.
 
         Args:
-            maps: (3, d, h, w) int16 dense prompts on the preprocessed grid, for models that take them. Those from
-                `refine_from` take their place.
+            maps: dense prompts on the preprocessed grid, for models that take them. Those from `refine_from` take their
+                place.
         """
         previous = None
         if refine_from is not None:
@@ -273,7 +274,7 @@ class SAM3DPredictor:
         return Prompt(points, labels, prompt.image), notes
 
     def _logits(
-        self, case: ImageCase, prompt: Prompt, per_lesion: bool, maps: np.ndarray | None
+        self, case: ImageCase, prompt: Prompt, per_lesion: bool, maps: DensePrompts | None
     ) -> tuple[BoxLogits, np.ndarray | None]:
         predictor = WindowPredictor(
             self.model.networks,

@@ -15,7 +15,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.network.prompts import PromptableNetwork, Prompts
 from sam3d_nnunet.prediction.grid_image import GridImage
-from sam3d_nnunet.prompts.prompt import NOTHING, VoxelPrompts
+from sam3d_nnunet.prompts.prompt import VoxelPrompts
 
 MARGIN = 1 / 8  # share of a window's side: nearer to a face behind which the image continues, context is missing
 
@@ -52,7 +52,7 @@ class Window:
     def cut_prompts(self, prompts: VoxelPrompts) -> VoxelPrompts:
         """The prompts of an image that lie in the window, in voxels of the window."""
         inside = prompts.with_clicks(self.contains(prompts.points))
-        maps = None if prompts.maps is None else self.cut(torch.from_numpy(prompts.maps), NOTHING).numpy()
+        maps = None if prompts.maps is None else prompts.maps.at(self.box)
         return VoxelPrompts(inside.points - np.array(self.start), inside.labels, maps)
 
     def open_faces(self, shape: tuple[int, ...]) -> Iterator[Box]:

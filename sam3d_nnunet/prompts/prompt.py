@@ -7,11 +7,12 @@ with dense prompts; the network takes these.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.boxes import Box
 
 MASK, SCRIBBLE, BOX = range(3)
 """Channels of dense prompts, (..., 3, D, H, W) int16: a previous mask, scribbles and boxes as label maps."""
@@ -62,18 +63,26 @@ class Prompt:
         object.__setattr__(self, "labels", labels)
 
 
+class ImageMaps(Protocol):
+    """Dense prompts of a whole image."""
+
+    def at(self, box: Box) -> np.ndarray:
+        """(3, *box.shape) int16 dense prompts in a box of the grid."""
+
+
 class VoxelPrompts(NamedTuple):
     """All prompts on one voxel grid: an image or a patch.
 
     Attributes:
         points: (N, 3) float voxel coordinates (d, h, w) of the clicks, centres at integers.
         labels: (N,) int: k >= 1 a click on class k, 0 a click on background, -1 padding.
-        maps: (3, D, H, W) int16 dense prompts: channels `MASK`, `SCRIBBLE`, `BOX`. None: there are none.
+        maps: dense prompts, channels `MASK`, `SCRIBBLE`, `BOX`: (3, D, H, W) int16 of a patch, or those of an image,
+            from which windows cut theirs. None: there are none.
     """
 
     points: np.ndarray
     labels: np.ndarray
-    maps: np.ndarray | None = None
+    maps: np.ndarray | ImageMaps | None = None
 
     @classmethod
     def none(cls) -> "VoxelPrompts":

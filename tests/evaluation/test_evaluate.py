@@ -12,7 +12,8 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.evaluate import evaluate, evaluate_as_in_paper
 from sam3d_nnunet.evaluation.model import PredictionOptions
 from sam3d_nnunet.evaluation.results import Results
-from sam3d_nnunet.prediction.cases import mask_maps, read_case
+from sam3d_nnunet.prediction.cases import read_case
+from sam3d_nnunet.prediction.dense_prompts import DensePrompts
 from sam3d_nnunet.prediction.predictor import SAM3DPredictor
 from sam3d_nnunet.prompts.files import read_prompt, write_prompt
 from sam3d_nnunet.prompts.prompt import Prompt
@@ -274,7 +275,7 @@ def test_each_iteration_sees_the_mask_so_far(make_evaluated, tmp_path):
         before, after = (reader.read_seg(str(folder / f"{case}.nii.gz"))[0][0] for folder in folders)
         image = read_case([model.images / f"{case}_0000.nii.gz"], predictor.model)
         prompt = read_prompt(folders[1] / f"{case}.json")
-        assert (predictor.predict_read(image, prompt, maps=mask_maps(before, image)).segmentation() == after).all()
+        assert (predictor.predict_read(image, prompt, maps=DensePrompts.of_mask(before, image.grid)).segmentation() == after).all()
         changed += (predictor.predict_read(image, prompt).segmentation() != after).sum()
     assert changed > 0
 

@@ -15,7 +15,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.grid import PreprocessedGrid
 from sam3d_nnunet.geometry.images import read_image
-from sam3d_nnunet.geometry.turn import ORIENTATIONS, Turn
+from sam3d_nnunet.geometry.turn import NO_TURN, ORIENTATIONS, Turn
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.planning.settings import BLOCK
 from sam3d_nnunet.prediction.grid_image import SIDE, LocalImage, WholeImage
@@ -72,7 +72,7 @@ def model_of(
     return TrainedModel([], plans, plans.get_configuration("3d_fullres"), None, {}, channels, None, True)
 
 
-def by_nnunet(image: np.ndarray, spacing: list[float], model: TrainedModel, turn: Turn = Turn()) -> np.ndarray:
+def by_nnunet(image: np.ndarray, spacing: list[float], model: TrainedModel, turn: Turn = NO_TURN) -> np.ndarray:
     """What nnU-Net's preprocessor makes of the whole image."""
     properties = {"spacing": turn.along(spacing)}
     data, _, _ = DefaultPreprocessor(verbose=False).run_case_npy(

@@ -5,11 +5,13 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
+from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.network import SAM3D, Prompts
+from sam3d_nnunet.prediction.dense_prompts import DensePrompts
 from sam3d_nnunet.prediction.grid_image import WholeImage
 from sam3d_nnunet.prediction.growth import BoxLogits, predict_prompted
 from sam3d_nnunet.prediction.windows import SINGLE, Window, WindowPredictor
-from sam3d_nnunet.prompts.prompt import VoxelPrompts
+from sam3d_nnunet.prompts.prompt import MASK, VoxelPrompts
 
 RADIUS = 3.0
 PATCH = (12, 14, 16)
@@ -375,8 +377,8 @@ def test_maps_are_cut_and_mirrored_with_the_image():
 
     shape = (20, 24, 28)
     image = torch.arange(1.0, 1 + np.prod(shape)).reshape(1, *shape)
-    maps = np.full((3, *shape), -1, np.int16)
-    maps[0, 10, 11, 12] = 7
+    maps = DensePrompts.none(shape)
+    maps.draw(MASK, Box.of_shape((1, 1, 1), (10, 11, 12)), 7)
     predictor = WindowPredictor([Echo()], WholeImage(image), PATCH, mirror_axes=(0, 1, 2))
     logits = predictor.predict(Window((5, 6, 7), PATCH), VoxelPrompts.none()._replace(maps=maps))
     assert logits[0, 5, 5, 5] == 7 and (logits[0] == -1).sum() == np.prod(PATCH) - 1

@@ -124,9 +124,7 @@ def test_ensemble_with_a_model_of_nnunets_plans(make_model, scene, tmp_path, fir
         folders["theirs"].mkdir(exist_ok=True)
         case = read_case([file], model)
         truth, _ = model.plans.image_reader_writer_class().read_seg(label_file)
-        logits = BoxLogits(
-            knowing(to_grid(truth[0], case.grid)), (0, 0, 0), case.on_grid.at(case.grid.box).shape[1:], regions=False
-        )
+        logits = BoxLogits(knowing(to_grid(truth[0], case.grid)), (0, 0, 0), case.on_grid.shape, regions=False)
         writer = CaseWriter(folders["ours"], model, probabilities=True)
         writer.prepare()
         writer.write("case", CasePrediction(case, scene.prompt, logits, None, [], model))

@@ -64,12 +64,13 @@ def test_mask_and_clicks_lie_on_the_grid(tmp_path, reader):
     case, model = case_and_model(tmp_path, reader)
     previous = read_previous_mask(write(tmp_path / "case.nii.gz", example()), case, model, "case")
     assert previous.prompt.image == "case"
-    assert previous.maps.shape == (3, 14, 22, 14)
-    assert (previous.maps[[SCRIBBLE, BOX]] == NOTHING).all()
+    maps = previous.maps.at(case.grid.box)
+    assert maps.shape == (3, 14, 22, 14)
+    assert (maps[[SCRIBBLE, BOX]] == NOTHING).all()
     on_grid = case.grid.from_image(case.geometry.to_voxels(previous.prompt.points))
     nearest = np.clip(np.rint(on_grid - 1e-6).astype(int), 0, np.array(case.grid.shape) - 1)
-    assert (previous.maps[(MASK, *nearest.T)] == previous.prompt.labels).all()
-    assert set(np.unique(previous.maps[MASK])) == {0, 1, 2}
+    assert (maps[(MASK, *nearest.T)] == previous.prompt.labels).all()
+    assert set(np.unique(maps[MASK])) == {0, 1, 2}
 
 
 def test_outside_the_crop_is_left_out(tmp_path):
