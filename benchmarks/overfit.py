@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sam3d_nnunet.network import Prompts
 from sam3d_nnunet.nnunet.names import CONTROL, NETWORK, TUNING, class_lookup, trainers_in
+from sam3d_nnunet.training.prompted_batches import PackedPrompts
 
 OTHERS = [name for name in trainers_in(NETWORK, TUNING, CONTROL) if not name.endswith("epochs")]  # same network
 DEFAULT = ("nnUNetTrainer_planned", *OTHERS, "SAM3DAdapterTrainer")
@@ -101,7 +101,7 @@ def make_batch(trainer: Any, image: np.ndarray, label_map: np.ndarray) -> dict[s
     }
     if hasattr(trainer, "_prompt_simulator"):
         prompts, _ = trainer._prompt_simulator()(label_map[0].astype(np.int16), np.random.default_rng(0))
-        batch["prompts"] = Prompts.from_voxels([prompts])
+        batch["prompts"] = PackedPrompts.pack([prompts])
     return batch
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.network.window_attention import WINDOW, WindowAttention, WindowLayout
+from sam3d_nnunet.network.window_attention import WINDOW, WindowAttention, WindowLayout, window_layout
 
 SAM_PATCH = 16  # SAM embeds 16 x 16 pixels; the slice convolution spans 16 slices
 SAM_GRID = 64  # tokens a side of SAM's position embedding and of the tables of its global attention
@@ -262,7 +262,7 @@ class ImageEncoder(nn.Module):
         tokens = self.patch_embed(image)
         grid = tuple(tokens.shape[1:4])
         tokens = tokens + self.position_embedding(grid)
-        layouts = [WindowLayout(grid, shifted, len(tokens), tokens.device) for shifted in (True, False)]
+        layouts = [window_layout(tokens, shifted) for shifted in (True, False)]
         run = partial(checkpoint, use_reentrant=False) if self._recompute() else _call
         levels = []
         for i, block in enumerate(self.blocks):

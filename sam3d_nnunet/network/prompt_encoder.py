@@ -218,9 +218,20 @@ def map_channels(maps: Tensor, num_labels: int, stride: int) -> Tensor:
     d, h, w = (-n % stride for n in maps.shape[2:])
     if d or h or w:
         maps = F.pad(maps, (0, w, 0, h, 0, d), value=NOTHING)
-    shares = torch.stack([F.avg_pool3d((maps == label).float(), stride) for label in range(num_labels)], dim=2)
+    shares = torch.stack([_shares(maps == label, stride) for label in range(num_labels)], dim=2)
     shares[:, SCRIBBLE] = (shares[:, SCRIBBLE] > 0).float()
     return shares.flatten(1, 2)
+
+
+def _shares(mask: Tensor, stride: int) -> Tensor:
+    """Share of each token's voxels in a mask: (B, C, D, H, W) bool, whole tokens -> (B, C, d, h, w) float32.
+
+    Equal to average pooling, which takes six times as long on a CPU: bytes are counted (strides of up to 15 fit).
+    """
+    counts = mask
+    for axis in (2, 3):
+        counts = counts.unflatten(axis, (-1, stride)).sum(axis + 1, dtype=torch.uint8)
+    return counts.unflatten(4, (-1, stride)).sum(5, dtype=torch.float32) / stride**3
 
 
 class DensePrompt(nn.Module):

@@ -1,5 +1,7 @@
 """Attention in windows of 8 x 8 x 8 tokens, shifted or not, with SAM's decomposed relative positions along 3 axes."""
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,11 +41,11 @@ class WindowLayout:
         self.padded = tuple(n + -n % WINDOW for n in grid)
         self.is_padded = self.padded != tuple(grid)
         self.shift = tuple(SHIFT if shifted and n > WINDOW else 0 for n in self.padded)
-        self.order, self.inverse = (t.to(device) for t in self._orders(batch))
-        queries, keys = (codes.repeat(batch, 1, 1) for codes in self._mask_codes())
-        one_hot = torch.eye(WINDOW)[window_places()].flatten(1)
-        self.query_codes = queries.to(device)
-        self.key_codes = torch.cat([one_hot.expand(len(keys), -1, -1), keys], dim=-1).to(device)
+        self.device = device
+        self.order, self.inverse = self._orders(batch)
+        self.query_codes, keys = (codes.repeat(batch, 1, 1) for codes in self._mask_codes())
+        one_hot = torch.eye(WINDOW, device=device)[window_places(device)].flatten(1)
+        self.key_codes = torch.cat([one_hot.expand(len(keys), -1, -1), keys], dim=-1)
 
     def merge(self, windows: Tensor) -> Tensor:
         """(windows, 512, C) -> (B, D, H, W, C)."""
@@ -52,23 +54,26 @@ class WindowLayout:
     def _orders(self, batch: int) -> tuple[Tensor, Tensor]:
         d, h, w = self.grid
         count = batch * d * h * w
-        padded = torch.full((batch, *self.padded), count)
-        padded[:, :d, :h, :w] = torch.arange(count).view(batch, d, h, w)
+        padded = torch.full((batch, *self.padded), count, device=self.device)
+        padded[:, :d, :h, :w] = torch.arange(count, device=self.device).view(batch, d, h, w)
         order = self._to_windows(padded[..., None]).flatten()
         return order.clamp(max=count - 1), order.argsort()[:count]  # places in the padding come last
 
     def _mask_codes(self) -> tuple[Tensor, Tensor]:
         queries, keys = [], []
         for axis, (size, shift) in enumerate(zip(self.padded, self.shift)):
-            side = (torch.arange(size) < shift).float()  # 1 for tokens that the roll moves to the other end
+            side = (
+                torch.arange(size, device=self.device) < shift
+            ).float()  # 1 for tokens that the roll moves to the other end
             side = side.view([-1 if a == axis else 1 for a in range(3)]).expand(self.padded)
             queries += [side, 1 - side]
             keys += [MASKED * (1 - side), MASKED * side]
         d, h, w = self.grid
-        outside = torch.full(self.padded, MASKED)
+        outside = torch.full(self.padded, MASKED, device=self.device)
         outside[:d, :h, :w] = 0
-        queries += [torch.ones(self.padded), torch.zeros(self.padded)]  # zeros complete a multiple of 8
-        keys += [outside, torch.zeros(self.padded)]
+        unused = torch.zeros_like(outside)  # completes a multiple of 8
+        queries += [torch.ones_like(outside), unused]
+        keys += [outside, unused]
         return tuple(self._to_windows(torch.stack(codes, dim=-1)[None]) for codes in (queries, keys))
 
     def _to_windows(self, tokens: Tensor) -> Tensor:
@@ -77,6 +82,26 @@ class WindowLayout:
         b, d, h, w, c = tokens.shape
         tokens = tokens.view(b, d // WINDOW, WINDOW, h // WINDOW, WINDOW, w // WINDOW, WINDOW, c)
         return tokens.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, WINDOW**3, c)
+
+
+@lru_cache(maxsize=8)  # four shapes or batch sizes; 10 MB each for a batch of two patches of 32 x 32 x 32 tokens
+def _kept_layout(grid: tuple[int, int, int], shifted: bool, batch: int, device: torch.device) -> WindowLayout:
+    with torch.inference_mode(False):  # so that training can use what a prediction has built
+        return WindowLayout(grid, shifted, batch, device)
+
+
+def window_layout(tokens: Tensor, shifted: bool) -> WindowLayout:
+    """The layout for tokens (B, D, H, W, C); it is built once for each shape and device, and kept for the last few.
+
+    Tracers get one that is made of what they trace: torch.compile, and others by the type of their tensors.
+    """
+    grid = tuple(tokens.shape[1:4])
+    make = _kept_layout if _is_plain(tokens) else WindowLayout
+    return make(grid, shifted, len(tokens), tokens.device)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return not torch.compiler.is_compiling() and type(tensor) is Tensor
 
 
 def window_places(device: torch.device | None = None) -> Tensor:
@@ -97,6 +122,12 @@ def distance_index(device: torch.device | None = None) -> Tensor:
     offset = DISTANCES * torch.arange(3, device=device)[:, None]
     nearest_last = WINDOW - 1 - torch.arange(WINDOW, device=device)
     return (window_places(device)[..., None] + nearest_last + offset).flatten(1)
+
+
+@lru_cache(maxsize=8)  # devices
+def _kept_distance_index(device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return distance_index(device)
 
 
 class WindowAttention(nn.Module):
@@ -130,11 +161,11 @@ class WindowAttention(nn.Module):
     def forward(self, windows: Tensor, query_codes: Tensor, key_codes: Tensor) -> Tensor:
         """(windows, 512, dim) and their codes from `WindowLayout` -> (windows, 512, dim)."""
         q, k, v = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        # SAM scales the content of a logit but not its position bias; the fused kernel scales both
+        key_codes = key_codes.to(q.dtype) / self.scale
         query_codes, key_codes = (
             codes.to(q.dtype)[:, None].expand(-1, self.num_heads, -1, -1) for codes in (query_codes, key_codes)
         )
-        # SAM scales the content of a logit but not its position bias; the fused kernel scales both
-        key_codes = key_codes / self.scale
         q = torch.cat([q, self._position_biases(q), query_codes], dim=-1)
         k = torch.cat([k, key_codes], dim=-1)
         extra = q.shape[-1] - v.shape[-1]
@@ -146,4 +177,5 @@ class WindowAttention(nn.Module):
         """(windows, heads, 512, head_dim) -> (windows, heads, 512, 24): biases of each query for each d, h and w."""
         tables = torch.cat([distance_table(t) for t in (self.rel_pos_d, self.rel_pos_h, self.rel_pos_w)])
         biases = F.linear(q, self.rel_pos_gain * tables)
-        return biases.gather(-1, distance_index(q.device).expand(*q.shape[:2], -1, -1))
+        index = (_kept_distance_index if _is_plain(q) else distance_index)(q.device)
+        return biases.gather(-1, index.expand(*q.shape[:2], -1, -1))

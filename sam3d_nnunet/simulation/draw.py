@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import cc3d
 import numpy as np
-from scipy.ndimage import distance_transform_edt, find_objects
+from scipy.ndimage import distance_transform_edt
 
+from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.prompts.prompt import VoxelPrompts
 
 Picker = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
@@ -32,9 +33,39 @@ def draw_clicks(mask: np.ndarray, count: int, rng: np.random.Generator) -> np.nd
     Returns:
         (n, 3) float32 voxel coordinates (d, h, w).
     """
-    voxels = np.flatnonzero(mask)
-    chosen = rng.choice(voxels, min(count, len(voxels)), replace=False)
-    return np.stack(np.unravel_index(chosen, mask.shape), axis=-1).astype(np.float32)
+    ends = np.cumsum([np.count_nonzero(part) for part in mask])
+    chosen = rng.choice(ends[-1], min(count, ends[-1]), replace=False)
+    return _voxels_at(mask, chosen, ends).astype(np.float32)
+
+
+def _voxels_at(mask: np.ndarray, ranks: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The voxels at these places in the row of all voxels of a mask; no list of all voxels is made.
+
+    Args:
+        mask: (D, H, W) bool.
+        ranks: (n,) int, counted from 0.
+        ends: (D,) voxels of the mask up to and with each slice.
+
+    Returns:
+        (n, 3) int voxels.
+    """
+    voxels = np.zeros((len(ranks), 3), np.int64)
+    voxels[:, 0] = np.searchsorted(ends, ranks, side="right")
+    for d in np.unique(voxels[:, 0]):
+        here = voxels[:, 0] == d
+        in_slice = np.flatnonzero(mask[d])[ranks[here] - ends[d]]  # counted from the end of the slice
+        voxels[here, 1:] = np.stack(np.unravel_index(in_slice, mask.shape[1:]), axis=-1)
+    return voxels
+
+
+def has_label(segmentation: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """Where a label map has one of these labels: `np.isin` in a fraction of the time if most are consecutive."""
+    found = np.zeros(segmentation.shape, bool)
+    values = np.unique(np.asarray(labels, np.int64))
+    for run in np.split(values, np.flatnonzero(np.diff(values) > 1) + 1):
+        if len(run):
+            found |= (segmentation >= int(run[0])) & (segmentation <= int(run[-1]))
+    return found
 
 
 def draw_labelled(segmentation: np.ndarray, mask: np.ndarray, count: int, rng: np.random.Generator) -> VoxelPrompts:
@@ -88,12 +119,57 @@ def interior_point(mask: np.ndarray, rng: np.random.Generator | None = None) -> 
     Returns:
         (3,) int voxel.
     """
-    box = find_objects(mask.view(np.uint8))[0]
-    step = thinning(mask[box])
-    distance = distance_transform_edt(np.pad(mask[box][::step, ::step, ::step], 1))[1:-1, 1:-1, 1:-1]
-    inner = np.flatnonzero(distance >= distance.max() * (1 if rng is None else 0.5))
-    chosen = np.unravel_index(inner[0] if rng is None else rng.choice(inner), distance.shape)
-    return np.array([s.start + step * int(i) for s, i in zip(box, chosen)])
+    box = Box.from_mask(mask)
+    step = thinning(mask[box.slices])
+    squares = squared_depth(mask[box.slices][::step, ::step, ::step])
+    inner = np.flatnonzero(squares >= squares.max() / (1 if rng is None else 4))
+    chosen = np.unravel_index(inner[0] if rng is None else rng.choice(inner), squares.shape)
+    return np.array([start + step * int(i) for start, i in zip(box.start, chosen)])
+
+
+def connected_components(labels: np.ndarray) -> np.ndarray:
+    """Numbers from 1 for the components (26 neighbours) of equal labels other than 0, in the order of their first voxels.
+
+    cc3d (4.1) estimates how many there may be, too few in flat arrays of scattered voxels, and fails. So it is told.
+    """
+    return cc3d.connected_components(labels, connectivity=26, max_labels=labels.size + 1)
+
+
+def squared_depth(mask: np.ndarray) -> np.ndarray:
+    """Squared distance of each voxel of a mask from the nearest voxel outside, in voxels; 0 outside.
+
+    What surrounds the array is outside. The least sum of squares is found along one axis after another (Felzenszwalb
+    and Huttenlocher 2012, Eq. 2), here by trying all offsets. The numbers are exact. For masks that fit into the cache
+    this takes a fifth of the time of SciPy's distance transform.
+
+    Args:
+        mask: (D, H, W) bool.
+
+    Returns:
+        (D, H, W) int16, or int32 for large masks.
+    """
+    padded = np.pad(mask, 1)
+    most = min(padded.shape) // 2  # nothing lies deeper
+    dtype = np.int16 if most <= 128 and max(padded.shape) < 2**15 else np.int32  # holds the sum of two squares
+    places = np.arange(len(padded), dtype=dtype)[:, None, None]
+    before = np.maximum.accumulate(np.where(padded, places[0], places), axis=0)
+    after = np.minimum.accumulate(np.where(padded, places[-1], places)[::-1], axis=0)[::-1]
+    squares = np.minimum(np.minimum(places - before, after - places), most) ** 2
+    for axis in (1, 2):
+        squares = _least_along(squares.swapaxes(0, axis).copy()).swapaxes(0, axis)
+    return squares[1:-1, 1:-1, 1:-1]
+
+
+def _least_along(squares: np.ndarray) -> np.ndarray:
+    """The least sum of a square along the first axis and the squared offset to it."""
+    found, shifted = squares.copy(), np.empty_like(squares)
+    offset = 1
+    while offset**2 < found.max():  # a larger offset can't give less
+        np.add(squares, offset**2, out=shifted)
+        np.minimum(found[offset:], shifted[:-offset], out=found[offset:])
+        np.minimum(found[:-offset], shifted[offset:], out=found[:-offset])
+        offset += 1
+    return found
 
 
 def thinning(mask: np.ndarray) -> int:
@@ -128,7 +204,7 @@ def interior_points(mask: np.ndarray, count: int | None = None) -> np.ndarray:
     Returns:
         (n, 3) int voxels.
     """
-    components = cc3d.connected_components(mask)
+    components = connected_components(mask)
     statistics = cc3d.statistics(components)
     sizes, boxes = statistics["voxel_counts"].astype(np.int64), statistics["bounding_boxes"]
     largest = 1 + np.argsort(-sizes[1:], kind="stable")[:count]
@@ -155,14 +231,20 @@ def correction_click(
     Returns:
         Voxel (3,) float32 and label (0 on a false positive), or None if there is no error.
     """
-    errors = np.where(prediction != target, target + 1, 0)  # by true label, so that one click can correct all of it
-    numbers = cc3d.connected_components(errors, connectivity=26)
-    sizes = np.bincount(numbers.ravel())
-    if len(sizes) == 1:
+    wrong = (prediction != target) & (target >= 0)
+    box = Box.from_mask(wrong)
+    if box is None:
         return None
-    largest = numbers == sizes[1:].argmax() + 1
-    voxel = interior_point(largest, rng) if pick is None else pick(largest, 1, rng)[0]
-    return voxel.astype(np.float32), int(target[largest][0])
+    truth = target[box.slices]
+    errors = np.where(wrong[box.slices], truth + 1, 0)  # by true label, so that one click can correct all of it
+    numbers = connected_components(errors)
+    largest = numbers == np.bincount(numbers.ravel())[1:].argmax() + 1
+    label = int(truth[largest][0])
+    if pick is None:
+        return (interior_point(largest, rng) + box.start).astype(np.float32), label
+    everywhere = np.zeros(target.shape, bool)  # `pick` may leave the error
+    everywhere[box.slices] = largest
+    return pick(everywhere, 1, rng)[0].astype(np.float32), label
 
 
 class Components:
@@ -178,9 +260,13 @@ class Components:
                 the rim of a lesion are one lesion.
         """
         self.segmentation = segmentation
-        wanted = np.isin(segmentation, classes)
-        self.numbers = cc3d.connected_components(wanted if together else segmentation * wanted, connectivity=26)
-        self._voxels = np.flatnonzero(self.numbers)
+        wanted = has_label(segmentation, classes)
+        self.numbers = np.zeros(segmentation.shape, np.uint32)
+        box = Box.from_mask(wanted)
+        if box is not None:
+            within = wanted[box.slices] if together else segmentation[box.slices] * wanted[box.slices]
+            self.numbers[box.slices] = connected_components(within)
+        self._voxels = np.flatnonzero(wanted)
         self._number_at = self.numbers.ravel()[self._voxels]
         self.sizes = np.bincount(self._number_at, minlength=1)
         group = np.zeros(len(self.sizes), np.int64)

@@ -1,11 +1,12 @@
 """Drawing previous masks, scribbles and boxes from a label map."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from scipy import ndimage
 
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.prompts.prompt import BOX, KINDS, MASK, NOTHING, SCRIBBLE, VoxelPrompts
-from sam3d_nnunet.simulation.draw import Components
+from sam3d_nnunet.simulation.draw import Components, has_label
 
 MARGIN = 6  # voxels around an object in which background scribbles lie and masks are distorted
 
@@ -81,7 +82,7 @@ def distorted(target: np.ndarray, classes: list[int], rng: np.random.Generator) 
     Returns:
         (D, H, W) int16 label map.
     """
-    mask = np.where(np.isin(target, classes), target, 0).astype(np.int16)
+    mask = np.where(has_label(target, classes), target, 0).astype(np.int16, copy=False)
     inside = Box.from_mask(mask > 0)
     if inside is not None:
         if rng.random() < 0.2:
@@ -90,12 +91,37 @@ def distorted(target: np.ndarray, classes: list[int], rng: np.random.Generator) 
             mask[components.numbers == missed] = 0
         around = _grown(inside, mask.shape).slices
         if rng.random() < 0.5:
-            mask[around] = ndimage.shift(mask[around], rng.integers(-2, 3, size=3), order=0)
+            mask[around] = _shifted(mask[around], rng.integers(-2, 3, size=3))
         if rng.random() < 0.7:
-            change = ndimage.maximum_filter if rng.random() < 0.5 else ndimage.minimum_filter
-            mask[around] = change(mask[around], size=rng.integers(2, 5))
+            change = np.maximum if rng.random() < 0.5 else np.minimum
+            mask[around] = _filtered(mask[around], change, int(rng.integers(2, 5)))
     if rng.random() < 0.2:
         _add_ball(mask, int(rng.choice(classes)), rng)
+    return mask
+
+
+def _shifted(mask: np.ndarray, by: Sequence[int]) -> np.ndarray:
+    """A mask moved by whole voxels; background moves in."""
+    moved = np.zeros_like(mask)
+    to = tuple(slice(max(n, 0), max(size + min(n, 0), 0)) for n, size in zip(by, mask.shape))
+    of = tuple(slice(max(-n, 0), max(size + min(-n, 0), 0)) for n, size in zip(by, mask.shape))
+    moved[to] = mask[of]
+    return moved
+
+
+def _filtered(mask: np.ndarray, change: np.ufunc, size: int) -> np.ndarray:
+    """Largest or smallest label in a cube of `size` voxels a side around each voxel.
+
+    As SciPy's filters, which take 30 times as long for such small cubes.
+    """
+    for axis in range(mask.ndim):
+        found = mask.swapaxes(0, axis).copy()
+        given = found.copy()
+        for offset in range(1, size // 2 + 1):  # an even cube reaches one voxel further to lower indices
+            change(found[offset:], given[:-offset], out=found[offset:])
+        for offset in range(1, (size - 1) // 2 + 1):
+            change(found[:-offset], given[offset:], out=found[:-offset])
+        mask = found.swapaxes(0, axis)
     return mask
 
 

@@ -6,7 +6,14 @@ from functools import partial
 import numpy as np
 
 from sam3d_nnunet.prompts.prompt import VoxelPrompts
-from sam3d_nnunet.simulation.draw import Components, clicks_per_class, draw_clicks, draw_labelled, pad_clicks
+from sam3d_nnunet.simulation.draw import (
+    Components,
+    clicks_per_class,
+    draw_clicks,
+    draw_labelled,
+    has_label,
+    pad_clicks,
+)
 from sam3d_nnunet.simulation.maps import MapSimulator
 
 Policy = Callable[[np.ndarray, list[int], np.random.Generator], VoxelPrompts]
@@ -38,7 +45,7 @@ def default_policy(
 
 def paper_policy(segmentation: np.ndarray, classes: list[int], rng: np.random.Generator) -> VoxelPrompts:
     """40 clicks in the foreground, or without foreground 10 in the background (paper, Section 4 and Table 5)."""
-    foreground = np.isin(segmentation, classes)
+    foreground = has_label(segmentation, classes)
     if foreground.any():
         return draw_labelled(segmentation, foreground, 40, rng)
     return _background(segmentation, 10, rng)
@@ -46,7 +53,7 @@ def paper_policy(segmentation: np.ndarray, classes: list[int], rng: np.random.Ge
 
 def released_policy(segmentation: np.ndarray, classes: list[int], rng: np.random.Generator) -> VoxelPrompts:
     """10 clicks in the foreground and 20 anywhere, as in the released code."""
-    foreground = draw_labelled(segmentation, np.isin(segmentation, classes), 10, rng)
+    foreground = draw_labelled(segmentation, has_label(segmentation, classes), 10, rng)
     anywhere = draw_labelled(segmentation, _usable(segmentation, classes), 20, rng)
     return VoxelPrompts.concatenate([foreground, anywhere])
 
@@ -94,7 +101,7 @@ def _background(segmentation: np.ndarray, count: int, rng: np.random.Generator) 
 
 def _usable(segmentation: np.ndarray, classes: list[int]) -> np.ndarray:
     """Where a click may lie: not outside the image, and not on the ignore label."""
-    return np.isin(segmentation, [0, *classes])
+    return has_label(segmentation, [0, *classes])
 
 
 def _count(most: int, rng: np.random.Generator) -> int:

@@ -16,7 +16,7 @@ from sam3d_nnunet.simulation.maps import MapSimulator
 from sam3d_nnunet.simulation.simulator import ClickSimulator, PromptSimulator
 from sam3d_nnunet.training.planned_trainer import PlannedTrainer, from_first_rank
 from sam3d_nnunet.training.preprocessed_cases import for_each_preprocessed
-from sam3d_nnunet.training.prompted_batches import Correction, PromptedDataLoader
+from sam3d_nnunet.training.prompted_batches import Correction, PackedPrompts, PromptedDataLoader
 from sam3d_nnunet.training.prompted_validation import validate_prompted
 
 
@@ -102,10 +102,9 @@ class PromptedTrainer(PlannedTrainer):
         )
 
     def _prompts(self, batch: dict) -> Prompts:
-        prompts = Prompts(*batch["prompts"])  # nnU-Net's pinning returns a plain tuple
-        if self.settings.iterated_share:  # in every step, because another shape would cost a compilation
-            prompts = prompts.with_free_click()
-        return prompts.to(self.device, non_blocking=True)
+        prompts = PackedPrompts(*batch["prompts"]).unpack(self.device)  # nnU-Net's pinning returns a plain tuple
+        # in every step, because another shape would cost a compilation
+        return prompts.with_free_click() if self.settings.iterated_share else prompts
 
     def _correction(self, target: Tensor) -> Correction:
         labels = self.label_manager

@@ -13,6 +13,7 @@ from sam3d_nnunet.simulation.simulator import ClickSimulator, PromptSimulator
 from sam3d_nnunet.training.prompted_batches import DrawPrompts, PromptedDataLoader
 
 IGNORE = 3
+CPU = torch.device("cpu")
 CLICKS = {"default": 32, "paper": 40, "released": 30}
 
 
@@ -32,7 +33,7 @@ def label_map(target: torch.Tensor, kind: str) -> np.ndarray:
 
 def check_batch(batch: dict, kind: str, size: int, strays: int) -> set[int]:
     """Clicks of a batch lie on what they claim, but for so many a patch; labels that were clicked."""
-    points, labels, _ = batch["prompts"]
+    points, labels, *_ = batch["prompts"]
     batch_size = len(batch["data"])
     assert points.shape == (batch_size, size, 3) and points.dtype == torch.float32
     assert labels.shape == (batch_size, size) and labels.dtype == torch.int64
@@ -92,9 +93,8 @@ def test_prompts_survive_nnunets_pinning(make_trainer, monkeypatch):
     trainer = make_trainer()
     training, _ = loaders(trainer)
     batch = next(training)
-    points, labels, maps = batch["prompts"]
     after = pin_memory_of_all_eligible_items_in_dict(dict(batch))
-    assert all(any(t is p for p in pinned) for t in (points, labels, maps, batch["data"]))
+    assert all(any(t is p for p in pinned) for t in (*batch["prompts"], batch["data"]))
     trainer.on_train_start()
     trainer.network.train()
     assert np.isfinite(trainer.train_step(after)["loss"])
@@ -180,7 +180,7 @@ def test_maps_lie_on_the_augmented_labels(make_trainer, kind):
     for loader in loaders(make_trainer(kind, settings={"clicks": clicks, "batch_size": 3})):
         for _ in range(8):
             batch = next(loader)
-            maps = batch["prompts"].maps
+            maps = batch["prompts"].unpack(CPU).maps
             assert maps.shape == (3, 3, 16, 16, 16) and maps.dtype == torch.int16
             assert maps.min() == NOTHING and maps.max() <= 2
             assert (maps[:, MASK] >= 0).all()
@@ -204,7 +204,7 @@ def test_maps_are_there_where_the_network_takes_them(make_trainer, policy, share
     training, _ = loaders(trainer)
     assert trainer.network.takes_maps == there
     for _ in range(5):
-        assert (next(training)["prompts"].maps is not None) == there
+        assert (next(training)["prompts"].unpack(CPU).maps is not None) == there
 
 
 @pytest.mark.parametrize("kind", ["classes", "ignore", "regions"])

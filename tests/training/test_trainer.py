@@ -300,7 +300,7 @@ def test_a_share_of_steps_corrects_the_first_mask(make_trainer, kind, share):
 
     trainer.network.decode = spy
     batch = next(trainer.dataloader_train)
-    given = batch["prompts"]
+    given = batch["prompts"].unpack(torch.device("cpu"))
     assert np.isfinite(trainer.train_step(batch)["loss"])
     assert [n for n, p in trainer.network.named_parameters() if p.requires_grad and p.grad is None] == []
     if not share:
@@ -359,7 +359,7 @@ def test_validation_step_uses_the_clicks(make_trainer, kind):
     assert torch.equal(prompts.points[:, :-1], batch["prompts"].points)
     assert torch.equal(prompts.labels[:, :-1], batch["prompts"].labels)
     assert (prompts.labels[:, -1] == -1).all()  # where corrections come in training steps
-    assert torch.equal(prompts.maps, batch["prompts"].maps)
+    assert torch.equal(prompts.maps, batch["prompts"].unpack(torch.device("cpu")).maps)
     assert result["tp_hard"].shape == (2,)
 
     with pytest.raises(KeyError), torch.no_grad():
