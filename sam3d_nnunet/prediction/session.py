@@ -16,7 +16,7 @@ from sam3d_nnunet.geometry.label_values import whole_labels
 from sam3d_nnunet.network.device import AUTO, usable_device
 from sam3d_nnunet.prediction.interaction import InteractiveMask, TargetBuffer
 from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load_model_folder
-from sam3d_nnunet.prediction.session_image import Region, SessionImage, box_points, fill_contour, geometry_of
+from sam3d_nnunet.prediction.session_image import Region, SessionImage, box_points, fill_contour, geometry_of, warm_up
 from sam3d_nnunet.prompts.prompt import BOX, SCRIBBLE
 
 logger = logging.getLogger(__name__)
@@ -92,6 +92,16 @@ class SAM3DSession:
         for network in model.networks:
             network.to(self.device)
         self.model, self._mask, self.original_image_shape = model, None, None
+
+    def warmup(self) -> None:
+        """Predict a window of zeros, so that the first click is as fast as later ones. Image and mask stay as they are.
+
+        Raises:
+            SAM3DError: there is no model.
+        """
+        if self.model is None:
+            raise SAM3DError("There is no model yet: call initialize_from_trained_model_folder before warmup.")
+        warm_up(self.model)
 
     def set_image(self, image: np.ndarray | Tensor, image_properties: dict[str, Any] | None = None) -> None:
         """Set the image. Set its target buffer next; the buffers of earlier images stay as they are.

@@ -15,9 +15,12 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.world import PLACED, RAS_TO_LPS, REVERSED, ImageGeometry
+from sam3d_nnunet.prediction.dense_prompts import DensePrompts
+from sam3d_nnunet.prediction.grid_image import GridImage, WholeImage
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.preprocessing import preprocess
-from sam3d_nnunet.prediction.windows import WindowPredictor
+from sam3d_nnunet.prediction.windows import Window, WindowPredictor
+from sam3d_nnunet.prompts.prompt import VoxelPrompts
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +63,7 @@ class SessionImage:
         if done.note is not None:
             logger.warning("Note: %s.", done.note)
         self.grid = done.grid
-        self.predictor = WindowPredictor(
-            model.networks,
-            done.on_grid,
-            tuple(model.configuration.patch_size),
-            model.region_order,
-            cached_windows=CACHED_WINDOWS,
-            clicks_carry_labels=model.clicks_carry_labels,
-        )
+        self.predictor = _window_predictor(model, done.on_grid)
 
     def region_on_grid(self, region: "Region") -> tuple[Box, np.ndarray] | None:
         """A box of the grid, and the voxels (bool) in it that belong to a region; None if the region is off the grid.
@@ -113,6 +109,29 @@ class SessionImage:
             indices.append(index[inside])
             hits = hits.compress(inside, axis=number)
         return indices, hits
+
+
+def warm_up(model: TrainedModel) -> None:
+    """Predict a window of zeros, as a click in a session does: the first window takes longer than further ones.
+
+    Memory is reserved, kernels are chosen and, on a GPU, its libraries are loaded.
+    """
+    size = tuple(model.configuration.patch_size)
+    predictor = _window_predictor(model, WholeImage(np.zeros((model.channels, *size), np.float32)))
+    middle = VoxelPrompts((np.array([size], np.float32) - 1) / 2, np.ones(1, np.int64))
+    maps = DensePrompts.none(size) if model.takes_maps else None
+    predictor.predict(Window((0, 0, 0), size), middle._replace(maps=maps))
+
+
+def _window_predictor(model: TrainedModel, image: GridImage) -> WindowPredictor:
+    return WindowPredictor(
+        model.networks,
+        image,
+        tuple(model.configuration.patch_size),
+        model.region_order,
+        cached_windows=CACHED_WINDOWS,
+        clicks_carry_labels=model.clicks_carry_labels,
+    )
 
 
 def _check_image(image: np.ndarray, channels: int) -> None:

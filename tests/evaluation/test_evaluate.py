@@ -275,7 +275,8 @@ def test_each_iteration_sees_the_mask_so_far(make_evaluated, tmp_path):
         before, after = (reader.read_seg(str(folder / f"{case}.nii.gz"))[0][0] for folder in folders)
         image = read_case([model.images / f"{case}_0000.nii.gz"], predictor.model)
         prompt = read_prompt(folders[1] / f"{case}.json")
-        assert (predictor.predict_read(image, prompt, maps=DensePrompts.of_mask(before, image.grid)).segmentation() == after).all()
+        maps = DensePrompts.of_mask(before, image.grid)
+        assert (predictor.predict_read(image, prompt, maps=maps).segmentation() == after).all()
         changed += (predictor.predict_read(image, prompt).segmentation() != after).sum()
     assert changed > 0
 

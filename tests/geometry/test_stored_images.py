@@ -64,8 +64,7 @@ def test_files_that_are_not_one_volume_are_refused(tmp_path, kind):
     elif kind == "colour":
         sitk.WriteImage(sitk.GetImageFromArray(np.ones((5, 6, 7, 3), np.float32), isVector=True), str(file))
     else:
-        sitk.WriteImage(
-            sitk.GetImageFromArray(array.astype(np.complex64 if kind == "complex" else np.float32)), str(file)
-        )
+        values = array.astype(np.complex64) if kind == "complex" else array
+        sitk.WriteImage(sitk.GetImageFromArray(values), str(file))
     with pytest.raises(SAM3DError, match="case_0000.nrrd"):
         read_stored_image([str(file)], SimpleITKIO())

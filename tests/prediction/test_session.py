@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network.prompts import Prompts
+from sam3d_nnunet.prediction.grid_image import LocalImage
 from sam3d_nnunet.prediction.session import SAM3DSession
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
@@ -101,6 +102,52 @@ def test_a_second_click_in_a_window_encodes_nothing(session, monkeypatch):
     assert len(calls) == 1
     session.add_point_interaction((36, 9, 10), True)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("takes_maps", [False, True])
+def test_a_warm_up_passes_a_window_and_changes_nothing(with_balls, takes_maps):
+    session, network, target = with_balls(takes_maps=takes_maps)
+    session.add_point_interaction((9, 10, 11), True)
+    mask, encoded = target.copy(), network.encoded
+    session.warmup()
+    assert network.encoded == encoded + 1 and not network.decoded[-1].any()
+    assert (network.prompts[-1].maps is not None) == takes_maps
+    assert (target == mask).all() and session.undo() and not session.undo()
+    session.warmup()
+    assert not target.any() and network.encoded == encoded + 2
+
+
+def test_a_warm_up_needs_a_model_but_no_image(session):
+    session.warmup()
+    with pytest.raises(SAM3DError, match="before warmup"):
+        SAM3DSession("cpu").warmup()
+
+
+def test_the_image_may_change_after_it_was_set(session):
+    image = np.random.default_rng(0).normal(100, 10, (1, *SHAPE))
+    masks = []
+    for change in (False, True):
+        array = image.copy()
+        session.set_image(array, {"spacing": (1.3, 0.9, 1.1)})
+        if change:
+            array[:] = 0
+        session.set_target_buffer(np.zeros(SHAPE, np.uint8))
+        session.add_point_interaction((8, 9, 10), True)
+        masks.append(session.target_buffer)
+    assert masks[0].any() and (masks[0] == masks[1]).all()
+
+
+def test_only_what_windows_see_is_preprocessed(with_balls, monkeypatch):
+    made = []
+    make = LocalImage._make
+    monkeypatch.setattr(LocalImage, "_make", lambda self, box: (made.append(box), make(self, box)))
+    session, _, _ = with_balls(shape=(200, 60, 60))
+    assert not made
+    session.add_point_interaction((9, 10, 11), True)
+    assert made and max(stop for box in made for stop in box.stop) <= 64
+    few = len(made)
+    session.add_point_interaction((12, 12, 12), True)
+    assert len(made) == few
 
 
 def test_the_mask_is_that_of_the_clicks(with_balls):
