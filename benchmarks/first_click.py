@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -272,7 +272,7 @@ def run_task(task: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def measure(command: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """Run a command, and look at the memory of all its processes together; what they share counts once.
+    """Run a command, and look at the memory of all its processes together.
 
     Returns:
         "seconds" by the clock, "cpu_seconds" of all processes, "mib" at most at any moment. (The system's own figure,
@@ -288,7 +288,7 @@ def measure(command: list[str], environment: dict[str, str]) -> dict[str, float]
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
             if ended:
                 break
-            peak = max(peak, sum(map(resident, processes_of(process.pid))))
+            peak = max(peak, in_memory(processes_of(process.pid)))
             time.sleep(INTERVAL)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -310,13 +310,18 @@ def processes_of(session: int) -> Iterator[int]:
             yield int(stat.parent.name)
 
 
-def resident(process: int) -> int:
-    """Bytes in memory; pages shared by n processes count as an n-th."""
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+def in_memory(processes: Iterable[int]) -> int:
+    """Bytes that processes hold together. Of what is shared (libraries, tensors that are passed on), the most of one
+    counts: to ask the system for exact shares takes a quarter of a core."""
+    held = []
+    for process in processes:
+        try:
+            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        except OSError:  # it has just ended
+            continue
+        held.append([1024 * int(line.split()[1]) for line in lines if line.startswith("Rss")])  # own, files, shared
+    own, files, shared = zip(*filter(None, held)) if any(held) else ((0,),) * 3
+    return sum(own) + max(files) + max(shared)
 
 
 # --- in a process of its own ---
