@@ -183,7 +183,7 @@ class PredictorAnswers:
         """Predicted by nnU-Net's sliding window. Later predictions change it in their windows only, as in a session."""
         automatic = self.model.automatic()  # loading it takes no time of the case
         with self._watch.running():
-            logits = automatic.predict_logits_from_preprocessed_data(self.image.on_grid.at(self.image.grid.box))
+            logits = automatic.predict_logits_from_preprocessed_data(self.image.on_grid.cut(self.image.grid.box))
             nothing = self.predictor.predict_nothing(self.image, self._clicks)
             self._prediction = replace(nothing, logits=replace(nothing.logits, logits=logits.float().cpu()))
             self._segmentation = self._initial = self._prediction.segmentation()

@@ -58,7 +58,7 @@ class DensePrompts:
         """
         np.copyto(self.stored[(kind, *box.slices)], np.add(labels, 1, dtype=np.int16), where=where, casting="same_kind")
 
-    def at(self, box: Box) -> np.ndarray:
+    def cut(self, box: Box) -> np.ndarray:
         """(3, *box.shape) int16 dense prompts in a box; nothing is drawn beyond the grid."""
         maps = np.full((KINDS, *box.shape), NOTHING, np.int16)
         inside = box.intersection(Box.of_shape(self.stored.shape[1:]))

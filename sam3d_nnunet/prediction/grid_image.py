@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor
 
 from sam3d_nnunet.geometry.boxes import Box
@@ -13,6 +14,10 @@ from sam3d_nnunet.prediction.intensity import Intensity
 from sam3d_nnunet.prediction.resampling import Resampling
 
 SIDE = 32  # voxels of a block along each axis
+MOST = 6  # blocks along each axis that are made together: 0.2 GB for a CT at 1 mm
+
+Block = tuple[int, int, int]
+"""Number of a block along each axis."""
 
 
 class GridImage(Protocol):
@@ -20,14 +25,16 @@ class GridImage(Protocol):
 
     Attributes:
         shape: voxels along (d, h, w).
-        is_finite: whether all values are finite numbers.
     """
 
     shape: tuple[int, int, int]
-    is_finite: bool
 
-    def at(self, box: Box) -> Tensor:
-        """(C, *shape) float32, in which the values in a box are right. Do not change them."""
+    @property
+    def is_finite(self) -> bool:
+        """Whether all values are finite numbers."""
+
+    def cut(self, box: Box) -> Tensor:
+        """(C, *box.shape) float32, 0 beyond the border of the image."""
 
 
 class WholeImage:
@@ -46,16 +53,13 @@ class WholeImage:
         """Whether all values are finite numbers."""
         return bool(self._voxels.isfinite().all())
 
-    def at(self, box: Box) -> Tensor:
-        """All voxels."""
-        return self._voxels
+    def cut(self, box: Box) -> Tensor:
+        """(C, *box.shape), 0 beyond the border of the image."""
+        return crop_and_pad_nd(self._voxels, box.as_lists(), pad_value=0)
 
 
 class LocalImage:
-    """An image that is normalised and resampled block by block, where it is looked at. Blocks are kept.
-
-    A block is the same whenever it is made, and alone or with others.
-    """
+    """An image that is normalised and resampled block by block, where it is looked at. Blocks are kept."""
 
     def __init__(self, image: np.ndarray, intensities: Sequence[Intensity], resampling: Resampling) -> None:
         """
@@ -68,25 +72,58 @@ class LocalImage:
         self._image, self._intensities, self._resampling = image, intensities, resampling
         across = tuple(axis for axis in range(3) if axis != resampling.slices)
         self._ranges = [intensity.range(voxels, across) for intensity, voxels in zip(intensities, image)]
-        self.is_finite = bool(np.isfinite(self._ranges).all())
-        # NumPy asks the system for zeros, which take memory only where something is written
-        self._voxels = np.zeros((len(image), *self.shape), np.float32)
-        self._is_made = np.zeros([-(-n // SIDE) for n in self.shape], bool)
+        self._blocks: dict[Block, np.ndarray] = {}
 
-    def at(self, box: Box) -> Tensor:
-        """All voxels, made in the box at least."""
+    @property
+    def is_finite(self) -> bool:
+        """Whether all values are finite numbers; none has to be made for this."""
+        return bool(np.isfinite(self._ranges).all())
+
+    def cut(self, box: Box) -> Tensor:
+        """(C, *box.shape), 0 beyond the border of the image."""
+        voxels = np.zeros((len(self._image), *box.shape), np.float32)
         inside = box.intersection(Box.of_shape(self.shape))
-        blocks = [range(a // SIDE, -(-b // SIDE)) for a, b in zip(inside.start, inside.stop)]
-        for block in product(*blocks):
-            if not self._is_made[block]:
-                self._make(Box.of_shape([SIDE] * 3, [SIDE * n for n in block]).intersection(Box.of_shape(self.shape)))
-                self._is_made[block] = True
-        return torch.from_numpy(self._voxels)
+        if inside.is_empty:
+            return torch.from_numpy(voxels)
+        blocks = Box([n // SIDE for n in inside.start], [-(-n // SIDE) for n in inside.stop])
+        self._make([block for block in _inside(blocks) if block not in self._blocks])
+        for block in _inside(blocks):
+            there = self._box_of(Box.of_shape((1, 1, 1), block))
+            both = there.intersection(inside)
+            seen = self._blocks[block][(slice(None), *both.within(there).slices)]
+            voxels[(slice(None), *both.within(box).slices)] = seen
+        return torch.from_numpy(voxels)
 
-    def _make(self, box: Box) -> None:
+    def _make(self, missing: list[Block]) -> None:
+        """Make blocks, neighbours together: each on its own would need the same voxels of the image around it."""
+        if not missing:
+            return
+        around = Box(np.min(missing, axis=0), np.max(missing, axis=0) + 1)
+        for start in product(*(range(a, b, MOST) for a, b in zip(around.start, around.stop))):
+            part = Box.of_shape((MOST,) * 3, start).intersection(around)
+            chosen = set(_inside(part)).intersection(missing)
+            if chosen:
+                whole = self._box_of(part)
+                made = self._preprocess(whole)
+                for block in chosen:
+                    there = self._box_of(Box.of_shape((1, 1, 1), block)).within(whole)
+                    self._blocks[block] = made[(slice(None), *there.slices)].copy()
+
+    def _preprocess(self, box: Box) -> np.ndarray:
+        """(C, *box.shape) of a box of the grid."""
         source, slices = self._resampling.source(box), self._resampling.slices
         seen = () if slices is None else source.slices[slices]
-        for channel, (intensity, ends) in enumerate(zip(self._intensities, self._ranges)):
-            normalised = intensity.run(self._image[(channel, *source.slices)], source.slices)
-            ends = (end[seen] for end in ends)
-            self._voxels[(channel, *box.slices)] = self._resampling.run(normalised, source, box, *ends)
+        made = []
+        for voxels, intensity, ends in zip(self._image, self._intensities, self._ranges):
+            normalised = intensity.run(voxels[source.slices], source.slices)
+            made.append(self._resampling.run(normalised, source, box, *(end[seen] for end in ends)))
+        return np.stack(made)
+
+    def _box_of(self, blocks: Box) -> Box:
+        """The voxels of some blocks."""
+        whole = Box([SIDE * n for n in blocks.start], [SIDE * n for n in blocks.stop])
+        return whole.intersection(Box.of_shape(self.shape))
+
+
+def _inside(box: Box) -> list[Block]:
+    return list(product(*map(range, box.start, box.stop)))

@@ -26,7 +26,8 @@ class Resampling:
     """Resampling of an image to its grid.
 
     Attributes:
-        axes: a float64 matrix for each axis, with a row for each voxel of the grid and a column for each of the image.
+        axes: a float64 matrix for each axis, with a row for each voxel of the grid and a column for each of the image;
+            negligible weights are 0.
         ends_in_range: whether values are clipped to the range of the image.
         slices: the axis that is resampled apart from the others, where it is: the range is that of each slice along
             this axis of the image. None: of the whole image.
@@ -45,7 +46,7 @@ class Resampling:
         """The part of the image on which a box of the grid depends."""
         ends = []
         for matrix, start, stop in zip(self.axes, box.start, box.stop):
-            used = np.flatnonzero((np.abs(matrix[start:stop]) > NEGLIGIBLE).any(axis=0))
+            used = np.flatnonzero(matrix[start:stop].any(axis=0))
             ends.append((used[0], used[-1] + 1))
         return Box.from_lists(ends)
 
@@ -53,29 +54,24 @@ class Resampling:
         """A box of the grid.
 
         Args:
-            voxels: (d, h, w) of `source`.
-            source: the part of the image that `source` names for the box.
+            voxels: (d, h, w) float32 of `source`.
+            source: the part of the image that the method `source` names for the box.
             box: of the grid.
             lowest, highest: range of the image; one for each slice of the source where slices are resampled apart.
 
         Returns:
             array of the box, float32.
         """
-        weights = [m[g, s] for m, g, s in zip(self.axes, box.slices, source.slices)]
-        done, last = voxels.astype(np.float64), self.slices
-        for axis in sorted(range(3), key=lambda axis: axis == last):
-            if axis == last and self.ends_in_range:
-                done = _clipped(done, lowest, highest, axis)
-            done = np.moveaxis(np.tensordot(weights[axis], done, axes=(1, axis)), 0, axis)
-        if last is None and self.ends_in_range:
-            done = np.clip(done, lowest, highest)
-        return done.astype(np.float32)
-
-
-def _clipped(values: np.ndarray, lowest: np.ndarray, highest: np.ndarray, axis: int) -> np.ndarray:
-    """Clip each slice along an axis to a range of its own."""
-    shape = [-1 if a == axis else 1 for a in range(3)]
-    return np.clip(values, lowest.reshape(shape), highest.reshape(shape))
+        weights = [torch.from_numpy(m[g, s]) for m, g, s in zip(self.axes, box.slices, source.slices)]
+        ends = [torch.from_numpy(np.asarray(end, np.float64)) for end in (lowest, highest)]
+        done = torch.from_numpy(voxels.astype(np.float64))
+        for axis in sorted((2, 1, 0), key=lambda axis: axis == self.slices):  # slices last
+            if axis == self.slices and self.ends_in_range:
+                done = done.clamp(*(end.view([-1 if a == axis else 1 for a in range(3)]) for end in ends))
+            done = torch.tensordot(done, weights[axis], ([axis], [1])).movedim(-1, axis)
+        if self.slices is None and self.ends_in_range:
+            done = done.clamp(*ends)
+        return done.float().numpy()
 
 
 def resampling_of(
@@ -159,7 +155,7 @@ def _not_at_all(old: Shape, new: Shape, spacings: Spacings) -> Resampling:
 def _spline(old: int, new: int, order: int) -> np.ndarray:
     if old == new:
         return np.eye(old)
-    return resize(np.eye(old), (new, old), order, mode="edge", anti_aliasing=False, clip=False)
+    return _without_negligible(resize(np.eye(old), (new, old), order, mode="edge", anti_aliasing=False, clip=False))
 
 
 @lru_cache(16)
@@ -169,10 +165,14 @@ def _between_slices(old: int, new: int, order: int) -> np.ndarray:
         return np.eye(old)
     positions = (np.arange(new) + 0.5) * (old / new) - 0.5
     coordinates = np.meshgrid(positions, np.arange(old), indexing="ij")
-    return map_coordinates(np.eye(old), coordinates, order=order, mode="nearest")
+    return _without_negligible(map_coordinates(np.eye(old), coordinates, order=order, mode="nearest"))
 
 
 @lru_cache(16)
 def _torch(old: int, new: int, mode: str) -> np.ndarray:
     resampled = torch.nn.functional.interpolate(torch.eye(old)[None], new, mode=mode)[0]
     return resampled.T.double().numpy()
+
+
+def _without_negligible(matrix: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(matrix) > NEGLIGIBLE, matrix, 0)

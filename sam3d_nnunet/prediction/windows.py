@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
@@ -45,14 +44,10 @@ class Window:
         """(N, 3) coordinates -> (N,) bool."""
         return self.box.contains(points)
 
-    def cut(self, volume: Tensor, outside: float) -> Tensor:
-        """The window of a volume, (C, D, H, W) -> (C, *size), filled with `outside` beyond the border of the image."""
-        return crop_and_pad_nd(volume, self.box.as_lists(), pad_value=outside)
-
     def cut_prompts(self, prompts: VoxelPrompts) -> VoxelPrompts:
         """The prompts of an image that lie in the window, in voxels of the window."""
         inside = prompts.with_clicks(self.contains(prompts.points))
-        maps = None if prompts.maps is None else prompts.maps.at(self.box)
+        maps = None if prompts.maps is None else prompts.maps.cut(self.box)
         return VoxelPrompts(inside.points - np.array(self.start), inside.labels, maps)
 
     def open_faces(self, shape: tuple[int, ...]) -> Iterator[Box]:
@@ -253,7 +248,7 @@ class WindowPredictor:
         self, network: PromptableNetwork, window: Window, prompts: Prompts, embeddings: dict[tuple, Any] | None
     ) -> Tensor:
         device = next(network.parameters()).device
-        patch = window.cut(self.image.at(window.box), 0).to(device, torch.float32)[None]
+        patch = self.image.cut(window.box).to(device, torch.float32)[None]
         prompts = prompts.to(device)
         total = 0
         for axes in self.mirrorings:

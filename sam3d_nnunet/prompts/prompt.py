@@ -66,7 +66,7 @@ class Prompt:
 class ImageMaps(Protocol):
     """Dense prompts of a whole image."""
 
-    def at(self, box: Box) -> np.ndarray:
+    def cut(self, box: Box) -> np.ndarray:
         """(3, *box.shape) int16 dense prompts in a box of the grid."""
 
 

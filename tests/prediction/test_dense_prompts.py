@@ -30,7 +30,7 @@ def test_a_mask_is_what_is_nearest_to_each_voxel(scene, seed, marked):
     label_map = np.zeros(shape, np.int16)
     for _ in range(marked):
         label_map[tuple(rng.integers(0, shape))] = rng.integers(1, 300)
-    maps = DensePrompts.of_mask(label_map, grid).at(grid.box)
+    maps = DensePrompts.of_mask(label_map, grid).cut(grid.box)
     assert maps.dtype == np.int16 and np.array_equal(maps[MASK], to_grid(label_map, grid))
     assert (maps[[SCRIBBLE, BOX]] == NOTHING).all()
 
@@ -47,8 +47,8 @@ def test_boxes_are_cut_from_what_is_drawn(shape, seed, with_mask):
         labels, where = rng.integers(0, 5, box.shape), rng.random(box.shape) < 0.5
         prompts.draw(kind, box, labels, where)
         whole[(kind, *box.slices)][where] = labels[where]
-    assert np.array_equal(prompts.at(Box.of_shape(shape)), whole)
+    assert np.array_equal(prompts.cut(Box.of_shape(shape)), whole)
     start = rng.integers(-5, 8, 3)
     box = Box.of_shape(rng.integers(1, 9, 3), start)
     padded = np.pad(whole, [(0, 0), *[(9, 20)] * 3], constant_values=NOTHING)
-    assert np.array_equal(prompts.at(box), padded[(slice(None), *box.shifted([9] * 3).slices)])
+    assert np.array_equal(prompts.cut(box), padded[(slice(None), *box.shifted([9] * 3).slices)])

@@ -18,7 +18,7 @@ from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.turn import NO_TURN, ORIENTATIONS, Turn
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.planning.settings import BLOCK
-from sam3d_nnunet.prediction.grid_image import SIDE, LocalImage, WholeImage
+from sam3d_nnunet.prediction.grid_image import MOST, SIDE, LocalImage, WholeImage
 from sam3d_nnunet.prediction.intensity import NORMALIZATIONS
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.preprocessing import Preprocessed, preprocess
@@ -96,8 +96,7 @@ def assert_same_windows(done: Preprocessed, whole: np.ndarray, windows: list[Win
     assert done.on_grid.shape == whole.shape[1:] == tuple(done.grid.shape)
     tolerance = 1e-4 * whole.std()
     for window in windows:
-        found = window.cut(done.on_grid.at(window.box), 0)
-        expected = window.cut(torch.from_numpy(np.ascontiguousarray(whole)), 0)
+        found, expected = done.on_grid.cut(window.box), WholeImage(np.ascontiguousarray(whole)).cut(window.box)
         assert (found - expected).abs().max() <= tolerance
 
 
@@ -154,35 +153,43 @@ def test_any_plan_gives_the_values_of_nnunet(shape, spacing, target, resampling,
     assume(voxels.min() > 0.6 and voxels.prod() < 3e5)  # nnU-Net can't make an axis without voxels
     whole = by_nnunet(image, list(spacing), model)
     done = preprocess(image, {"spacing": list(spacing)}, None, model)
-    np.testing.assert_allclose(done.on_grid.at(done.grid.box), whole, atol=2e-5)
+    np.testing.assert_allclose(done.on_grid.cut(done.grid.box), whole, atol=2e-5)
 
 
-def test_blocks_are_the_same_in_any_order_and_are_made_once(monkeypatch):
+@pytest.fixture
+def made(monkeypatch) -> list[Box]:
+    """The boxes that images have preprocessed."""
+    boxes, preprocess_box = [], LocalImage._preprocess
+    monkeypatch.setattr(LocalImage, "_preprocess", lambda self, box: boxes.append(box) or preprocess_box(self, box))
+    return boxes
+
+
+def test_blocks_are_the_same_in_any_order_and_are_made_once(made):
     image = np.random.default_rng(0).normal(size=(1, 70, 80, 90)).astype(np.float32)
-    model = model_of((0.9, 0.8, 1.1))
-    first, second = (preprocess(image, {"spacing": [1.0, 1.0, 1.0]}, None, model).on_grid for _ in range(2))
-    made = []
-    make = LocalImage._make
-    monkeypatch.setattr(LocalImage, "_make", lambda self, box: (made.append(box), make(self, box)))
+    first, second = (preprocess(image, {"spacing": [1.0] * 3}, None, model_of((0.9, 0.8, 1.1))).on_grid for _ in "ab")
     boxes = [Box((0, 0, 0), (5, 5, 5)), Box((30, 30, 30), (40, 40, 40)), Box((-5, 60, 3), (10, 300, 70))]
-    for box in boxes:
-        first.at(box)
-    count = len(made)
-    assert count == len(set(made)) < np.prod([-(-n // SIDE) for n in first.shape])
-    for box in boxes:
-        first.at(box)
-    assert len(made) == count
-    whole = second.at(Box.of_shape(second.shape)).numpy()
-    for box in boxes:
-        inside = box.intersection(Box.of_shape(first.shape)).slices
-        assert np.array_equal(first.at(box).numpy()[(0, *inside)], whole[(0, *inside)])
+    found = [first.cut(box) for box in boxes]
+    assert made[0] == Box.of_shape([SIDE] * 3) and len(made) == 3
+    assert all(torch.equal(first.cut(box), values) for box, values in zip(boxes, found)) and len(made) == 3
+    whole = WholeImage(second.cut(Box.of_shape(second.shape)))
+    for box, values in zip(boxes, found):  # the order in which products are summed may differ
+        np.testing.assert_allclose(values, whole.cut(box), rtol=1e-6, atol=1e-7)
 
 
-def test_nothing_is_made_before_a_window_looks(monkeypatch):
-    monkeypatch.setattr(LocalImage, "_make", lambda self, box: pytest.fail("a block was made"))
+def test_large_boxes_are_made_in_parts(made):
+    image = np.random.default_rng(0).normal(size=(1, 230, 20, 20)).astype(np.float32)
+    model = model_of((1.0, 1.2, 1.2), scheme="NoNormalization")
+    done = preprocess(image, {"spacing": [1.0] * 3}, None, model)
+    whole = done.on_grid.cut(done.grid.box)
+    assert [box.shape[0] for box in made] == [MOST * SIDE, 230 - MOST * SIDE]
+    np.testing.assert_allclose(whole, by_nnunet(image, [1.0] * 3, model), atol=1e-5)
+
+
+def test_nothing_is_made_before_a_window_looks(made):
     image = np.ones((1, 40, 40, 40), np.int16)
     done = preprocess(image, {"spacing": [1.0, 1.0, 1.0]}, None, model_of())
     assert done.on_grid.shape == (40, 40, 40) and done.on_grid.is_finite and not done.empty
+    assert not done.on_grid.cut(Box((90, 0, 0), (99, 9, 9))).any() and not made
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64, bool])
@@ -194,7 +201,7 @@ def test_stored_types_give_the_values_of_float32(dtype):
     done = preprocess(image, {"spacing": [1.0, 1.0, 1.0]}, None, model)
     whole = by_nnunet(image, [1.0, 1.0, 1.0], model)
     assert done.grid.crop.start[0] == 4
-    np.testing.assert_allclose(done.on_grid.at(done.grid.box), whole, atol=1e-5)
+    np.testing.assert_allclose(done.on_grid.cut(done.grid.box), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +224,7 @@ def test_other_plans_take_the_whole_image_and_say_so(options, named, monkeypatch
     monkeypatch.setattr(type(model.configuration), "preprocessor_class", Reversed)
     image = np.random.default_rng(0).normal(size=(1, 10, 11, 12)).astype(np.float32)
     done = preprocess(image, {"spacing": [1.0, 1.0, 1.0]}, None, model)
-    assert isinstance(done.on_grid, WholeImage) and np.array_equal(done.on_grid.at(done.grid.box), image[:, ::-1])
+    assert isinstance(done.on_grid, WholeImage) and np.array_equal(done.on_grid.cut(done.grid.box), image[:, ::-1])
     assert named in done.note
 
 
@@ -225,7 +232,7 @@ def test_images_without_a_resampling_keep_their_voxels():
     model = model_of((3.0, 3.0, 3.0), ("no_resampling_hack", {}), "NoNormalization")
     image = np.random.default_rng(0).normal(size=(1, 10, 40, 12)).astype(np.float32)
     done = preprocess(image, {"spacing": [1.0, 1.0, 1.0]}, None, model)
-    assert np.array_equal(done.on_grid.at(done.grid.box), image)
+    assert np.array_equal(done.on_grid.cut(done.grid.box), image)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -184,7 +184,7 @@ def test_models_without_an_orientation_take_images_as_they_lie(make_model, scene
             [file], None, model.plans, model.configuration, model.dataset_json
         )
         assert found.turn == NO_TURN
-        np.testing.assert_allclose(found.on_grid.at(found.grid.box), expected, atol=1e-5)
+        np.testing.assert_allclose(found.on_grid.cut(found.grid.box), expected, atol=1e-5)
         assert pickle.dumps(found.properties["sitk_stuff"]) == pickle.dumps(properties["sitk_stuff"])
 
 

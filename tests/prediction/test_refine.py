@@ -64,7 +64,7 @@ def test_mask_and_clicks_lie_on_the_grid(tmp_path, reader):
     case, model = case_and_model(tmp_path, reader)
     previous = read_previous_mask(write(tmp_path / "case.nii.gz", example()), case, model, "case")
     assert previous.prompt.image == "case"
-    maps = previous.maps.at(case.grid.box)
+    maps = previous.maps.cut(case.grid.box)
     assert maps.shape == (3, 14, 22, 14)
     assert (maps[[SCRIBBLE, BOX]] == NOTHING).all()
     on_grid = case.grid.from_image(case.geometry.to_voxels(previous.prompt.points))
