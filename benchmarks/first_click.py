@@ -413,7 +413,7 @@ def predict(task: dict[str, Any]) -> dict[str, Any]:
             (predictor.SAM3DPredictor, "initialize_from_trained_model_folder", "model"),
             (cases, "read_stored_image", "reading"),
             (cases, "preprocess", "preprocessing"),
-            (grid_image.LocalImage, "at", "preprocessing"),
+            (grid_image.LocalImage, "cut", "preprocessing"),
             (SAM3D, "encode", "encoding"),
             (SAM3D, "decode", "decoding"),
             (predictor.CasePrediction, "segmentation", "resampling back"),

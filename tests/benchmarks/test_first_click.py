@@ -107,6 +107,19 @@ def test_the_whole_way_preprocesses_all_voxels(files, tmp_path, monkeypatch, cap
     assert "whole image" in capsys.readouterr().out
 
 
+def test_clicks_in_a_session_and_the_floor_are_measured(files, tmp_path):
+    first_click.write_model(tmp_path / "results", "tiny", SMALL, ".nii.gz", OPTIONS)
+    model = first_click.model_folder(tmp_path / "results", "tiny")
+    image = str(files[".nii.gz"])
+    task = {"model": str(model), "image": image, "click": SMALL.click, "files": list(map(str, files.values()))}
+    clicked = first_click.click_in_session(task)["stages"]
+    assert {"copy of the image", "set_image", "first click", "second click"} <= set(clicked)
+    # the second click is in the window of the first, which is not encoded again
+    assert clicked["second click"]["cpu_seconds"] < clicked["first click"]["cpu_seconds"]
+    floor = first_click.measure_floor(task)["stages"]
+    assert set(floor) == {"reading .nii.gz", "reading .mha", "encoding one window"}
+
+
 def test_nnunet_can_load_the_unet(tmp_path):
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
