@@ -127,11 +127,14 @@ def interior_point(mask: np.ndarray, rng: np.random.Generator | None = None) -> 
     return np.array([start + step * int(i) for start, i in zip(box.start, chosen)])
 
 
-def connected_components(labels: np.ndarray) -> np.ndarray:
-    """Numbers from 1 for the components (26 neighbours) of equal labels other than 0, in the order of their first voxels.
+def connected_components(labels: np.ndarray, whole: np.ndarray | None = None) -> np.ndarray:
+    """Numbers from 1 for the components (26 neighbours) of equal labels but 0, in the order of their first voxels.
 
+    cc3d goes through memory as it lies, so a part of an array is first laid out as the `whole` array.
     cc3d (4.1) estimates how many there may be, too few in flat arrays of scattered voxels, and fails. So it is told.
     """
+    if whole is not None:
+        labels = np.asarray(labels, order="F" if whole.flags.fnc else "C")
     return cc3d.connected_components(labels, connectivity=26, max_labels=labels.size + 1)
 
 
@@ -237,7 +240,7 @@ def correction_click(
         return None
     truth = target[box.slices]
     errors = np.where(wrong[box.slices], truth + 1, 0)  # by true label, so that one click can correct all of it
-    numbers = connected_components(errors)
+    numbers = connected_components(errors, wrong)
     largest = numbers == np.bincount(numbers.ravel())[1:].argmax() + 1
     label = int(truth[largest][0])
     if pick is None:
@@ -265,7 +268,7 @@ class Components:
         box = Box.from_mask(wanted)
         if box is not None:
             within = wanted[box.slices] if together else segmentation[box.slices] * wanted[box.slices]
-            self.numbers[box.slices] = connected_components(within)
+            self.numbers[box.slices] = connected_components(within, wanted)
         self._voxels = np.flatnonzero(wanted)
         self._number_at = self.numbers.ravel()[self._voxels]
         self.sizes = np.bincount(self._number_at, minlength=1)

@@ -172,7 +172,7 @@ def _is_prompted(labels: Tensor, maps: Tensor) -> bool:
 
 
 def _most_likely(logits: Tensor) -> Tensor:
-    """(B, K, D, H, W) -> (B, D, H, W) int16, the first of equal ones: `argmax`, which takes 40 times as long on a CPU."""
+    """(B, K, D, H, W) -> (B, D, H, W) int16, the first of equal ones: `argmax`, which takes far longer on a CPU."""
     best, labels = logits[:, 0], torch.zeros_like(logits[:, 0], dtype=torch.int16)
     for label, others in enumerate(logits[:, 1:].unbind(dim=1), 1):
         labels.masked_fill_(others > best, label)

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from ddp_step import SMALL
 from scipy import ndimage
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.network import SAM3D, Prompts, build_sam3d
+from sam3d_nnunet.network import SAM3D, Prompts, build_sam3d, prompt_encoder
 from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS, click_maps, map_channels
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
 
@@ -218,3 +219,12 @@ def test_maps_where_the_network_takes_none(options):
         net(torch.zeros(1, 1, 12, 16, 8), only(nothing(1, 3, 12, 16, 8)))
     with pytest.raises(SAM3DError, match="unlabelled clicks can't take masks"):
         build_sam3d(SMALL, 1, 3, SIZE, 4, labelled_prompts=False, takes_maps=True)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_shares_are_average_pooling(stride, autocast):
+    mask = torch.rand(2, 3, 8, 16, 24) < torch.tensor([0.1, 0.9, 1.1])[:, None, None, None]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = prompt_encoder._shares(mask, stride)
+    assert found.dtype == torch.float32 and torch.equal(found, F.avg_pool3d(mask.float(), stride))

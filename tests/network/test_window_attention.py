@@ -4,13 +4,16 @@ import pytest
 import reference
 import torch
 from reference import relative_error
+from torch._subclasses import FakeTensorMode
 
+from sam3d_nnunet.network import SAM3D, window_attention
 from sam3d_nnunet.network.window_attention import (
     WINDOW,
     WindowAttention,
     WindowLayout,
     distance_index,
     distance_table,
+    window_layout,
     window_places,
 )
 
@@ -118,3 +121,29 @@ def test_masks_hold_beside_large_logits(dtype):
     assert torch.isfinite(after).all()
     assert torch.equal(before[:, :4], after[:, :4])
     assert relative_error(after, expected) < (1e-4 if dtype == torch.float32 else 5e-2)
+
+
+def test_layouts_are_built_once_and_serve_training_after_a_prediction():
+    window_attention._kept_layout.cache_clear(), window_attention._kept_distance_index.cache_clear()
+    net = SAM3D.from_preset("tiny", 1, 2, (16, 16, 16), 4)
+    image = torch.randn(2, 1, 16, 16, 36)
+    with torch.inference_mode():
+        net(image)
+    kept = window_attention._kept_layout((4, 4, 9), True, 2, image.device)
+    for _ in range(2):
+        net(image).sum().backward()
+    assert window_attention._kept_layout.cache_info().misses == 2  # shifted or not
+    assert window_attention._kept_distance_index.cache_info().misses == 1
+    assert window_layout(torch.zeros(2, 4, 4, 9, 1), True) is kept
+    assert not any(t.is_inference() for t in (kept.order, kept.inverse, kept.query_codes, kept.key_codes))
+    assert window_layout(torch.zeros(1, 4, 4, 9, 1), True) is not kept
+
+
+def test_tracers_leave_nothing_behind():
+    window_attention._kept_layout.cache_clear(), window_attention._kept_distance_index.cache_clear()
+    net = SAM3D.from_preset("tiny", 1, 2, (16, 16, 16), 4)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert net.image_encoder(mode.from_tensor(torch.randn(1, 1, 16, 16, 16)))[0].shape[2:] == (4, 4, 4)
+    assert window_attention._kept_layout.cache_info().currsize == 0
+    assert window_attention._kept_distance_index.cache_info().currsize == 0
+    assert torch.isfinite(net(torch.randn(1, 1, 16, 16, 16))).all()

@@ -1,7 +1,9 @@
+import cc3d
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from hypothesis.extra.numpy import array_shapes, arrays
+from scipy.ndimage import distance_transform_edt
 
 from sam3d_nnunet.simulation.draw import correction_click
 
@@ -61,3 +63,43 @@ def test_a_correction_lies_on_the_error_and_tells_the_truth(maps, seed):
         return
     voxel = tuple(click[0].astype(int))
     assert prediction[voxel] != target[voxel] == click[1]
+
+
+def whole_volume_way(prediction, target, rng):
+    """The same click without any box: components of the whole volume, SciPy's distances, all voxels of the error."""
+    errors = np.where((prediction != target) & (target >= 0), target + 1, 0)
+    numbers = cc3d.connected_components(errors, connectivity=26, max_labels=errors.size + 1)
+    sizes = np.bincount(numbers.ravel())
+    if len(sizes) == 1:
+        return None
+    largest = numbers == sizes[1:].argmax() + 1
+    depth = distance_transform_edt(np.pad(largest, 1))[1:-1, 1:-1, 1:-1]
+    inner = np.flatnonzero(depth >= depth.max() * (1 if rng is None else 0.5))
+    voxel = np.unravel_index(inner[0] if rng is None else rng.choice(inner), depth.shape)
+    return [*map(int, voxel)], int(target[largest][0])
+
+
+FEW_OR_MANY = st.integers(0, 2**32).flatmap(
+    lambda seed: st.tuples(st.just(seed), st.sampled_from([0.02, 0.2, 0.6]), st.permutations(range(3)))
+)
+
+
+@given(array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=12), FEW_OR_MANY, st.booleans())
+def test_the_box_of_the_errors_gives_the_click_of_the_whole_volume(shape, drawn, random):
+    """Also among components of one size and voxels of one depth, and whatever the order of axes in memory."""
+    seed, share, axes = drawn
+    rng = np.random.default_rng(seed)
+    target = rng.choice([-1, 0, 0, 1, 2], shape).astype(np.int16).transpose(axes)
+    wrong = rng.random(shape).transpose(axes) < share
+    prediction = np.where(wrong, (target + 1) % 3, np.maximum(target, 0)).astype(np.int16)
+    rngs = [np.random.default_rng(seed) if random else None for _ in range(2)]
+    found, expected = correction_click(prediction, target, rngs[0]), whole_volume_way(prediction, target, rngs[1])
+    assert (found is None) == (expected is None)
+    assert found is None or ([*map(int, found[0])], found[1]) == expected
+
+
+def test_scattered_errors_in_a_flat_volume():
+    target = np.zeros((1, 7, 9), np.int16)
+    target[0, ::2, ::2] = 1
+    point, label = correction_click(np.zeros_like(target), target)
+    assert label == 1 and target[tuple(point.astype(int))] == 1

@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from sam3d_nnunet.prompts.prompt import VoxelPrompts
-from sam3d_nnunet.simulation.draw import case_generator, clicks_per_class, draw_clicks, draw_labelled, pad_clicks
+from sam3d_nnunet.simulation.draw import (
+    case_generator,
+    clicks_per_class,
+    draw_clicks,
+    draw_labelled,
+    has_label,
+    pad_clicks,
+)
 
 SEEDS = st.integers(0, 2**32)
 SHAPES = array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=7)
@@ -110,3 +117,15 @@ def test_no_clicks_at_all():
     points, labels, _ = VoxelPrompts.concatenate([])
     assert points.shape == (0, 3) and points.dtype == np.float32
     assert labels.shape == (0,) and labels.dtype == np.int64
+
+
+@given(arrays(bool, array_shapes(min_dims=3, max_dims=3, max_side=6)), st.integers(0, 9), st.integers(0, 99))
+def test_clicks_are_those_of_a_list_of_all_voxels(mask, count, seed):
+    voxels = np.argwhere(mask)
+    chosen = np.random.default_rng(seed).choice(len(voxels), min(count, len(voxels)), replace=False)
+    assert np.array_equal(draw_clicks(mask, count, np.random.default_rng(seed)), voxels[chosen])
+
+
+@given(arrays(np.int16, (3, 4, 5), elements=st.integers(-1, 9)), st.lists(st.integers(0, 9)))
+def test_has_label_is_isin(segmentation, labels):
+    assert np.array_equal(has_label(segmentation, labels), np.isin(segmentation, labels))

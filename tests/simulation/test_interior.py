@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.ndimage import distance_transform_edt
 
 from sam3d_nnunet.simulation import draw as interior
-from sam3d_nnunet.simulation.draw import interior_point, interior_points
+from sam3d_nnunet.simulation.draw import interior_point, interior_points, squared_depth
 
 
 @given(arrays(bool, array_shapes(min_dims=3, max_dims=3, max_side=8)).filter(np.any))
@@ -61,3 +61,14 @@ def test_large_errors_are_measured_coarsely(monkeypatch, sheet):
     assert mask[tuple(coarse)]
     if not sheet:
         assert np.abs(np.subtract(coarse, fine)).max() <= 4
+
+
+@given(arrays(bool, array_shapes(min_dims=3, max_dims=3, max_side=12)))
+def test_squared_depth_is_exact(mask):
+    expected = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1] ** 2
+    assert np.array_equal(squared_depth(mask), np.rint(expected))
+
+
+@pytest.mark.parametrize("shape", [pytest.param((258, 257, 257), marks=pytest.mark.slow), (1, 1, 40000)])
+def test_depths_of_large_masks_do_not_overflow(shape):
+    assert squared_depth(np.ones(shape, bool)).max() == ((min(shape) + 1) // 2) ** 2

@@ -3,8 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from scipy import ndimage
 
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
+from sam3d_nnunet.simulation import maps as simulated
 from sam3d_nnunet.simulation.draw import Components
 from sam3d_nnunet.simulation.maps import MapSimulator, distorted, draw_curve
 
@@ -136,3 +138,12 @@ def test_shares(kind, shares):
     expected = np.zeros(3)
     expected[kind] = 0.3
     assert np.allclose(drawn / 500, expected, atol=0.08)
+
+
+@given(arrays(np.int16, array_shapes(min_dims=3, max_dims=3, max_side=7), elements=st.integers(0, 3)), st.data())
+def test_masks_are_moved_and_grown_as_by_scipy(mask, data):
+    by = data.draw(st.tuples(*[st.integers(-2, 2)] * 3))
+    assert np.array_equal(simulated._shifted(mask, by), ndimage.shift(mask, by, order=0))
+    for size in (2, 3, 4):
+        assert np.array_equal(simulated._filtered(mask, np.maximum, size), ndimage.maximum_filter(mask, size=size))
+        assert np.array_equal(simulated._filtered(mask, np.minimum, size), ndimage.minimum_filter(mask, size=size))

@@ -4,7 +4,7 @@ import torch
 
 from sam3d_nnunet.network.prompts import Prompts
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
-from sam3d_nnunet.training.prompted_batches import Correction
+from sam3d_nnunet.training.prompted_batches import Correction, _most_likely
 
 SHAPE = (10, 12, 11)
 IGNORE = 3
@@ -95,3 +95,8 @@ def test_where_prompts_select_a_sample_without_any_gets_no_click(select):
     _, corrected, new_maps = correction(logits, Prompts(torch.zeros(4, 2, 3), labels, maps))
     assert (corrected[:, -1] > 0).tolist() == [True, True, True, not select]
     assert (new_maps[:, MASK] == 0).all()
+
+
+def test_the_most_likely_label_is_the_first_of_equal_ones():
+    logits = torch.randint(-2, 3, (2, 5, 6, 7, 8)).float()
+    assert torch.equal(_most_likely(logits), logits.argmax(dim=1).to(torch.int16))
