@@ -56,7 +56,8 @@ class DensePrompts:
             labels: one, or one for each voxel of the box.
             where: (bool) voxels of the box to draw on.
         """
-        np.copyto(self.stored[(kind, *box.slices)], np.add(labels, 1, dtype=np.int16), where=where, casting="same_kind")
+        stored = np.add(labels, 1, dtype=np.int16, casting="unsafe")  # label maps that were read may be float32
+        np.copyto(self.stored[(kind, *box.slices)], stored, where=where)
 
     def cut(self, box: Box) -> np.ndarray:
         """(3, *box.shape) int16 dense prompts in a box; nothing is drawn beyond the grid."""
