@@ -86,7 +86,7 @@ def demo(
 ) -> None:
     """Train nnU-Net and our network on synthetic data.
 
-    Compares both in a table and a figure. Takes 10 minutes on 2 CPU cores.
+    Compares both in a table and a figure. Takes less than 10 minutes on two idle CPU cores.
     """
     from sam3d_nnunet.demo.pipeline import run_demo
 
