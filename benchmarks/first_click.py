@@ -204,39 +204,47 @@ def model_folder(results: Path, model: str) -> Path:
     return results / DATASET / f"{trainer}__{plans}__3d_fullres"
 
 
-def write_model(results: Path, model: str, volume: Volume, ending: str, arguments: argparse.Namespace) -> None:
-    """A folder as after a training, with random weights. All models have the plan of the published ones, see
-    `released_plans`: voxels of 1 mm, nnU-Net's own U-Net for the patch."""
-    import torch
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+def plans_for(volume: Volume, patch: int, features: int) -> dict[str, Any]:
+    """The plan of all models: that of the published ones, see `released_plans`, with nnU-Net's U-Net for the patch.
 
-    from sam3d_nnunet.planning.networks import BUILDERS
+    Args:
+        features: of the U-Net's first stage.
+    """
     from sam3d_nnunet.planning.planner import unet_topology
     from sam3d_nnunet.prediction.import_released import released_plans
 
-    torch.manual_seed(0)
     plans = released_plans("kits21_tumor") | {"dataset_name": DATASET, "image_reader_writer": "SimpleITKIO"}
     configuration = plans["configurations"]["3d_fullres"]
-    configuration |= {"patch_size": [arguments.patch] * 3, "normalization_schemes": [volume.normalization]}
+    configuration |= {"patch_size": [patch] * 3, "normalization_schemes": [volume.normalization]}
     _, strides, kernels, _, _ = unet_topology(configuration["spacing"], configuration["patch_size"])
-    features = [min(10 * arguments.unet_features, arguments.unet_features * 2**i) for i in range(len(strides))]
     configuration["architecture"]["arch_kwargs"] |= {
         "n_stages": len(strides),
-        "features_per_stage": features,
+        "features_per_stage": [min(10 * features, features * 2**i) for i in range(len(strides))],
         "strides": strides,
         "kernel_sizes": kernels,
         "n_conv_per_stage": [2] * len(strides),
         "n_conv_per_stage_decoder": [2] * (len(strides) - 1),
     }
-    block = configuration["sam3d"]
-    del block["orientation"]  # the images lie as those of the training
+    del configuration["sam3d"]["orientation"]  # the images lie as those of the training
+    return plans
+
+
+def write_model(results: Path, model: str, volume: Volume, ending: str, arguments: argparse.Namespace) -> None:
+    """A folder as after a training, with random weights."""
+    import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from sam3d_nnunet.planning.networks import BUILDERS
+
+    torch.manual_seed(0)
+    plans = plans_for(volume, arguments.patch, arguments.unet_features)
     dataset = {"channel_names": {"0": "image"}, "labels": {"background": 0, "object": 1}, "file_ending": ending}
     if model == "U-Net":
         trainer, build = UNET, nnUNetTrainer.build_network_architecture
     else:
         trainer, build = OURS, BUILDERS[OURS]
-        block |= {"preset": model}
+        plans["configurations"]["3d_fullres"]["sam3d"] |= {"preset": model}
     manager = PlansManager(plans)
     network = build(manager, manager.get_configuration("3d_fullres"), 1, 2, False)
     folder = model_folder(results, model)
@@ -250,6 +258,25 @@ def write_model(results: Path, model: str, volume: Volume, ending: str, argument
         "inference_allowed_mirroring_axes": None,
     }
     torch.save(content, folder / f"fold_{FOLD}" / "checkpoint_final.pth")
+
+
+def unet_work(volume: Volume, patch: int, features: int) -> tuple[int, float]:
+    """Windows of nnU-Net's prediction, and TFLOP of its U-Net for one of them, counted without computing it."""
+    import torch
+    from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    from torch.utils.flop_counter import FlopCounterMode
+
+    manager = PlansManager(plans_for(volume, patch, features))
+    configuration = manager.get_configuration("3d_fullres")
+    with torch.device("meta"):
+        network = nnUNetTrainer.build_network_architecture(manager, configuration, 1, 2, False)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 1, patch, patch, patch, device="meta"))
+    lengths = np.round(np.array(volume.shape) * volume.spacing / configuration.spacing).astype(int)
+    steps = compute_steps_for_sliding_window(tuple(np.maximum(lengths, patch)), (patch,) * 3, 0.5)
+    return int(np.prod([len(along) for along in steps])), counter.get_total_flops() / 1e12
 
 
 # --- processes ---
@@ -443,11 +470,12 @@ def predict_whole(task: dict[str, Any]) -> dict[str, Any]:
 def click_in_session(task: dict[str, Any]) -> dict[str, Any]:
     """A session: model, image, and two clicks in the same window; beside them, a copy of the image."""
     import SimpleITK as sitk
+    import torch
 
     from sam3d_nnunet.prediction.session import SAM3DSession
 
     stages = Stages()
-    session = SAM3DSession("cpu", do_autozoom=False)
+    session = SAM3DSession("cpu", torch_n_threads=torch.get_num_threads(), do_autozoom=False)
     with stages.stage("model"):
         session.initialize_from_trained_model_folder(task["model"], FOLD)
     with stages.stage("warm-up"):
@@ -495,7 +523,11 @@ def show(name: str, volume: Volume, records: list[dict[str, Any]], arguments: ar
     print(f"\n## {name}: {shape} voxels of {spacing} mm\n\n{machine()}; windows of {arguments.patch}^3 voxels of 1 mm")
     theirs = next((r for r in records if r["way"] == "nnunet"), None)
     if theirs:
-        print(f"nnU-Net's U-Net: {arguments.unet_features} features in the first stage; no mirroring in any way")
+        windows, work = unet_work(volume, arguments.patch, arguments.unet_features)
+        print(
+            f"nnU-Net: {windows} windows, {work:.3f} TFLOP each with {arguments.unet_features} features in the first "
+            "stage; no mirroring in any way"
+        )
     for model in arguments.models:
         ours = [r for r in records if r["model"] == model and r["way"] in TITLES]
         if ours:

@@ -17,23 +17,22 @@ OPTIONS = Namespace(patch=32, unet_features=2, models=["tiny"], endings=[".nii.g
 SMALL = Volume((40, 36, 30), (1.2, 1.2, 1.5), "CTNormalization", -1024, 40, 130, 15, radii=(8, 7, 6))
 
 
-def busy(seconds: float) -> None:
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        pass
+def test_a_stage_does_not_count_the_stages_inside_it(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    readings = {"perf_counter": lambda: clock.now, "process_time": lambda: 2 * clock.now}
+    monkeypatch.setattr(first_click, "time", SimpleNamespace(**readings))
 
+    def work(seconds: float) -> None:
+        clock.now += seconds
 
-def test_a_stage_does_not_count_the_stages_inside_it():
-    stages = Stages()
-    owner = SimpleNamespace(work=lambda: busy(0.05))
+    owner, stages = SimpleNamespace(work=work), Stages()
     with stages.watch((owner, "work", "inner")), stages.stage("outer"):
-        owner.work()
-        busy(0.02)
-        owner.work()
-    assert 0.1 <= stages.found["inner"].seconds < 0.15
-    assert 0.02 <= stages.found["outer"].seconds < 0.07
-    owner.work()  # no longer watched
-    assert stages.found["inner"].seconds < 0.15
+        owner.work(3)
+        work(1)
+        owner.work(4)
+    owner.work(50)  # no longer watched
+    seconds = {name: (stage.seconds, stage.cpu_seconds) for name, stage in stages.found.items()}
+    assert seconds == {"inner": (7, 14), "outer": (1, 2)}
 
 
 def test_memory_of_a_stage_is_the_most_at_any_moment_of_it():
@@ -53,10 +52,12 @@ def test_memory_of_a_stage_is_the_most_at_any_moment_of_it():
 
 def test_a_command_is_measured_with_its_children():
     inner = f"import time; x = b'1' * {200 * first_click.MIB}; time.sleep(1)"
-    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    outer = (
+        f"import subprocess, sys; x = b'1' * {100 * first_click.MIB}; subprocess.run([sys.executable, '-c', {inner!r}])"
+    )
     cost = first_click.measure([sys.executable, "-c", outer], {})
     assert cost["seconds"] >= 1
-    assert 200 <= cost["mib"] < 300
+    assert 300 <= cost["mib"] < 400
     assert 0 < cost["cpu_seconds"] < cost["seconds"]
 
 
@@ -93,7 +94,7 @@ def test_every_stage_of_a_prediction_is_measured(way, files, tmp_path):
     passed = time.perf_counter() - began
     assert set(found) == set(first_click.STAGES)
     assert all(cost["seconds"] > 0 and cost["mib"] > 100 for cost in found.values())
-    assert sum(cost["seconds"] for cost in found.values()) == pytest.approx(passed, abs=0.05)
+    assert passed / 2 < sum(cost["seconds"] for cost in found.values()) <= passed
     assert (tmp_path / "out" / "case.nii.gz").is_file()
 
 
@@ -128,6 +129,12 @@ def test_nnunet_can_load_the_unet(tmp_path):
     predictor.initialize_from_trained_model_folder(str(first_click.model_folder(tmp_path, "U-Net")), ("0",))
     assert predictor.configuration_manager.network_arch_init_kwargs["features_per_stage"][0] == OPTIONS.unet_features
     assert predictor.allowed_mirroring_axes is None
+
+
+def test_operations_of_the_unet_grow_with_the_square_of_its_features():
+    windows, work = first_click.unet_work(first_click.VOLUMES["ct"], 128, 8)
+    assert windows == 5 * 5 * 6  # 358 x 358 x 420 voxels of 1 mm, at most 64 apart
+    assert 14 < first_click.unet_work(first_click.VOLUMES["ct"], 128, 32)[1] / work < 17
 
 
 def test_tasks_share_what_does_not_depend_on_the_model():
