@@ -96,10 +96,3 @@ def test_the_box_of_the_errors_gives_the_click_of_the_whole_volume(shape, drawn,
     found, expected = correction_click(prediction, target, rngs[0]), whole_volume_way(prediction, target, rngs[1])
     assert (found is None) == (expected is None)
     assert found is None or ([*map(int, found[0])], found[1]) == expected
-
-
-def test_scattered_errors_in_a_flat_volume():
-    target = np.zeros((1, 7, 9), np.int16)
-    target[0, ::2, ::2] = 1
-    point, label = correction_click(np.zeros_like(target), target)
-    assert label == 1 and target[tuple(point.astype(int))] == 1

@@ -72,3 +72,9 @@ def test_squared_depth_is_exact(mask):
 @pytest.mark.parametrize("shape", [pytest.param((258, 257, 257), marks=pytest.mark.slow), (1, 1, 40000)])
 def test_depths_of_large_masks_do_not_overflow(shape):
     assert squared_depth(np.ones(shape, bool)).max() == ((min(shape) + 1) // 2) ** 2
+
+
+def test_scattered_voxels_in_a_flat_volume():
+    mask = np.zeros((1, 7, 9), bool)
+    mask[0, ::2, ::2] = True
+    assert interior_points(mask).tolist() == np.argwhere(mask).tolist()
