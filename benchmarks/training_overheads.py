@@ -4,6 +4,7 @@ Seconds are CPU seconds of the process, so that other work on the machine distur
 
 Examples:
     python benchmarks/training_overheads.py step --size 128 128 128
+    python benchmarks/training_overheads.py parts
     python benchmarks/training_overheads.py corrections
     python benchmarks/training_overheads.py loader --workers 8 --batches 4
 """
@@ -31,11 +32,14 @@ from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from sam3d_nnunet.network import PRESETS, SAM3D, Prompts
+from sam3d_nnunet.network.prompt_encoder import _shares
+from sam3d_nnunet.network.window_attention import WindowLayout, distance_index
 from sam3d_nnunet.planning.settings import ClickSettings
 from sam3d_nnunet.prompts.prompt import KINDS, NOTHING
+from sam3d_nnunet.simulation.draw import correction_click
 from sam3d_nnunet.simulation.maps import MapSimulator
 from sam3d_nnunet.simulation.simulator import POLICIES, ClickSimulator, PromptSimulator
-from sam3d_nnunet.training.prompted_batches import Correction, PackedPrompts, PromptedDataLoader
+from sam3d_nnunet.training.prompted_batches import Correction, PackedPrompts, PromptedDataLoader, _most_likely
 
 BATCH = 2
 ROTATION = (-np.pi / 6, np.pi / 6)  # nnU-Net's, of 3-D patches
@@ -51,11 +55,12 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     step = commands.add_parser("step", help="one training step, with and without a corrective click")
+    parts = commands.add_parser("parts", help="single parts of a step, beside the plain way")
     corrections = commands.add_parser("corrections", help="corrective clicks on several kinds of errors, a sample")
     loader = commands.add_parser("loader", help="a batch of our loader and of nnU-Net's, with the same augmentation")
-    for command in (step, corrections, loader):
+    for command in (step, parts, corrections, loader):
         command.add_argument("--size", type=int, nargs=3, default=(128, 128, 128), help="voxels of a patch")
-    for command in (step, corrections):
+    for command in (step, parts, corrections):
         command.add_argument("--runs", type=int, default=5, help="the fastest one is printed")
     step.add_argument("--preset", default="tiny", choices=list(PRESETS))
     loader.add_argument("--workers", type=int, default=8, help="processes, as nnU-Net starts them")
@@ -65,7 +70,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{processor()}, one thread a process, torch {torch.__version__}")
-    {"step": time_steps, "corrections": time_corrections, "loader": compare_loaders}[arguments.command](arguments)
+    {"step": time_steps, "parts": time_parts, "corrections": time_corrections, "loader": compare_loaders}[
+        arguments.command
+    ](arguments)
 
 
 def processor() -> str:
@@ -109,6 +116,27 @@ def time_steps(arguments: argparse.Namespace) -> None:
         print(f"step of {arguments.preset}, batch {BATCH}, correction {corrects!s:5s}: {seconds:.3f} s")
 
 
+# --- parts of a step ---
+
+
+def time_parts(arguments: argparse.Namespace) -> None:
+    """What is built once, and what is computed in a shorter way than PyTorch's own."""
+    stride, device = 4, torch.device("cpu")
+    grid = tuple(-(-n // stride) for n in arguments.size)
+    logits = torch.randn(BATCH, 2, *arguments.size)
+    mask = torch.rand(BATCH, KINDS, *arguments.size) < 0.5
+    parts = {
+        "window layouts, built once for a shape": lambda: [WindowLayout(grid, s, BATCH, device) for s in (True, False)],
+        "distance index, built once": distance_index,
+        "most likely label: argmax": lambda: logits.argmax(dim=1),
+        "most likely label: ours": lambda: _most_likely(logits),
+        "shares of tokens, a label: average pooling": lambda: F.avg_pool3d(mask.float(), stride),
+        "shares of tokens, a label: ours": lambda: _shares(mask, stride),
+    }
+    for name, part in parts.items():
+        print(f"{name:44s} {1000 * fastest(part, arguments.runs):8.2f} ms")
+
+
 # --- corrective clicks ---
 
 
@@ -138,8 +166,6 @@ def ball(size: tuple[int, int, int], centre: np.ndarray, radius: float) -> np.nd
 def time_corrections(arguments: argparse.Namespace) -> None:
     size = tuple(arguments.size)
     print("CPU ms a sample: the click, and beside it everything that a correction does")
-    from sam3d_nnunet.simulation.draw import correction_click
-
     for name, prediction, truth in errors(size):
         found = torch.from_numpy(prediction)
         logits = torch.stack([(found == k).float() for k in (0, 1)])[None].expand(BATCH, -1, -1, -1, -1).clone()
