@@ -215,7 +215,8 @@ class PredictorAnswers:
             CaseWriter(folder, self.predictor.model).write(self._clicks.image, self._prediction)
         clicks, windows = len(self._clicks.points) - self._box_clicks, len(self._prediction.logits.windows)
         seconds, outside = self._watch.take(), self._prediction.outside
-        return CaseReport(self._clicks.image, None, clicks, windows, seconds, outside=outside)
+        notes = () if self.image.note is None else (self.image.note,)
+        return CaseReport(self._clicks.image, None, clicks, windows, seconds, outside=outside, notes=notes)
 
     def _predict(self) -> np.ndarray:
         with self._watch.running():

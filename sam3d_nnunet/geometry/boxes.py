@@ -119,7 +119,10 @@ class Box:
 def _first_nonzero(planes: np.ndarray) -> int | None:
     """Number of the first plane that is not all 0, as float32; None if all are."""
     for start in range(0, len(planes), PLANES):
-        part = planes[start : start + PLANES].astype(np.float32, copy=False) != 0
+        part = planes[start : start + PLANES]
+        if part.dtype.kind == "f":
+            part = part.astype(np.float32, copy=False)
+        part = part != 0
         filled = part.any(axis=tuple(range(1, part.ndim)))
         if filled.any():
             return start + int(filled.argmax())

@@ -1,6 +1,6 @@
 """The image on the grid that the networks see: all of it in memory, or made where a window looks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from sam3d_nnunet.prediction.intensity import Intensity
 from sam3d_nnunet.prediction.resampling import Resampling
 
 SIDE = 32  # voxels of a block along each axis
-MOST = 6  # blocks along each axis that are made together: 0.2 GB for a CT at 1 mm
+MOST = 3e7  # voxels of the image that are resampled together: 0.24 GB in float64
 
 Block = tuple[int, int, int]
 """Number of a block along each axis."""
@@ -99,8 +99,7 @@ class LocalImage:
         if not missing:
             return
         around = Box(np.min(missing, axis=0), np.max(missing, axis=0) + 1)
-        for start in product(*(range(a, b, MOST) for a, b in zip(around.start, around.stop))):
-            part = Box.of_shape((MOST,) * 3, start).intersection(around)
+        for part in self._parts(around):
             chosen = set(_inside(part)).intersection(missing)
             if chosen:
                 whole = self._box_of(part)
@@ -108,6 +107,18 @@ class LocalImage:
                 for block in chosen:
                     there = self._box_of(Box.of_shape((1, 1, 1), block)).within(whole)
                     self._blocks[block] = made[(slice(None), *there.slices)].copy()
+
+    def _parts(self, blocks: Box) -> Iterator[Box]:
+        """Blocks in parts that don't need too much of the image at a time."""
+        longest = int(np.argmax(blocks.shape))
+        if np.prod(self._resampling.source(self._box_of(blocks)).shape) <= MOST or blocks.shape[longest] == 1:
+            yield blocks
+            return
+        middle = (blocks.start[longest] + blocks.stop[longest]) // 2
+        for low, high in ((blocks.start[longest], middle), (middle, blocks.stop[longest])):
+            ends = blocks.as_lists()
+            ends[longest] = [low, high]
+            yield from self._parts(Box.from_lists(ends))
 
     def _preprocess(self, box: Box) -> np.ndarray:
         """(C, *box.shape) of a box of the grid."""

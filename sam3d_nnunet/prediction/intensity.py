@@ -38,8 +38,8 @@ class Intensity:
         Returns:
             array of the same shape, float32.
         """
-        raw = voxels.astype(np.float32)
-        with np.errstate(invalid="ignore"):  # of values that are not finite
+        with np.errstate(invalid="ignore", over="ignore"):  # of values that are not finite
+            raw = voxels.astype(np.float32)
             done = (raw if self.clip is None else np.clip(raw, *self.clip)) - self.zero
             done /= self.unit
         return done if self.mask is None else np.where(self.mask[place], done, raw)
@@ -52,9 +52,19 @@ class Intensity:
             axes: over which to look; the result has the other ones.
         """
         if self.mask is not None:
-            done = self.run(voxels)
-            return done.min(axes), done.max(axes)
+            return self._range_in_mask(voxels, axes)
         return self.run(voxels.min(axes)), self.run(voxels.max(axes))  # normalisation keeps the order of intensities
+
+    def _range_in_mask(self, voxels: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Slice by slice, because a normalised copy of the image would take twice the memory of the image."""
+        across = next((axis for axis in range(3) if axis not in axes), 0)
+        ends = []
+        for number in range(voxels.shape[across]):
+            place = (*[slice(None)] * across, number)
+            done = self.run(voxels[place], place)
+            ends.append((done.min(), done.max()))
+        lowest, highest = np.array(ends).T
+        return (lowest.min(), highest.max()) if len(axes) == 3 else (lowest, highest)
 
 
 def intensities_of(

@@ -17,7 +17,7 @@ from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.prediction.grid_image import GridImage, LocalImage, WholeImage
 from sam3d_nnunet.prediction.intensity import NORMALIZATIONS, intensities_of
 from sam3d_nnunet.prediction.model_folder import TrainedModel
-from sam3d_nnunet.prediction.resampling import Resampling, resampling_of
+from sam3d_nnunet.prediction.resampling import can_resample, resampling_of
 
 
 @dataclass(frozen=True)
@@ -55,26 +55,17 @@ def preprocess(
         model: its plans say how to preprocess.
 
     Raises:
-        SAM3DError: the image has intensities that the model's normalisation does not take.
+        SAM3DError: the image has intensities that the model's normalisation does not take, or is too thin for its
+            spacing.
     """
     turn, forward = _turn(model, geometry), model.plans.transpose_forward
     turned = turn.array(image)
-    spacing = turn.along(properties["spacing"])
-    content = Box.of_nonzero(turned)
-    crop = content or Box.of_shape(turned.shape[1:])
-    along = turned[(slice(None), *crop.slices)].transpose(0, *(1 + axis for axis in forward))
-    resampling = resampling_of(model.configuration, along.shape[1:], [spacing[axis] for axis in forward])
-    note = _whole_image_note(model.configuration, resampling)
+    as_turned = properties | {"spacing": turn.along(properties["spacing"])}
+    content, note = Box.of_nonzero(turned), _whole_image_note(model.configuration)
     if note is None:
-        foreground = model.plans.foreground_intensity_properties_per_channel
-        on_grid = LocalImage(along, intensities_of(model.configuration, foreground, along), resampling)
+        on_grid, placed = _in_parts(turned, content or Box.of_shape(turned.shape[1:]), as_turned["spacing"], model)
     else:
-        on_grid = whole_image(turned, properties | {"spacing": spacing}, model)
-    placed = {
-        "shape_before_cropping": tuple(turned.shape[1 + axis] for axis in forward),
-        "bbox_used_for_cropping": [crop.as_lists()[axis] for axis in forward],
-        "shape_after_cropping_and_before_resampling": tuple(crop.shape[axis] for axis in forward),
-    }
+        on_grid, placed = _whole(turned, as_turned, model)
     grid = PreprocessedGrid.from_properties(placed, forward, on_grid.shape, turn)
     as_it_lies = {
         "shape_before_cropping": tuple(image.shape[1 + axis] for axis in forward),
@@ -84,7 +75,7 @@ def preprocess(
     return Preprocessed(on_grid, turn, grid, properties | as_it_lies, content is None, on_grid.is_finite, note)
 
 
-def _whole_image_note(configuration: ConfigurationManager, resampling: Resampling | None) -> str | None:
+def _whole_image_note(configuration: ConfigurationManager) -> str | None:
     """Why the parts of an image can't be preprocessed on their own, in the words of a note; None if they can."""
     block = configuration.configuration
     unknown = [scheme for scheme in configuration.normalization_schemes if scheme not in NORMALIZATIONS]
@@ -92,22 +83,32 @@ def _whole_image_note(configuration: ConfigurationManager, resampling: Resamplin
         reason = f"the preprocessor {block['preprocessor_name']}"
     elif unknown:
         reason = f"the normalisation {unknown[0]}"
-    elif resampling is None:
+    elif not can_resample(configuration):
         reason = f"the resampling {block['resampling_fn_data']} with {block['resampling_fn_data_kwargs']}"
     else:
         return None
     return f"the whole image was preprocessed, which takes longer: the plan of the model has {reason}"
 
 
-def whole_image(turned: np.ndarray, properties: dict[str, Any], model: TrainedModel) -> WholeImage:
-    """An image preprocessed by nnU-Net.
+def _in_parts(
+    turned: np.ndarray, crop: Box, spacing: list[float], model: TrainedModel
+) -> tuple[LocalImage, dict[str, Any]]:
+    """An image of which parts are preprocessed when they are needed; and where it is, as nnU-Net notes it."""
+    forward = model.plans.transpose_forward
+    along = turned[(slice(None), *crop.slices)].transpose(0, *(1 + axis for axis in forward))
+    resampling = resampling_of(model.configuration, along.shape[1:], [spacing[axis] for axis in forward])
+    foreground = model.plans.foreground_intensity_properties_per_channel
+    placed = {
+        "shape_before_cropping": tuple(turned.shape[1 + axis] for axis in forward),
+        "bbox_used_for_cropping": [crop.as_lists()[axis] for axis in forward],
+        "shape_after_cropping_and_before_resampling": along.shape[1:],
+    }
+    return LocalImage(along, intensities_of(model.configuration, foreground, along), resampling), placed
 
-    Args:
-        turned: (C, D, H, W) in the orientation of the model.
-        properties: with the spacing along (d, h, w) of `turned`.
-        model: its plans say how to preprocess.
-    """
-    data, _, _ = model.configuration.preprocessor_class(verbose=False).run_case_npy(
+
+def _whole(turned: np.ndarray, properties: dict[str, Any], model: TrainedModel) -> tuple[WholeImage, dict[str, Any]]:
+    """An image that the preprocessor of the plan has preprocessed; and where it is, as it notes it."""
+    data, _, placed = model.configuration.preprocessor_class(verbose=False).run_case_npy(
         np.ascontiguousarray(turned),  # sums, as for the mean, depend on the order of voxels in memory
         None,
         dict(properties),
@@ -115,7 +116,7 @@ def whole_image(turned: np.ndarray, properties: dict[str, Any], model: TrainedMo
         model.configuration,
         model.dataset_json,
     )
-    return WholeImage(np.ascontiguousarray(data, np.float32))
+    return WholeImage(np.ascontiguousarray(data, np.float32)), placed
 
 
 def _turn(model: TrainedModel, geometry: ImageGeometry | None) -> Turn:

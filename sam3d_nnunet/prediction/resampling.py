@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from scipy.ndimage import map_coordinates
 from skimage.transform import resize
 
+from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 
 NEGLIGIBLE = 1e-8  # weight of a voxel that is left out
@@ -74,26 +75,45 @@ class Resampling:
         return done.float().numpy()
 
 
-def resampling_of(
-    configuration: ConfigurationManager, shape: Sequence[int], spacing: Sequence[float]
-) -> Resampling | None:
-    """How a plan resamples an image; None where this can't be done in parts.
+def can_resample(configuration: ConfigurationManager) -> bool:
+    """Whether a plan resamples images in a way that `resampling_of` knows."""
+    name, options = _function(configuration)
+    if len(configuration.spacing) != 3 or options.get("is_seg", False):
+        return False
+    if name == "resample_torch_fornnunet":
+        across = options.get("aniso_axis_mode", "nearest-exact")
+        return options.get("mode", "linear") == "linear" and across in ("linear", "nearest", "nearest-exact")
+    return name in ("resample_data_or_seg_to_shape", "no_resampling_hack")
+
+
+def resampling_of(configuration: ConfigurationManager, shape: Sequence[int], spacing: Sequence[float]) -> Resampling:
+    """How a plan resamples an image.
 
     Args:
-        configuration: of the plan.
+        configuration: of the plan, see `can_resample`.
         shape: voxels of the image after cropping, along the axes of the grid.
         spacing: mm along these axes.
+
+    Raises:
+        SAM3DError: the image is thinner than half a voxel of the grid.
     """
-    rules = {
-        "resample_data_or_seg_to_shape": _by_splines,
-        "resample_torch_fornnunet": _by_torch,
-        "no_resampling_hack": _not_at_all,
-    }
-    name, options = (configuration.configuration[key] for key in ("resampling_fn_data", "resampling_fn_data_kwargs"))
-    if name not in rules:
-        return None
+    name, options = _function(configuration)
+    if name == "no_resampling_hack":
+        return Resampling(tuple(map(np.eye, shape)), False, None)
     new = compute_new_shape(shape, spacing, configuration.spacing).tolist()
-    return rules[name](tuple(shape), tuple(new), (spacing, configuration.spacing), **options)
+    if min(new) < 1:
+        thin = int(np.argmin(new))
+        raise SAM3DError(
+            f"The image shows {shape[thin] * spacing[thin]:.3g} mm along an axis on which the model's voxels have "
+            f"{configuration.spacing[thin]:.3g} mm: nothing is left of it. Give a thicker image, or check its spacing."
+        )
+    rule = _by_torch if name == "resample_torch_fornnunet" else _by_splines
+    return rule(tuple(shape), tuple(new), (spacing, configuration.spacing), **options)
+
+
+def _function(configuration: ConfigurationManager) -> tuple[str, dict[str, Any]]:
+    """The plan's function and its options."""
+    return configuration.configuration["resampling_fn_data"], configuration.configuration["resampling_fn_data_kwargs"]
 
 
 # --- the functions, with nnU-Net's names of their options ---
@@ -112,10 +132,8 @@ def _by_splines(
     order_z: int = 0,
     force_separate_z: bool | None = False,
     **threshold: Any,
-) -> Resampling | None:
+) -> Resampling:
     """nnU-Net's default. Slices are resampled apart where they are thick."""
-    if is_seg:
-        return None
     apart, slices = determine_do_sep_z_and_axis(force_separate_z, *spacings, **threshold)
     if old == new or not apart:
         return Resampling(tuple(_spline(*ends, order) for ends in zip(old, new)), old != new, None)
@@ -138,17 +156,11 @@ def _by_torch(
     mode: str = "linear",
     aniso_axis_mode: str = "nearest-exact",
     **threshold: Any,
-) -> Resampling | None:
-    """nnU-Net's faster function. `mode` counts only where slices are resampled apart."""
-    if is_seg or mode != "linear" or aniso_axis_mode not in ("linear", "nearest", "nearest-exact"):
-        return None
+) -> Resampling:
+    """nnU-Net's faster function, linear in each axis, but perhaps not across thick slices."""
     apart, slices = determine_do_sep_z_and_axis(force_separate_z, *spacings, **threshold)
     modes = [aniso_axis_mode if apart and axis == slices else "linear" for axis in range(3)]
     return Resampling(tuple(_torch(*ends, mode) for *ends, mode in zip(old, new, modes)), False, None)
-
-
-def _not_at_all(old: Shape, new: Shape, spacings: Spacings) -> Resampling:
-    return Resampling(tuple(map(np.eye, old)), False, None)
 
 
 @lru_cache(16)
@@ -171,8 +183,10 @@ def _between_slices(old: int, new: int, order: int) -> np.ndarray:
 @lru_cache(16)
 def _torch(old: int, new: int, mode: str) -> np.ndarray:
     resampled = torch.nn.functional.interpolate(torch.eye(old)[None], new, mode=mode)[0]
-    return resampled.T.double().numpy()
+    return _without_negligible(resampled.T.double().numpy())
 
 
 def _without_negligible(matrix: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(matrix) > NEGLIGIBLE, matrix, 0)
+    kept = np.where(np.abs(matrix) > NEGLIGIBLE, matrix, 0)
+    kept.setflags(write=False)  # several images share it
+    return kept

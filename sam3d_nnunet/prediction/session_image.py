@@ -58,7 +58,7 @@ class SessionImage:
         done = preprocess(image.copy(), {"spacing": list(map(float, spacing))}, geometry, model)
         if done.empty:
             raise SAM3DError("The image is empty: all its voxels are 0.")
-        if not done.finite:
+        if not (done.finite and np.isfinite([image.min(), image.max()]).all()):  # normalisation may clip infinity
             raise SAM3DError("The image holds values that are not finite numbers. Replace them.")
         if done.note is not None:
             logger.warning("Note: %s.", done.note)

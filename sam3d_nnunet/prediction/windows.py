@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain, combinations
 from typing import Any
 
@@ -248,18 +249,18 @@ class WindowPredictor:
         self, network: PromptableNetwork, window: Window, prompts: Prompts, embeddings: dict[tuple, Any] | None
     ) -> Tensor:
         device = next(network.parameters()).device
-        patch = self.image.cut(window.box).to(device, torch.float32)[None]
+        patch = cache(lambda: self.image.cut(window.box).to(device, torch.float32)[None])  # not for what is encoded
         prompts = prompts.to(device)
         total = 0
         for axes in self.mirrorings:
             dims = [axis + 2 for axis in axes]
             mirrored = prompts.flip(axes, window.size)
             if embeddings is None:
-                logits = network(patch.flip(dims), mirrored)
+                logits = network(patch().flip(dims), mirrored)
             else:
                 key = (id(network), axes)
                 if key not in embeddings:
-                    embeddings[key] = network.encode(patch.flip(dims))
+                    embeddings[key] = network.encode(patch().flip(dims))
                 logits = network.decode(embeddings[key], mirrored)
             total = total + logits.flip(dims)
         return (total[0] / len(self.mirrorings)).cpu()

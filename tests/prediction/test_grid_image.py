@@ -18,7 +18,8 @@ from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.turn import NO_TURN, ORIENTATIONS, Turn
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.planning.settings import BLOCK
-from sam3d_nnunet.prediction.grid_image import MOST, SIDE, LocalImage, WholeImage
+from sam3d_nnunet.prediction import grid_image
+from sam3d_nnunet.prediction.grid_image import SIDE, LocalImage, WholeImage
 from sam3d_nnunet.prediction.intensity import NORMALIZATIONS
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.preprocessing import Preprocessed, preprocess
@@ -176,12 +177,13 @@ def test_blocks_are_the_same_in_any_order_and_are_made_once(made):
         np.testing.assert_allclose(values, whole.cut(box), rtol=1e-6, atol=1e-7)
 
 
-def test_large_boxes_are_made_in_parts(made):
-    image = np.random.default_rng(0).normal(size=(1, 230, 20, 20)).astype(np.float32)
+def test_large_boxes_are_made_in_parts(made, monkeypatch):
+    monkeypatch.setattr(grid_image, "MOST", 1e5)
+    image = np.random.default_rng(0).normal(size=(1, 230, 40, 50)).astype(np.float32)
     model = model_of((1.0, 1.2, 1.2), scheme="NoNormalization")
     done = preprocess(image, {"spacing": [1.0] * 3}, None, model)
     whole = done.on_grid.cut(done.grid.box)
-    assert [box.shape[0] for box in made] == [MOST * SIDE, 230 - MOST * SIDE]
+    assert len(made) > 4 and sum(np.prod(box.shape) for box in made) == whole.numel()
     np.testing.assert_allclose(whole, by_nnunet(image, [1.0] * 3, model), atol=1e-5)
 
 
@@ -204,28 +206,43 @@ def test_stored_types_give_the_values_of_float32(dtype):
     np.testing.assert_allclose(done.on_grid.cut(done.grid.box), whole, atol=1e-5)
 
 
+class Cropping(DefaultPreprocessor):
+    """A preprocessor of the user's, which cuts off two slices and turns the rest."""
+
+    def run_case_npy(self, data, seg, properties, *rest):
+        kept = data[:, 2:, ::-1]
+        properties |= {
+            "shape_before_cropping": data.shape[1:],
+            "bbox_used_for_cropping": [[2, data.shape[1]], *([0, n] for n in data.shape[2:])],
+            "shape_after_cropping_and_before_resampling": kept.shape[1:],
+        }
+        return kept, seg, properties
+
+
 @pytest.mark.parametrize(
     "options, named",
     [
         ({"resampling": (SPLINES[0], SPLINES[1] | {"is_seg": True})}, "resample_data_or_seg_to_shape"),
         ({"resampling": (TORCH[0], TORCH[1] | {"mode": "nearest"})}, "resample_torch_fornnunet"),
-        ({"preprocessor": "ReversedPreprocessor"}, "ReversedPreprocessor"),
+        ({"resampling": ("a_function_of_the_users", {})}, "a_function_of_the_users"),
+        ({"preprocessor": "Cropping"}, "Cropping"),
         ({"scheme": "OtherNormalization"}, "OtherNormalization"),
     ],
 )
 def test_other_plans_take_the_whole_image_and_say_so(options, named, monkeypatch):
-    """A preprocessor of the user's is asked, and no part is made."""
-
-    class Reversed(DefaultPreprocessor):
-        def run_case_npy(self, data, seg, properties, *rest):
-            return data[:, ::-1], seg, properties
-
     model = model_of(**options)
-    monkeypatch.setattr(type(model.configuration), "preprocessor_class", Reversed)
+    monkeypatch.setattr(type(model.configuration), "preprocessor_class", Cropping)
     image = np.random.default_rng(0).normal(size=(1, 10, 11, 12)).astype(np.float32)
+    image[:, :4] = 0
     done = preprocess(image, {"spacing": [1.0, 1.0, 1.0]}, None, model)
-    assert isinstance(done.on_grid, WholeImage) and np.array_equal(done.on_grid.cut(done.grid.box), image[:, ::-1])
-    assert named in done.note
+    assert isinstance(done.on_grid, WholeImage) and named in done.note
+    assert np.array_equal(done.on_grid.cut(done.grid.box), image[:, 2:, ::-1])
+    assert done.grid.crop == Box((2, 0, 0), (10, 11, 12))
+
+
+def test_images_too_thin_for_the_spacing_are_refused():
+    with pytest.raises(SAM3DError, match="shows 1 mm along an axis on which the model's voxels have 3 mm"):
+        preprocess(np.ones((1, 1, 40, 40)), {"spacing": [1.0] * 3}, None, model_of((3.0, 3.0, 3.0)))
 
 
 def test_images_without_a_resampling_keep_their_voxels():
