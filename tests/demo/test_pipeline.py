@@ -101,9 +101,7 @@ def test_failing_command_names_step_log_and_last_lines(started, monkeypatch):
 def test_commands_run_side_by_side_until_one_fails(started, monkeypatch):
     """The second waits until the first runs, which would go on for longer than anybody waits."""
     runs = "import os, time; print(os.getpid(), flush=True); open('runs', 'w').close(); time.sleep(600)"
-    fails = (
-        "import os, time; [time.sleep(0.02) for _ in iter(lambda: os.path.exists('runs'), True)]; raise SystemExit(1)"
-    )
+    fails = "import os, time; [time.sleep(0.02) for _ in iter(lambda: os.path.exists('runs'), True)]; exit(1)"
     stub(monkeypatch, a=f"def run(): {runs}", b=f"def run(): {fails}")
     with pytest.raises(SAM3DError, match=r"\(b\) failed"):
         pipeline._run(started, 4, Command("a", "a", ()), Command("b", "b", ()))
