@@ -49,6 +49,7 @@ setup(
         "batchgeneratorsv2",
         "torch",
         "numpy",
+        "scikit-image",
         "scipy",
         "typer>=0.14",
         "pooch",

@@ -149,6 +149,7 @@ def measure_volume(name: str, volume: Volume, folder: Path, arguments: argparse.
             "click": volume.click,
             "output": str(folder / f"{way}_{model}"),
             "files": list(map(str, files.values())),
+            "unet_features": arguments.unet_features,
         }
         yield {"volume": name, "way": way, "model": model, "ending": ending} | run_task(task, folder)
 
@@ -497,9 +498,11 @@ def click_in_session(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_floor(task: dict[str, Any]) -> dict[str, Any]:
-    """What no way can do without: reading each file, with SimpleITK alone, and encoding one window."""
+    """What no way can do without: reading each file, with SimpleITK alone, and one window of each network."""
     import SimpleITK as sitk
     import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from sam3d_nnunet.prediction.model_folder import load_model_folder
 
@@ -511,6 +514,11 @@ def measure_floor(task: dict[str, Any]) -> dict[str, Any]:
     patch = torch.randn(1, 1, *model.configuration.patch_size)
     with torch.inference_mode(), stages.stage("encoding one window"):
         model.networks[0].encode(patch)
+    manager = PlansManager(plans_for(next(iter(VOLUMES.values())), patch.shape[-1], task["unet_features"]))
+    configuration = manager.get_configuration("3d_fullres")
+    network = nnUNetTrainer.build_network_architecture(manager, configuration, 1, 2, False).eval()
+    with torch.inference_mode(), stages.stage("one window of the U-Net"):
+        network(patch)
     return stages.as_dict()
 
 

@@ -44,13 +44,13 @@ def read_pids(process: subprocess.Popen) -> list[int]:
 
 
 PARENT = """
-import sys
+import subprocess, sys
 from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.processes import guarded
 
 @cli.app.command()
 def stub():
-    with guarded({command!r}) as process:
+    with guarded({command!r}, stderr=subprocess.DEVNULL) as process:  # Python's own words on Ctrl-C
         process.wait()
 
 sys.argv = ["sam3d", "stub"]
@@ -170,3 +170,45 @@ def test_workers_of_a_pool_end_with_their_parent(tmp_path):
     parent.kill()
     parent.wait()
     assert gone(pids)
+
+
+BUSY_POOL = """
+import time
+from sam3d_nnunet.processes import Stopped, stopped_by, worker_pool
+if __name__ == "__main__":
+    with stopped_by(2), worker_pool(1) as pool:
+        pool.submit(print, "-", flush=True).result()
+        pool.submit(time.sleep, 60).result()
+"""
+
+
+def test_ctrl_c_ends_workers_at_once(tmp_path):
+    (tmp_path / "pool.py").write_text(BUSY_POOL)
+    parent = subprocess.Popen([sys.executable, tmp_path / "pool.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert parent.stdout.readline() == b"-\n"
+    time.sleep(0.3)
+    parent.send_signal(signal.SIGINT)
+    parent.communicate(timeout=20)
+
+
+PROCESS_1 = """
+import ctypes, subprocess, sys, time
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans come to us, and we wait for none, as process 1 of many containers
+start = time.monotonic()
+code = subprocess.run([sys.executable, "-c", {code!r}], stdout=subprocess.DEVNULL).returncode
+print(code, time.monotonic() - start)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_zombies_are_not_waited_for():
+    dies = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {WAITING!r}])"
+    run = f"""
+import sys
+from sam3d_nnunet.processes import guarded
+with guarded([sys.executable, "-c", {dies!r}]) as guard:
+    guard.wait()
+"""
+    found = subprocess.run([sys.executable, "-c", PROCESS_1.format(code=run)], capture_output=True, text=True)
+    code, seconds = found.stdout.split()
+    assert code == "0" and float(seconds) < processes.GRACE / 2

@@ -29,7 +29,7 @@ for group in (nnunet, plan, predict, evaluate, report, workflow, datasets):
 def main() -> None:
     """Run `sam3d`. A mistake of the user, or a path that cannot be used, is one line on stderr and exit code 1.
 
-    So is Ctrl-C, with exit code 130, and SIGTERM, with 143.
+    So is Ctrl-C, with exit code 130, and SIGTERM to a command that has started others (demo, benchmark), with 143.
     """
     try:
         with stopped_by(signal.SIGINT):

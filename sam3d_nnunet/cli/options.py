@@ -88,7 +88,7 @@ def device_name(device: Device) -> str:
 
     found = usable_device(AUTO).type
     if found == "cpu":
-        typer.echo("device: cpu (no CUDA GPU found)", err=True)
+        typer.echo("device: cpu (no CUDA GPU found)")
     return found
 
 

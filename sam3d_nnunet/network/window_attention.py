@@ -62,9 +62,8 @@ class WindowLayout:
     def _mask_codes(self) -> tuple[Tensor, Tensor]:
         queries, keys = [], []
         for axis, (size, shift) in enumerate(zip(self.padded, self.shift)):
-            side = (
-                torch.arange(size, device=self.device) < shift
-            ).float()  # 1 for tokens that the roll moves to the other end
+            # 1 for tokens that the roll moves to the other end
+            side = (torch.arange(size, device=self.device) < shift).float()
             side = side.view([-1 if a == axis else 1 for a in range(3)]).expand(self.padded)
             queries += [side, 1 - side]
             keys += [MASKED * (1 - side), MASKED * side]

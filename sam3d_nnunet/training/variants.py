@@ -8,7 +8,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from sam3d_nnunet.planning.settings import parse_settings, planned_block
+from sam3d_nnunet.planning.settings import BLOCK, parse_settings, planned_block, trained_settings
 from sam3d_nnunet.training.planned_trainer import PlannedTrainer
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
 
@@ -67,7 +67,7 @@ class _Demo:
 
     def on_train_start(self) -> None:
         if self.device.type == "cpu" and "OMP_NUM_THREADS" in os.environ:
-            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))
         super().on_train_start()
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:
@@ -125,7 +125,11 @@ class nnUNetTrainer_planned(PlannedTrainer):
 
 
 class nnUNetTrainer_demo(_Demo, _ShortNNUNetTrainer):
-    """For `sam3d demo`: a quarter of the plan's features, and the lengths of `SAM3DAdapterTrainer_demo`."""
+    """For `sam3d demo`: the lengths of `SAM3DAdapterTrainer_demo`, and the plan's U-Net.
+
+    The recipe gives it fewer features, in the block "sam3d" under networks.nnUNetTrainer_demo: a training step takes a
+    sixth of the time with a quarter of the features.
+    """
 
     @staticmethod
     def build_network_architecture(
@@ -135,11 +139,12 @@ class nnUNetTrainer_demo(_Demo, _ShortNNUNetTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The plan's U-Net. A training step takes a sixth of the time with a quarter of the features."""
+        """The plan's U-Net, with the arguments that the block gives."""
         planned = configuration_manager.network_arch_init_kwargs
+        block = trained_settings(configuration_manager.configuration.get(BLOCK, {}), "the plans")
         return get_network_from_plans(
             configuration_manager.network_arch_class_name,
-            planned | {"features_per_stage": [n // 4 for n in planned["features_per_stage"]]},
+            planned | block.networks.get("nnUNetTrainer_demo", {}),
             configuration_manager.network_arch_init_kwargs_req_import,
             num_input_channels,
             num_output_channels,
