@@ -63,7 +63,7 @@ class Resampling:
         Returns:
             array of the box, float32.
         """
-        weights = [torch.from_numpy(m[g, s]) for m, g, s in zip(self.axes, box.slices, source.slices)]
+        weights = [torch.from_numpy(m[g, s].copy()) for m, g, s in zip(self.axes, box.slices, source.slices)]
         ends = [torch.from_numpy(np.asarray(end, np.float64)) for end in (lowest, highest)]
         done = torch.from_numpy(voxels.astype(np.float64))
         for axis in sorted((2, 1, 0), key=lambda axis: axis == self.slices):  # slices last
