@@ -147,12 +147,22 @@ def _end_group(process: subprocess.Popen) -> None:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)  # on SIGTERM alone, Snakemake waits for its jobs on a cluster
         os.killpg(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE
-        while time.monotonic() < deadline:
-            _reap_orphans(process)
-            os.killpg(process.pid, 0)
-            time.sleep(0.05)
+        _wait_for_group(process, GRACE)
         os.killpg(process.pid, signal.SIGKILL)
+        _wait_for_group(process, 1.0)  # the system needs a moment
+
+
+def _wait_for_group(process: subprocess.Popen, seconds: float) -> None:
+    """Wait until a group has ended, for so long at most.
+
+    Raises:
+        ProcessLookupError: it has ended.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        _reap_orphans(process)
+        os.killpg(process.pid, 0)
+        time.sleep(0.05)
 
 
 def _adopt_orphans() -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,9 +59,14 @@ cli.main()
 """
 
 
+def start(command: list, **options: Any) -> subprocess.Popen:
+    """A process that Ctrl-C reaches, also if the tests run in the background of a shell, which ignores it there."""
+    reachable = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **reachable, **options)
+
+
 def start_parent(command: list[str], *before: str) -> subprocess.Popen:
-    code = [sys.executable, "-c", PARENT.format(command=command)]
-    return subprocess.Popen([*before, *code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return start([*before, sys.executable, "-c", PARENT.format(command=command)], text=True)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +190,7 @@ if __name__ == "__main__":
 
 def test_ctrl_c_ends_workers_at_once(tmp_path):
     (tmp_path / "pool.py").write_text(BUSY_POOL)
-    parent = subprocess.Popen([sys.executable, tmp_path / "pool.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    parent = start([sys.executable, tmp_path / "pool.py"])
     assert parent.stdout.readline() == b"-\n"
     time.sleep(0.3)
     parent.send_signal(signal.SIGINT)

@@ -130,9 +130,11 @@ def interior_point(mask: np.ndarray, rng: np.random.Generator | None = None) -> 
 def connected_components(labels: np.ndarray, whole: np.ndarray | None = None) -> np.ndarray:
     """Numbers from 1 for the components (26 neighbours) of equal labels but 0, in the order of their first voxels.
 
-    cc3d goes through memory as it lies, so a part of an array is first laid out as the `whole` array.
-    cc3d (4.1) estimates how many there may be, too few in flat arrays of scattered voxels, and fails. So it is told.
+    cc3d goes through memory as it lies, so a part of an array is first laid out as the `whole` array. In flat arrays of
+    scattered voxels, cc3d (4.1) expects too few components and fails: always if they are bool, else unless it is told.
     """
+    if labels.dtype == bool:
+        labels = labels.view(np.uint8)
     if whole is not None:
         labels = np.asarray(labels, order="F" if whole.flags.fnc else "C")
     return cc3d.connected_components(labels, connectivity=26, max_labels=labels.size + 1)

@@ -33,7 +33,7 @@ def seen(monkeypatch) -> list[tuple]:
 
     def spy(self, case, prompt, **more):
         prediction = predict(self, case, prompt, **more)
-        calls.append((case, more["maps"].copy(), prediction))
+        calls.append((case, more["maps"].cut(case.grid.box), prediction))
         return prediction
 
     monkeypatch.setattr(SAM3DPredictor, "predict_read", spy)
