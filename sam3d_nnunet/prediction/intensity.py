@@ -104,9 +104,11 @@ def _z_score(voxels: np.ndarray, foreground: dict[str, float], mask: np.ndarray 
 
 def _slabs(voxels: np.ndarray, mask: np.ndarray | None) -> Iterator[np.ndarray]:
     """The voxels (of a mask) as float64, a part at a time. Sums in float64 don't depend on how the file lies."""
-    longest = int(np.argmax(voxels.strides))
-    for number, slab in enumerate(np.moveaxis(voxels, longest, 0)):
-        yield (slab if mask is None else slab[np.moveaxis(mask, longest, 0)[number]]).astype(np.float64)
+    longest = int(np.argmax(np.abs(voxels.strides)))  # those of turned images may be negative
+    slabs = np.moveaxis(voxels, longest, 0)
+    masks = [...] * len(slabs) if mask is None else np.moveaxis(mask, longest, 0)
+    for slab, inside in zip(slabs, masks):
+        yield slab[inside].astype(np.float64)
 
 
 def _zero_to_one(voxels: np.ndarray, foreground: dict[str, float], mask: None) -> Intensity:
