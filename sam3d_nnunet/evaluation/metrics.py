@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import cc3d
 import numpy as np
 import pandas as pd
 from surface_distance import (
@@ -13,6 +12,7 @@ from surface_distance import (
 )
 
 from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.simulation.draw import connected_components
 
 RULE = (
     "Cases whose truth is empty are left out of the means of Dice, NSD, HD95, volume error and lesion detection; what "
@@ -24,7 +24,6 @@ RULE = (
 IGNORE = "ignore"
 """Name of the label whose voxels count for nothing."""
 HD_PERCENT = 95
-NEIGHBOURS = 26  # that make voxels one lesion
 
 
 def targets_of(dataset_json: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -100,8 +99,8 @@ def surface_scores(
 
 def _lesions(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
     """Detection by any overlap; the Dice of a lesion is that with all predicted lesions that overlap it."""
-    wanted, number = cc3d.connected_components(truth, connectivity=NEIGHBOURS, return_N=True)
-    found, count = cc3d.connected_components(prediction, connectivity=NEIGHBOURS, return_N=True)
+    wanted, found = connected_components(truth), connected_components(prediction)
+    number, count = int(wanted.max(initial=0)), int(found.max(initial=0))
     overlap = np.zeros((number + 1, count + 1), np.int64)
     np.add.at(overlap, (wanted[truth | prediction], found[truth | prediction]), 1)
     sizes, predicted_sizes = overlap[1:].sum(1), overlap[:, 1:].sum(0)

@@ -38,7 +38,7 @@ from sam3d_nnunet.prediction.preprocessing import preprocess
 from sam3d_nnunet.prompts.files import find_prompts, read_prompt
 from sam3d_nnunet.prompts.labels import LabelReader
 from sam3d_nnunet.prompts.prompt import Prompt
-from sam3d_nnunet.simulation.draw import interior_point
+from sam3d_nnunet.simulation.draw import connected_components, interior_point
 
 MAX_CLICKS = 32  # in a segmentation to refine
 
@@ -323,12 +323,12 @@ def clicks_in_components(segmentation: np.ndarray, max_clicks: int = MAX_CLICKS)
     Returns:
         (N, 3) voxels, the largest component first; (N,) their labels; the number of all components.
     """
-    components, count = cc3d.connected_components(segmentation, return_N=True)
+    components = connected_components(segmentation)
     statistics = cc3d.statistics(components)
     largest = 1 + np.argsort(-statistics["voxel_counts"][1:].astype(np.int64), kind="stable")[:max_clicks]
     points = []
-    for number in largest[: int(count)]:
+    for number in largest:
         box = statistics["bounding_boxes"][number]
         points.append(interior_point(components[box] == number) + [place.start for place in box])
     points = np.array(points, int).reshape(-1, 3)
-    return points, segmentation[tuple(points.T)].astype(np.int64), int(count)
+    return points, segmentation[tuple(points.T)].astype(np.int64), int(components.max(initial=0))

@@ -102,3 +102,11 @@ def test_targets():
     assert targets_of({"labels": labels | {"ignore": 3}}) == {"organ": (1,), "tumour": (2,)}
     regions = {"background": [0], "whole": [1, 2], "tumour": [2], "ignore": 3}
     assert targets_of({"labels": regions}) == {"whole": (1, 2), "tumour": (2,)}
+
+
+def test_scattered_lesions_of_a_single_slice_are_counted():
+    """cc3d fails on such masks if they are boolean."""
+    truth = np.zeros((1, 7, 9), bool)
+    truth[0, ::2, ::2] = True
+    found = case_metrics(truth, truth, (1, 1, 1))
+    assert found["lesions_truth"] == found["lesions_found"] == 20 and found["lesion_f1"] == 1

@@ -108,3 +108,11 @@ def test_rounded_headers_are_the_same_place(tmp_path):
     case, model = case_and_model(tmp_path, SimpleITKIO)
     file = write(tmp_path / "case.nii.gz", example(), origin=(3.0001, 4, 5))
     assert read_previous_mask(file, case, model, "case").components == 3
+
+
+def test_each_scattered_voxel_of_a_single_slice_is_a_component():
+    """cc3d expects fewer in such arrays."""
+    label_map = np.zeros((1, 7, 9), np.int16)
+    label_map[0, ::2, ::2] = 2
+    points, labels, count = clicks_in_components(label_map)
+    assert count == len(points) == 20 and (labels == 2).all()
