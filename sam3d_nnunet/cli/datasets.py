@@ -1,18 +1,23 @@
-"""Commands for data sets and their folds: splits import, splits show, dataset convert, dataset target."""
+"""Commands for data sets and their folds: splits import and show; dataset convert, fetch and target."""
 
+import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sam3d_nnunet.cli.options import RawDataset
+from sam3d_nnunet.errors import SAM3DError
+
+if TYPE_CHECKING:
+    from sam3d_nnunet.datasets.convert import Conversion
 
 splits = typer.Typer(
     help="nnU-Net's folds of a data set.", epilog="Example: sam3d splits show -d 220", no_args_is_help=True
 )
 dataset = typer.Typer(
-    help="Convert data sets of the paper into nnU-Net's layout.",
+    help="Bring public data sets into nnU-Net's layout.",
     epilog="Example: sam3d dataset convert kits21/data -d 220 --layout kits",
     no_args_is_help=True,
 )
@@ -30,6 +35,18 @@ class Layout(str, Enum):
     msd = "msd"
     kits = "kits"
     lits = "lits"
+
+
+class PublicSet(str, Enum):
+    sts = "sts"
+
+
+class Modality(str, Enum):
+    pet = "pet"
+    mr = "mr"
+
+
+NewDataset = Annotated[str, typer.Option("-d", help="Free id from 1 to 999, or full name: Dataset220_KiTS21.")]
 
 
 @splits.command("import", epilog="Example: sam3d splits import kits.split.pkl -d 220")
@@ -83,7 +100,7 @@ def splits_show(
 @dataset.command("convert", epilog="Example: sam3d dataset convert Task07_Pancreas -d 221 --layout msd")
 def dataset_convert(
     source: Annotated[Path, typer.Argument(help="Folder of the unpacked data set.")],
-    dataset: Annotated[str, typer.Option("-d", help="Free id from 1 to 999, or full name: Dataset220_KiTS21.")],
+    dataset: NewDataset,
     layout: Annotated[Layout, typer.Option(help="Layout of the folder, as described above.")],
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Convert without cases that are missing or unusable.")
@@ -110,7 +127,58 @@ def dataset_convert(
     """
     from sam3d_nnunet.datasets.convert import convert
 
-    done = convert(source, dataset, layout.value, allow_missing, ignore_label_geometry)
+    _report(convert(source, dataset, layout.value, allow_missing, ignore_label_geometry))
+
+
+@dataset.command("fetch", epilog="Example: sam3d dataset fetch sts -d 911 --modality pet")
+def dataset_fetch(
+    name: Annotated[PublicSet, typer.Argument(help="Public data set, as described above.")],
+    dataset: NewDataset,
+    modality: Annotated[Modality, typer.Option(help="Which images: FDG-PET or T1 MR.")] = Modality.pet,
+    copy: Annotated[
+        Path | None,
+        typer.Option("--from", help="Take the files from this folder instead of the network."),
+    ] = None,
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="Accept the licence without being asked, in scripts.")
+    ] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Finish without cases that the copy lacks or that are damaged.")
+    ] = False,
+) -> None:
+    """Fetch a public data set into nnUNet_raw.
+
+    Prints the licence and asks for it; nothing is fetched before. Exit code 1 if files are missing; run the same
+    command again to continue.
+
+    sts: soft-tissue sarcomas of 51 patients (Vallieres 2015), as the Image Biomarker Standardisation Initiative
+    published them: cropped 5 cm around the tumour, one label (tumour 1). PET (SUV) has 17 MB, T1 MR 97 MB. CC BY 3.0.
+
+    Files come from a fixed commit on GitHub, are compared with their SHA-256 and stay in the user's cache. --from takes
+    a clone of that repository, its folder ibsi_validation, or an nnU-Net data set that this command made.
+    """
+    from sam3d_nnunet.datasets.fetch import fetch_sts, sts_terms
+
+    typer.echo(sts_terms(modality.value))
+    if not accept_licence:
+        _ask_for_licence()
+    _report(fetch_sts(dataset, modality.value, copy, allow_missing))
+
+
+def _ask_for_licence() -> None:
+    if not _at_terminal():
+        raise SAM3DError(
+            "Nothing was fetched: there is no terminal to ask on. Add --accept-licence if you accept the licence above."
+        )
+    if not typer.confirm("Do you accept this licence?"):
+        raise SAM3DError("Nothing was fetched, because the licence was not accepted.")
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _report(done: "Conversion") -> None:
     for note in done.notes:
         typer.echo(f"note: {note}")
     for name, sentence in done.failed.items():

@@ -3,15 +3,34 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.io import listing, read_json
+from sam3d_nnunet.io import listing, read_json, read_json_object
 
 ENDING = ".nii.gz"
 KITS21_CASES = [f"case_{number:05}" for number in range(300)]
 LITS17_CASES = [f"volume-{number}" for number in range(131)]
+STS_CASES = [f"STS_{number:03}" for number in range(1, 52)]
+STS_REFERENCES = [
+    "Vallières M, Freeman CR, Skamene SR, El Naqa I. A radiomics model from joint FDG-PET and MRI texture features for "
+    "the prediction of lung metastases in soft-tissue sarcomas of the extremities. The Cancer Imaging Archive, 2015. "
+    "doi:10.7937/K9/TCIA.2015.7GO2GSKS",
+    "The same authors and title. Physics in Medicine and Biology, 2015. doi:10.1088/0031-9155/60/14/5471",
+    "Clark K et al. The Cancer Imaging Archive (TCIA): Maintaining and Operating a Public Information Repository. "
+    "Journal of Digital Imaging, 2013. doi:10.1007/s10278-013-9622-7",
+]
+STS_ABOUT = {
+    "description": (
+        "Soft-tissue sarcomas of 51 patients, cropped 5 cm around the tumour (contour GTV_Mass). PET: SUV. T1 MR: "
+        "bias-corrected (N4), normalised to subcutaneous fat. Prepared by A. Zwanenburg for the Image Biomarker "
+        "Standardisation Initiative: https://github.com/theibsi/data_sets, folder ibsi_validation."
+    ),
+    "reference": "; ".join(STS_REFERENCES),
+    "licence": "CC BY 3.0, https://creativecommons.org/licenses/by/3.0/",
+}
 
 
 @dataclass(frozen=True)
@@ -114,7 +133,60 @@ def find_lits(folder: Path) -> Source:
     return Source("LiTS17", ["CT"], {"background": 0, "liver": 1, "tumour": 2}, training)
 
 
-LAYOUTS: dict[str, Callable[[Path], Source]] = {"msd": find_msd, "kits": find_kits, "lits": find_lits}
+@dataclass(frozen=True)
+class StsImages:
+    """One kind of image of the soft-tissue sarcomas.
+
+    Attributes:
+        title: of the data set.
+        channel: its name in dataset.json.
+        prefix: of the published files, as in PET_image.nii.gz and PET_mask.nii.gz.
+    """
+
+    title: str
+    channel: str
+    prefix: str
+
+
+STS = {"pet": StsImages("STSPET", "PET", "PET"), "mr": StsImages("STSMRT1", "MR", "MR_T1")}
+
+
+def find_sts(folder: Path, modality: str) -> Source:
+    """The soft-tissue sarcomas as published, or as a data set of nnU-Net that `sam3d dataset fetch` wrote.
+
+    Each kind of image has a mask of its own, on its voxels.
+
+    Args:
+        folder: with STS_001 to STS_051, or the repository or one of its folders above these; or the data set.
+        modality: a key of `STS`.
+
+    Raises:
+        SAM3DError: the folder holds neither, or other images.
+    """
+    kind, labels = STS[modality], {"background": 0, "tumour": 1}
+    places = [folder, folder / "nifti", *(folder / name / "nifti" for name in ("ibsi_validation", "ibsi_1_validation"))]
+    published = next((place for place in places if any(place.glob(f"STS_*/{kind.prefix}_*{ENDING}"))), None)
+    if published is not None:
+        image, label = f"{{0}}/{kind.prefix}_image{ENDING}", f"{{0}}/{kind.prefix}_mask{ENDING}"
+    else:
+        hint = f"Name a folder with STS_001/{kind.prefix}_image{ENDING}, or a data set of nnU-Net made from it."
+        file = folder / "dataset.json"
+        if not file.is_file():
+            raise SAM3DError(f"{folder} holds no {kind.channel} images of the soft-tissue sarcomas. {hint}")
+        content = read_json_object(file, ("channel_names", "labels"), hint)
+        if content["channel_names"] != {"0": kind.channel} or content["labels"] != labels:
+            raise SAM3DError(f"{file} has other channels or labels than {kind.channel} and {labels}. {hint}")
+        published, image, label = folder, f"imagesTr/{{0}}_0000{ENDING}", f"labelsTr/{{0}}{ENDING}"
+    training = {name: SourceCase(published / image.format(name), published / label.format(name)) for name in STS_CASES}
+    return Source(kind.title, [kind.channel], labels, training, more=STS_ABOUT)
+
+
+LAYOUTS: dict[str, Callable[[Path], Source]] = {
+    "msd": find_msd,
+    "kits": find_kits,
+    "lits": find_lits,
+    **{f"sts-{modality}": partial(find_sts, modality=modality) for modality in STS},
+}
 
 
 def _names(folder: Path) -> set[str]:
