@@ -19,6 +19,7 @@ from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.prediction.batch import CaseReport
 from sam3d_nnunet.prediction.cases import read_case
 from sam3d_nnunet.prediction.dense_prompts import DensePrompts
+from sam3d_nnunet.prediction.growth import merge
 from sam3d_nnunet.prediction.predictor import CasePrediction, SAM3DPredictor
 from sam3d_nnunet.prediction.session_image import box_points
 from sam3d_nnunet.prediction.writer import CaseWriter
@@ -75,6 +76,9 @@ class CaseAnswers(Protocol):
 
     def from_clicks(self, prompt: Prompt) -> np.ndarray:
         """The label map after all these clicks, those of the last call first. Without any click: background."""
+
+    def of_object(self, prompt: Prompt) -> np.ndarray:
+        """The label map of one more object, from these clicks alone. What is written is the union of all of them."""
 
     def from_nothing(self) -> np.ndarray:
         """The label map without any prompt, where the model makes one, else background.
@@ -171,6 +175,7 @@ class PredictorAnswers:
         self._clicks = Prompt(np.zeros((0, 3)), [], name)
         self._boxes: list[tuple[int, Box]] = []
         self._box_clicks = 0
+        self._objects: list[CasePrediction] = []
         self._prediction: CasePrediction | None = None
         self._segmentation: np.ndarray | None = None
         self._initial: np.ndarray | None = None
@@ -178,6 +183,12 @@ class PredictorAnswers:
     def from_clicks(self, prompt: Prompt) -> np.ndarray:
         self._clicks = prompt
         return self._predict()
+
+    def of_object(self, prompt: Prompt) -> np.ndarray:
+        self._clicks, self._segmentation = prompt, None
+        found = self._predict()
+        self._objects.append(self._prediction)
+        return found
 
     def from_nothing(self) -> np.ndarray:
         """Predicted by nnU-Net's sliding window. Later predictions change it in their windows only, as in a session."""
@@ -212,11 +223,21 @@ class PredictorAnswers:
 
     def write(self, folder: Path) -> CaseReport:
         with self._watch.running():
+            if self._objects:
+                self._unite()
             CaseWriter(folder, self.predictor.model).write(self._clicks.image, self._prediction)
         clicks, windows = len(self._clicks.points) - self._box_clicks, len(self._prediction.logits.windows)
         seconds, outside = self._watch.take(), self._prediction.outside
         notes = () if self.image.note is None else (self.image.note,)
         return CaseReport(self._clicks.image, None, clicks, windows, seconds, outside=outside, notes=notes)
+
+    def _unite(self) -> None:
+        """Take all objects together, as a prediction per lesion does."""
+        prompts = [found.prompt for found in self._objects]
+        points, labels = np.concatenate([p.points for p in prompts]), np.concatenate([p.labels for p in prompts])
+        self._clicks = Prompt(points, labels, self._clicks.image)
+        logits, owners = merge([found.logits for found in self._objects])
+        self._prediction = replace(self._prediction, prompt=self._clicks, logits=logits, owners=owners)
 
     def _predict(self) -> np.ndarray:
         with self._watch.running():

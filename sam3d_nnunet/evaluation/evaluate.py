@@ -15,6 +15,7 @@ from sam3d_nnunet.evaluation.answers import AnsweringModel, PredictorModel
 from sam3d_nnunet.evaluation.challenge_prediction import ChallengePrediction
 from sam3d_nnunet.evaluation.data import EvaluationData, TestFolders
 from sam3d_nnunet.evaluation.drawn_prompts import drawn_prompts
+from sam3d_nnunet.evaluation.each_prediction import EachPrediction
 from sam3d_nnunet.evaluation.measure import measure, print_failed
 from sam3d_nnunet.evaluation.model import EvaluatedModel, PredictionOptions
 from sam3d_nnunet.evaluation.protocol_prediction import IteratedPrediction, predict_automatic, predict_prompted_cases
@@ -70,9 +71,11 @@ def evaluate(
     data = EvaluationData.from_nnunet(dataset or read_plans(folder)["dataset_name"])
     data.refuse_many_classes(wanted)
     test_data = test and data.test_set(*test)
-    iterated = [protocol.name for protocol in wanted if protocol.is_iterated]
-    if options.per_lesion and iterated:
-        raise SAM3DError(f"{listing(iterated)} corrects one prediction of all lesions. Leave it out, or --per-lesion.")
+    fixed = [protocol.name for protocol in wanted if protocol.asks_repeatedly]
+    if options.per_lesion and fixed:
+        raise SAM3DError(
+            f"{listing(fixed)} says itself which lesions are predicted together. Leave it out, or --per-lesion."
+        )
     chosen = choose_folds(folder, folds or None, options.checkpoint)
     if not folds and chosen == ["all"]:
         raise SAM3DError(
@@ -157,7 +160,7 @@ def _refuse_clicks(model: EvaluatedModel, protocols: Sequence[Protocol]) -> None
 def step_by_step(
     model: AnsweringModel, data: EvaluationData, protocol: Protocol, trial: int, folders: list[Path]
 ) -> IteratedPrediction:
-    """Predicts cases click by click, or round by round.
+    """Predicts cases click by click, round by round, or lesion by lesion.
 
     Args:
         model: answers the clicks.
@@ -165,7 +168,11 @@ def step_by_step(
         protocol, trial: of the clicks.
         folders: for the predictions, one for each step.
     """
-    kind = ChallengePrediction if protocol.is_challenge else IteratedPrediction
+    kind = IteratedPrediction
+    if protocol.is_challenge:
+        kind = ChallengePrediction
+    elif protocol.family.is_one_by_one:
+        kind = EachPrediction
     return kind(model, data, protocol, trial, folders)
 
 
@@ -287,7 +294,7 @@ class _ModelMethod(Method):
         prompts: dict[str, Prompt],
         folders: list[Path],
     ) -> Iterator[tuple[Path, CaseReport]]:
-        if protocol.is_iterated:
+        if protocol.asks_repeatedly:
             model = PredictorModel(self.model.prompted, lambda: self.model.automatic)
             return step_by_step(model, data, protocol, trial, folders).predict(prompts)
         folder = folders[0]

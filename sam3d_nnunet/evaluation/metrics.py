@@ -134,6 +134,9 @@ LESION_SCORES = ("lesion_f1", "lesion_sensitivity", "lesion_precision", "lesion_
 OTHER_METRICS = ("hd95_mm", "volume_error")
 ALL_CLASSES = "all classes"
 """The target of scores that are means over the classes of a case."""
+OBJECT_SCORES = {"object_dice": "Dice of the clicked", "instance_dice": "instance Dice"}
+OTHERS_MARKED = "others_marked"
+"""The share of each other lesion that a prediction of one lesion covers: the lower the better."""
 CHALLENGE_SCORES = {
     "dsc_auc": "DSC_AUC",
     "nsd_auc": "NSD_AUC",
@@ -147,6 +150,8 @@ CHALLENGE_VOLUMES = {
     "fnv_final": "FNV_Final (ml)",
 }
 """Columns of scores.csv that tables show, and their names there. Volumes are wrong ones, and known for empty truth."""
+OWN_SCORES = (*OBJECT_SCORES, OTHERS_MARKED, *CHALLENGE_SCORES, *CHALLENGE_VOLUMES)
+"""Columns of scores.csv that tables show."""
 VOLUMES = (FALSE_POSITIVES, *CHALLENGE_VOLUMES)
 """Metrics that are the lower the better, and that a case with an empty truth has."""
 NAMES = {
@@ -156,6 +161,8 @@ NAMES = {
     "lesion_sensitivity": "lesion sensitivity",
     "lesion_precision": "lesion precision",
     "lesion_dice": "lesion Dice",
+    **OBJECT_SCORES,
+    OTHERS_MARKED: "others marked",
     **CHALLENGE_SCORES,
     **CHALLENGE_VOLUMES,
 }
@@ -163,17 +170,23 @@ NAMES = {
 
 def is_score(metric: str) -> bool:
     """Whether a metric is the higher the better."""
-    return metric == "dice" or metric.startswith("nsd_") or metric in (*LESION_SCORES, *CHALLENGE_SCORES)
+    named = (*LESION_SCORES, *OBJECT_SCORES, *CHALLENGE_SCORES)
+    return metric == "dice" or metric.startswith("nsd_") or metric in named
+
+
+def is_tested(metric: str) -> bool:
+    """Whether methods are compared by a metric."""
+    return is_score(metric) or metric == OTHERS_MARKED
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is a share from 0 to 1, the higher the better."""
-    return is_score(metric) and not metric.endswith("_auc")
+    """Whether a metric is a share from 0 to 1."""
+    return is_tested(metric) and not metric.endswith("_auc")
 
 
 def metrics_of(table: pd.DataFrame) -> list[str]:
     """Columns of metrics.csv or scores.csv that are averaged."""
-    return [c for c in table if is_score(c) or c in OTHER_METRICS or c in VOLUMES]
+    return [c for c in table if is_tested(c) or c in OTHER_METRICS or c in VOLUMES]
 
 
 def metric_name(metric: str) -> str:

@@ -12,7 +12,9 @@ RESULTS/
       prediction.csv              clicks, windows and seconds of each case
       metrics.csv, metrics.json   metrics of each case and target
     PROTOCOL/fold_F/trial_T/after_K/     the same after K clicks or rounds, under protocols that correct step by step
-      scores.csv                  after the last round of a challenge's protocol: its own scores of each case
+
+scores.csv, in the folder of the predictions or in that of the last step, holds the scores that a protocol has of its
+own: those of a challenge, or of predictions of one lesion at a time.
 """
 
 import re

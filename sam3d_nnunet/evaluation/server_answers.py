@@ -76,6 +76,7 @@ class ServerAnswers:
             raise SAM3DError(f"The image {names} holds values that are not finite numbers. Replace them.")
         self._clicks = Prompt(np.zeros((0, 3)), [], name)
         self._objects: Objects | None = None  # until there is a prompt: a case without clicks needs no server
+        self._classes: list[int] = []  # of lesions that are objects of their own, from number 1 on
 
     def from_clicks(self, prompt: Prompt) -> np.ndarray:
         if len(prompt.points):
@@ -85,6 +86,16 @@ class ServerAnswers:
             for point, label in zip(prompt.points[known:], prompt.labels[known:].tolist()):
                 self._click(self._voxel(point), label)
         return self._in_file()
+
+    def of_object(self, prompt: Prompt) -> np.ndarray:
+        self._classes.append(int(prompt.labels[0]))
+        with self._watch.running():
+            for point in prompt.points:
+                self._opened().add(len(self._classes), ObjectPrompt(self._voxel(point), True))
+            mask = self._opened().mask(len(self._classes))
+        points, labels = [self._clicks.points, prompt.points], np.append(self._clicks.labels, prompt.labels)
+        self._clicks = Prompt(np.concatenate(points), labels, prompt.image)
+        return self._geometry.in_file_order(mask * np.int16(prompt.labels[0]))[0]
 
     def from_nothing(self) -> np.ndarray:
         """Background: a server predicts from prompts only."""
@@ -140,7 +151,10 @@ class ServerAnswers:
         return tuple(np.clip(voxel, 0, np.array(self._shape) - 1).tolist())
 
     def _segmentation(self) -> np.ndarray:
-        return np.zeros(self._shape, np.int16) if self._objects is None else self._objects.segmentation()
+        if self._objects is None:
+            return np.zeros(self._shape, np.int16)
+        numbers = self._objects.segmentation()
+        return np.array([0, *self._classes], np.int16)[numbers] if self._classes else numbers
 
     def _in_file(self) -> np.ndarray:
         return self._geometry.in_file_order(self._segmentation())[0]

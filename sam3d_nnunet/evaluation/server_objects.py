@@ -86,6 +86,10 @@ class Objects:
         if prompt.include:
             self._layers = [*(other for other in self._layers if other != label), label]
 
+    def mask(self, label: int) -> np.ndarray:
+        """(D, H, W) bool, the last prediction of an object that has got prompts."""
+        return self._masks[label]
+
     def segmentation(self) -> np.ndarray:
         """(D, H, W) int16 label map. Where objects overlap, the one with the latest prompt on it lies on top."""
         merged = np.zeros(self._buffer.shape, np.int16)

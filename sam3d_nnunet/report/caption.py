@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from sam3d_nnunet.evaluation.metrics import CHALLENGE_SCORES, CHALLENGE_VOLUMES, RULE
+from sam3d_nnunet.evaluation.metrics import OWN_SCORES, RULE
 from sam3d_nnunet.report.content import Content
 from sam3d_nnunet.report.pooling import FOLDS
 from sam3d_nnunet.report.published import paper_notes
@@ -23,7 +23,7 @@ def caption(content: Content) -> list[str]:
         *_sources(content),
         f"Protocols: {'; '.join(_protocols(content))}.",
         *_areas(content),
-        *_challenges(content),
+        *_own_scores(content),
         RULE,
         *_empty(content),
         *_absent(content),
@@ -89,12 +89,12 @@ def _areas(content: Content) -> list[str]:
     ]
 
 
-def _challenges(content: Content) -> list[str]:
-    """What the scores of challenges are."""
-    if not any(metric in (*CHALLENGE_SCORES, *CHALLENGE_VOLUMES) for _, metric in content.columns):
+def _own_scores(content: Content) -> list[str]:
+    """What the scores are that some protocols have of their own."""
+    if not any(metric in OWN_SCORES for _, metric in content.columns):
         return []
     families = dict.fromkeys(pooled.protocol.family for pooled in content.pools)
-    return [family.challenge.scores for family in families if family.challenge]
+    return [family.scores for family in families if family.scores]
 
 
 def _empty(content: Content) -> list[str]:

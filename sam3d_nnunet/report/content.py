@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sam3d_nnunet.evaluation.metrics import ALL_CLASSES, LESION_SCORES, VOLUMES, is_score
+from sam3d_nnunet.evaluation.metrics import ALL_CLASSES, LESION_SCORES, VOLUMES, is_tested
 from sam3d_nnunet.evaluation.results import Results
 from sam3d_nnunet.nnunet.names import CONTROL, trainers_in
 from sam3d_nnunet.report.pooling import Pooled, pool
@@ -79,7 +79,7 @@ class Content:
     def _shown(self, target: str) -> list[str]:
         """Dice and NSD; false positives if the truth of a case is empty; detection of lesions on request."""
         known = dict.fromkeys(m for (_, t, m), s in self.statistics.items() if t == target and s.cases)
-        scores = [m for m in known if is_score(m) and m not in LESION_SCORES]
+        scores = [m for m in known if is_tested(m) and m not in LESION_SCORES]
         lesions = [m for m in known if m in LESION_SCORES and self.lesions]
         return scores + [m for m in known if m in VOLUMES] + lesions
 

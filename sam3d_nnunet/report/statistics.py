@@ -9,7 +9,7 @@ from scipy.stats import bootstrap, rankdata, wilcoxon
 from statsmodels.stats.multitest import multipletests
 from tqdm import tqdm
 
-from sam3d_nnunet.evaluation.metrics import is_score, metrics_of
+from sam3d_nnunet.evaluation.metrics import is_tested, metrics_of
 from sam3d_nnunet.report.pooling import Pooled
 
 RESAMPLES = 2000
@@ -148,7 +148,7 @@ def table_statistics(pools: list[Pooled], targets: list[str], baselines: Baselin
         other = reference_of(pooled, pools, baselines)
         for target in targets:
             for metric in metrics_of(pooled.rows):
-                compared = other if is_score(metric) else None
+                compared = other if is_tested(metric) else None
                 statistics[place, target, metric] = _statistic(pooled, compared, target, metric)
     return _corrected(statistics)
 

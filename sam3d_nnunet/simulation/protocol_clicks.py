@@ -180,6 +180,7 @@ DRAWING: dict[str, Callable[[Truth, int, np.random.Generator], VoxelPrompts]] = 
     "automatic": _no_clicks,
     "volume": _per_class,
     "lesion": _per_lesion,
+    "each": _per_lesion,
     "slice": _per_slice,
     "center": partial(_in_third, third=0),
     "surrounding": partial(_in_third, third=1),

@@ -14,16 +14,14 @@ from sam3d_nnunet.io import listing
 
 @dataclass(frozen=True)
 class Challenge:
-    """What the protocol of a challenge has beside its clicks: rounds, and scores of its own (scores.csv).
+    """What the protocol of a challenge has beside its clicks.
 
     Attributes:
-        scores: a sentence that says what the scores are, for captions.
         rounds: of clicks, after a first prediction. None: as many as the name says.
         has_boxes: the first prediction is made from boxes, else from nothing.
         one_class: the rules know one class only.
     """
 
-    scores: str
     rounds: int | None = None
     has_boxes: bool = False
     one_class: bool = False
@@ -40,7 +38,9 @@ class Family:
         is_numbered: names end in a number of clicks, as in volume_3.
         is_drawn: all clicks are drawn from the truth before anything is predicted. They can be moved off target.
         is_iterated: predictions follow one after another, each from more clicks than the one before.
+        is_one_by_one: each lesion is predicted from its own clicks alone, one after the other.
         has_human: a person can give these clicks, so that names can end in _human.
+        scores: a sentence that says what its own scores (scores.csv) are, for captions; None: it has none.
         challenge: whose rules these are; None: ours.
         is_plotted_against_clicks: these protocols make up the solid curves of the figure dice_against_clicks.
         is_click_position: these protocols stand in the figure click_position.
@@ -51,7 +51,9 @@ class Family:
     is_numbered: bool = True
     is_drawn: bool = True
     is_iterated: bool = False
+    is_one_by_one: bool = False
     has_human: bool = False
+    scores: str | None = None
     challenge: Challenge | None = None
     is_plotted_against_clicks: bool = False
     is_click_position: bool = False
@@ -76,6 +78,16 @@ FAMILIES: dict[str, Family] = {
         Family(AUTOMATIC, "no clicks", is_numbered=False, is_drawn=False, is_plotted_against_clicks=True),
         Family("volume", "{clicks} on each class of a volume", has_human=True, is_plotted_against_clicks=True),
         Family("lesion", "{clicks} on each lesion", has_human=True),
+        Family(
+            "each",
+            "{clicks} on each lesion, which is predicted from these alone, one lesion after the other",
+            is_one_by_one=True,
+            has_human=True,
+            scores="Under each_N, Dice of the clicked: that of the prediction from the clicks on one lesion with this "
+            "lesion alone. Others marked: share of each other lesion that this prediction covers. Instance Dice: the "
+            "same as the first, after voxels that several predictions claim went to the nearest click. Means over the "
+            "lesions of a case (others marked: over all pairs). The other columns are about all predictions together.",
+        ),
         Family("slice", "{clicks} on each slice with the class", has_human=True),
         Family("center", "{clicks} in the inner third of the largest lesion", is_click_position=True),
         Family("surrounding", "{clicks} in the middle third of the largest lesion", is_click_position=True),
@@ -95,13 +107,10 @@ FAMILIES: dict[str, Family] = {
             is_drawn=False,
             is_iterated=True,
             has_human=True,
-            challenge=Challenge(
-                "DSC and NSD (at 2 mm) of all classes under cvpr25 are those of the CVPR 2025 challenge: means over "
-                "the classes of a case; the NSD is 0 where the DSC is at most 0.2. AUC: area under the five rounds of "
-                "clicks by trapezoids, from 0 to 4. Final: after the last round, in per cent.",
-                rounds=5,
-                has_boxes=True,
-            ),
+            scores="DSC and NSD (at 2 mm) of all classes under cvpr25 are those of the CVPR 2025 challenge: means over "
+            "the classes of a case; the NSD is 0 where the DSC is at most 0.2. AUC: area under the five rounds of "
+            "clicks by trapezoids, from 0 to 4. Final: after the last round, in per cent.",
+            challenge=Challenge(rounds=5, has_boxes=True),
         ),
         Family(
             "autopet",
@@ -110,13 +119,11 @@ FAMILIES: dict[str, Family] = {
             is_drawn=False,
             is_iterated=True,
             has_human=True,
-            challenge=Challenge(
-                "DSC, FPV and FNV under autopet_N are those of the autoPET IV challenge. FPV (FNV): volume in ml of "
-                "the predicted (true) components that touch no true (predicted) voxel, 18 neighbours. AUC: area over "
-                "rounds 0 to N by trapezoids, from 0 to N for the DSC and in ml x rounds for volumes. Final: after the "
-                "last round, the DSC in per cent. A case without a lesion has volumes only.",
-                one_class=True,
-            ),
+            scores="DSC, FPV and FNV under autopet_N are those of the autoPET IV challenge. FPV (FNV): volume in ml of "
+            "the predicted (true) components that touch no true (predicted) voxel, 18 neighbours. AUC: area over "
+            "rounds 0 to N by trapezoids, from 0 to N for the DSC and in ml x rounds for volumes. Final: after the "
+            "last round, the DSC in per cent. A case without a lesion has volumes only.",
+            challenge=Challenge(one_class=True),
         ),
     )
 }
@@ -231,8 +238,13 @@ class Protocol:
         return self.family.is_iterated
 
     @property
+    def asks_repeatedly(self) -> bool:
+        """A model is asked several times about a case: for corrections, in rounds, or about one lesion at a time."""
+        return self.family.is_iterated or self.family.is_one_by_one
+
+    @property
     def is_challenge(self) -> bool:
-        """Rounds of clicks as in a challenge, which has scores of its own."""
+        """Rounds of clicks as in a challenge."""
         return self.family.challenge is not None
 
     @property

@@ -84,7 +84,7 @@ def test_scores_stand_in_the_row_of_the_last_round(make_table):
         {"dsc_auc": (6 * 2.8 + 5 * 3.2) / 11, "nsd_auc": 3.0, "dsc_final": 0.9, "nsd_final": 0.75}
     )
     assert (scores["cases"] == 11).all() and (scores["clicks"] == 5).all()
-    assert caption.count(FAMILIES["cvpr25"].challenge.scores) == 1
+    assert caption.count(FAMILIES["cvpr25"].scores) == 1
     assert not any("autoPET" in sentence for sentence in caption)
 
 
@@ -104,5 +104,5 @@ def test_each_challenge_brings_its_scores_and_a_sentence(make_table):
     }
     assert found.loc["fpv_final", "mean"] == pytest.approx((11 * 0.5 + 12.5) / 12)
     assert not np.isfinite(found["p"]).any()
-    sentences = [FAMILIES[name].challenge.scores for name in ("cvpr25", "autopet")]
+    sentences = [FAMILIES[name].scores for name in ("cvpr25", "autopet")]
     assert [sentence for sentence in caption if sentence in sentences] == sentences
