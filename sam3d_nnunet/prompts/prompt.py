@@ -70,19 +70,31 @@ class ImageMaps(Protocol):
         """(3, *box.shape) int16 dense prompts in a box of the grid."""
 
 
+class PatchMaps(Protocol):
+    """Dense prompts of a patch by kind. Kinds that say nothing take no memory.
+
+    Attributes:
+        shape: voxels along (d, h, w).
+        said: (D, H, W) int16 by kind.
+    """
+
+    shape: tuple[int, ...]
+    said: dict[int, np.ndarray]
+
+
 class VoxelPrompts(NamedTuple):
     """All prompts on one voxel grid: an image or a patch.
 
     Attributes:
         points: (N, 3) float voxel coordinates (d, h, w) of the clicks, centres at integers.
         labels: (N,) int: k >= 1 a click on class k, 0 a click on background, -1 padding.
-        maps: dense prompts, channels `MASK`, `SCRIBBLE`, `BOX`: (3, D, H, W) int16 of a patch, or those of an image,
-            from which windows cut theirs. None: there are none.
+        maps: dense prompts, channels `MASK`, `SCRIBBLE`, `BOX`: (3, D, H, W) int16 of a patch, or an object that holds
+            them. None: there are none.
     """
 
     points: np.ndarray
     labels: np.ndarray
-    maps: np.ndarray | ImageMaps | None = None
+    maps: np.ndarray | ImageMaps | PatchMaps | None = None
 
     @classmethod
     def none(cls) -> "VoxelPrompts":

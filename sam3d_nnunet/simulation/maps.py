@@ -11,8 +11,34 @@ from sam3d_nnunet.simulation.draw import Components, has_label
 MARGIN = 6  # voxels around an object in which background scribbles lie and masks are distorted
 
 
+class DrawnMaps:
+    """The dense prompts of a patch by kind, see `sam3d_nnunet.prompts.prompt`. Kinds that say nothing take no memory.
+
+    Attributes:
+        shape: voxels of the patch along (d, h, w).
+        said: (D, H, W) int16 by kind.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = tuple(shape)
+        self.said: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, kind: int) -> np.ndarray:
+        """The map of a kind, to draw in; it says nothing at first."""
+        if kind not in self.said:
+            self.said[kind] = np.full(self.shape, NOTHING, np.int16)
+        return self.said[kind]
+
+    def array(self) -> np.ndarray:
+        """(3, D, H, W) int16: all kinds."""
+        maps = np.full((KINDS, *self.shape), NOTHING, np.int16)
+        for kind, drawn in self.said.items():
+            maps[kind] = drawn
+        return maps
+
+
 class MapSimulator:
-    """Draws the dense prompts of patches: maps (3, D, H, W) int16, see `sam3d_nnunet.prompts.prompt`."""
+    """Draws the dense prompts of patches."""
 
     def __init__(self, classes: list[int], mask_share: float, scribble_share: float, box_share: float) -> None:
         """
@@ -33,9 +59,9 @@ class MapSimulator:
             rng: source of randomness.
 
         Returns:
-            The maps, and for each scribble or box a click: a voxel of the component that it marks, with its class.
+            `DrawnMaps`, and for each scribble or box a click: a voxel of the component that it marks, with its class.
         """
-        maps = np.full((KINDS, *segmentation.shape), NOTHING, np.int16)
+        maps = DrawnMaps(segmentation.shape)
         marked = []
         for kind, share, draw in ((SCRIBBLE, self.scribble_share, _scribble), (BOX, self.box_share, _box)):
             if rng.random() >= share:
@@ -47,10 +73,10 @@ class MapSimulator:
                 marked.append(VoxelPrompts(components.voxels_of(number)[:1].astype(np.float32), np.array([label])))
         return VoxelPrompts.concatenate(marked)._replace(maps=maps)
 
-    def add_mask(self, maps: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> None:
-        """By chance, write a previous mask into the maps that is roughly the target."""
+    def add_mask(self, maps: DrawnMaps, target: np.ndarray, rng: np.random.Generator) -> None:
+        """By chance, add a previous mask to the maps that is roughly the target."""
         if rng.random() < self.mask_share:
-            maps[MASK] = distorted(target, self.classes, rng)
+            maps.said[MASK] = distorted(target, self.classes, rng)
 
 
 def draw_curve(voxels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

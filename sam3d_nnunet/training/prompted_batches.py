@@ -58,12 +58,11 @@ class PackedPrompts(NamedTuple):
         points, labels, _ = Prompts.from_voxels([patch._replace(maps=None) for patch in patches])
         if patches[0].maps is None:
             return cls(points, labels, None, torch.zeros(0, 2, dtype=torch.long))
-        said = [[(maps != NOTHING).any() for maps in patch.maps] for patch in patches]
-        places = np.argwhere(said)
-        maps = np.empty((len(places), *patches[0].maps.shape[1:]), np.int16)
-        for i, (patch, kind) in enumerate(places):
-            maps[i] = patches[patch].maps[kind]
-        return cls(points, labels, torch.from_numpy(maps), torch.from_numpy(places))
+        places = [(number, kind) for number, patch in enumerate(patches) for kind in sorted(patch.maps.said)]
+        maps = np.empty((len(places), *patches[0].maps.shape), np.int16)
+        for i, (number, kind) in enumerate(places):
+            maps[i] = patches[number].maps.said[kind]
+        return cls(points, labels, torch.from_numpy(maps), torch.tensor(places, dtype=torch.long).view(-1, 2))
 
     def unpack(self, device: torch.device) -> Prompts:
         """The prompts on a device, with all maps."""
@@ -98,7 +97,7 @@ class PromptedDataLoader(nnUNetDataLoader):
 
 
 class Correction:
-    """Adds to each sample a click on its largest error, and its first mask as previous mask.
+    """Adds to each sample a click on its largest error, and its mask as previous mask, round after round.
 
     With regions, both masks are compared as label maps, which are made from the regions as nnU-Net does it. Voxels with
     the ignore label are no errors. If prompts select components, a sample without prompts gets no click: its target
@@ -112,6 +111,7 @@ class Correction:
         ignore_label: int | None,
         rng: np.random.Generator,
         select: bool = False,
+        rounds: int = 1,
     ) -> None:
         """
         Args:
@@ -122,30 +122,35 @@ class Correction:
             ignore_label: None: there is none.
             rng: source of randomness.
             select: whether prompts select components (target policy `clicked`).
+            rounds: how many corrections follow one another.
         """
         self.target = target
         self.region_labels = region_labels
         self.ignore_label = ignore_label
         self.rng = rng
         self.select = select
+        self.rounds = rounds
+        self._done = 0
 
     @torch.compiler.disable
     def __call__(self, logits: Tensor, prompts: Prompts) -> Prompts:
         """Logits (B, K, D, H, W) and the prompts they came from -> prompts with the correction.
 
-        The last click of each sample must be padding: it becomes the correction, if there is an error.
+        The last clicks of each sample must be padding, one for each round: each becomes a correction, if there is an
+        error.
         """
         prediction, wanted = self._prediction(logits), self._true_labels()
         shape = (len(prediction), KINDS, *prediction.shape[1:])
         maps = prediction.new_full(shape, NOTHING) if prompts.maps is None else prompts.maps.clone()
         points, labels = prompts.points.clone(), prompts.labels.clone()
+        self._done += 1
         found = prediction.cpu().numpy()
         for i in range(len(found)):
             if self.select and not _is_prompted(labels[i], maps[i]):
                 continue
             click = correction_click(found[i], wanted[i], self.rng)
             if click is not None:
-                points[i, -1], labels[i, -1] = torch.from_numpy(click[0]), click[1]
+                points[i, -self._done], labels[i, -self._done] = torch.from_numpy(click[0]), click[1]
         maps[:, MASK] = prediction
         return Prompts(points, labels, maps)
 

@@ -31,7 +31,7 @@ def test_semantic_keeps_the_target(segmentation, seed):
     simulator = PromptSimulator(clicks(), MapSimulator([1, 2], 0.5, 0.5, 0.5))
     drawn, target = simulator(segmentation, np.random.default_rng(seed))
     assert (target == segmentation).all()
-    assert drawn.maps.shape == (3, *segmentation.shape)
+    assert drawn.maps.array().shape == (3, *segmentation.shape)
 
 
 @given(LABEL_MAPS, SEEDS)
@@ -65,7 +65,7 @@ def test_a_click_selects_mostly_one_lesion():
     counts, automatic, rejected = [], 0, 0
     for _ in range(300):
         drawn, target = simulator(lesions(), rng)
-        said = (drawn.labels >= 0).any() or (drawn.maps[[SCRIBBLE, BOX]] != NOTHING).any()
+        said = (drawn.labels >= 0).any() or (drawn.maps.array()[[SCRIBBLE, BOX]] != NOTHING).any()
         if not said:
             automatic += 1
             assert (target == lesions()).all()

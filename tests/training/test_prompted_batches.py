@@ -10,6 +10,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from sam3d_nnunet.network.prompts import Prompts
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE, VoxelPrompts
 from sam3d_nnunet.simulation.draw import Components
+from sam3d_nnunet.simulation.maps import DrawnMaps
 from sam3d_nnunet.simulation.simulator import ClickSimulator, PromptSimulator
 from sam3d_nnunet.training.prompted_batches import DrawPrompts, PackedPrompts, PromptedDataLoader
 
@@ -233,13 +234,11 @@ def test_clicked_components_are_the_target(make_trainer, monkeypatch, kind):
 
 @pytest.mark.parametrize("said", [[], [(0, MASK)], [(1, SCRIBBLE), (2, BOX), (1, MASK)]])
 def test_packed_prompts_hold_what_is_said(said):
-    patches = [
-        VoxelPrompts(np.ones((n, 3), np.float32), np.ones(n, np.int64), np.full((3, 4, 5, 6), NOTHING, np.int16))
-        for n in (1, 0, 2)
-    ]
+    patches = [VoxelPrompts(np.ones((n, 3), np.float32), np.ones(n, np.int64), DrawnMaps((4, 5, 6))) for n in (1, 0, 2)]
     for i, (patch, kind) in enumerate(said):
-        patches[patch].maps[kind, 1, 2, i] = i
-    packed, expected = PackedPrompts.pack(patches), Prompts.from_voxels(patches)
+        patches[patch].maps[kind][1, 2, i] = i
+    packed = PackedPrompts.pack(patches)
+    expected = Prompts.from_voxels([patch._replace(maps=patch.maps.array()) for patch in patches])
     assert packed.maps.shape == (len(said), 4, 5, 6)
     for found, wanted in zip(PackedPrompts(*packed).unpack(CPU), expected, strict=True):
         assert torch.equal(found, wanted) and found.dtype == wanted.dtype
