@@ -1,9 +1,10 @@
 """Commands that prepare a model or a whole run: plan, import-released, demo."""
 
+import json
 import tempfile
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,6 +43,13 @@ def plan(
             "preprocessed data of the plans without seed.",
         ),
     ] = None,
+    settings: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="""Settings that replace the recipe's, such as '{"num_epochs": 50}'."""),
+    ] = None,
+    data_plans: Annotated[
+        str | None, typer.Option(help="Plans with the same spacing, whose preprocessed data these plans use, too.")
+    ] = None,
 ) -> None:
     """Plan a data set for our trainers.
 
@@ -50,12 +58,23 @@ def plan(
     from sam3d_nnunet.nnunet.folders import dataset_number
     from sam3d_nnunet.planning.plan_dataset import plan_dataset
 
+    chosen = None if settings is None else _json_object(settings)
     for name in dataset:
-        plans = plan_dataset(name, recipe, overwrite_plans_name, spacing, preset, seed)
+        plans = plan_dataset(name, recipe, overwrite_plans_name, spacing, preset, seed, chosen, data_plans)
         number = dataset_number(plans.parent.name)
         configurations = " ".join(configuration or [CONFIGURATION])
         typer.echo(f"plans: {plans}")
         typer.echo(f"next: nnUNetv2_preprocess -d {number} -plans_name {quote(plans.stem)} -c {configurations}")
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as e:
+        raise typer.BadParameter(f"--settings is no JSON: {e}.") from e
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f'--settings must be a JSON object such as {{"num_epochs": 50}}, not {text}.')
+    return value
 
 
 @app.command("import-released", epilog="Example: sam3d import-released kits.pth --task kits21_tumor -o kits_model")

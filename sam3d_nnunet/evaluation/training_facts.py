@@ -33,6 +33,7 @@ def training_facts(checkpoint: dict[str, Any], trainer: type, fold: Path) -> dic
         mirroring_axes: spatial axes (0, 1, 2) that training mirrors at random; empty: none.
         test_mirroring_axes: those over which predictions are averaged, unless `sam3d evaluate` turns that off.
         seed: of the training, or "none".
+        training_cases: of all that the fold has; None: all of them.
         no_click_share: share of the patches that training shows without clicks; None for methods without clicks.
         network: of a baseline, the arguments of its network by name (widths, for ways of tuning SAM the neck).
     """
@@ -54,6 +55,7 @@ def training_facts(checkpoint: dict[str, Any], trainer: type, fold: Path) -> dic
         "mirroring_axes": _training_mirroring(checkpoint, trainer),
         "test_mirroring_axes": list(checkpoint.get("inference_allowed_mirroring_axes") or ()),
         "seed": _seed(checkpoint, trainer, settings),
+        "training_cases": None if settings is None else settings.training_cases,
         "no_click_share": _no_click_share(trainer, settings),
         **_network(trainer, settings),
     }

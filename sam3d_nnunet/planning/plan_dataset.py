@@ -31,6 +31,8 @@ def plan_dataset(
     target_spacing: tuple[float, float, float] | None = None,
     preset: str | None = None,
     seed: int | None = None,
+    settings: dict[str, Any] | None = None,
+    data_plans: str | None = None,
 ) -> Path:
     """Write plans as `nnUNetv2_plan_experiment -pl SAM3DPlanner` does. Extracts the fingerprint if there is none.
 
@@ -42,6 +44,8 @@ def plan_dataset(
         preset: size of the network.
         seed: of trainings with these plans, which `seeded_plans` names. They share the preprocessed data of the plans
             without seed.
+        settings: of the block "sam3d".
+        data_plans: name of plans whose preprocessed data these plans use, too.
 
     Returns:
         The plans file.
@@ -67,9 +71,12 @@ def plan_dataset(
         overwrite_target_spacing=spacing and tuple(map(float, spacing)),  # nnU-Net accepts only floats
     )
     planner.patch_size = chosen.get("patch_size")
-    planner.settings = merge(chosen.get("sam3d", {}), _preset_settings(preset))
+    planner.settings = merge(merge(chosen.get("sam3d", {}), settings or {}), _preset_settings(preset))
     if seed is not None:
         planner.data_plans, planner.settings = plans, merge(planner.settings, {"seed": seed})
+    if data_plans is not None:
+        refuse_plans_name(data_plans)
+        planner.data_plans = data_plans
     planner.plan_experiment()
     return Path(nnUNet_preprocessed) / name / f"{planner.plans_identifier}.json"
 

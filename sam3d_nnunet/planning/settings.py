@@ -12,7 +12,7 @@ from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS
 from sam3d_nnunet.network.sam3d import PRESETS, STRIDES
 
 BLOCK = "sam3d"
-BEFORE: dict[str, Any] = {"start": "published", "click_map": "gaussian", "click_unit": "voxel"}
+BEFORE: dict[str, Any] = {"start": "published", "click_map": "gaussian", "click_unit": "voxel", "refine": False}
 """Settings that decide what a network computes and that older trainings did not write down: what they were then."""
 
 
@@ -58,7 +58,10 @@ class ClickSettings(Block):
     scribble_share: float = Field(0.1, ge=0, le=1, description="share of patches with scribbles (policy default)")
     box_share: float = Field(0.1, ge=0, le=1, description="share of patches with boxes (policy default)")
     iterated_share: float = Field(
-        0.3, ge=0, le=1, description="share of steps with a correction of the first mask (policy default)"
+        0.3, ge=0, le=1, description="share of steps that correct the first mask (policy default)"
+    )
+    most_corrections: int = Field(
+        1, ge=1, description="corrections in such a step, one after the other: a random number up to this"
     )
 
 
@@ -101,6 +104,11 @@ class SAM3DSettings(Block):
         description="size of the clicks that the prompted U-Nets draw: token, as in our network, or voxel, as in "
         "earlier versions; null: token",
     )
+    refine: bool | None = Field(
+        None,
+        description="image and prompts change the logits at full resolution; null: as the trainer has it (where clicks "
+        "carry labels)",
+    )
     deep_prompt_levels: list[Literal[1, 2, 3]] = Field(
         [], description="levels of features that clicks change in addition to the last, the fourth"
     )
@@ -115,6 +123,9 @@ class SAM3DSettings(Block):
         "null: the images differ, or their format does not tell",
     )
     batch_size: int = Field(2, ge=1, description="patches of a step, over all GPUs")
+    training_cases: int | None = Field(
+        None, ge=1, description="train on so many of a fold's training cases, the same for all methods; null: all"
+    )
     foreground_share: float = Field(0.5, ge=0, le=1, description="share of patches centred on a foreground voxel")
     target_policy: Literal["semantic", "clicked"] = Field(
         "semantic", description="semantic: every voxel of a class is the target; clicked: components that hold a click"

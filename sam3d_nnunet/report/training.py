@@ -126,6 +126,12 @@ def _seed(training: Training) -> str | None:
     return "no" if seed == "none" else seed if seed is None else str(seed)
 
 
+def _cases(training: Training) -> str | None:
+    """How many of a fold's training cases were used, where it is not all of them."""
+    few = training.facts.get("training_cases")
+    return None if "patch_size" not in training.facts else "all" if few is None else str(few)
+
+
 def _fact(key: str, text: Callable[[Any], str] = str) -> Callable[[Training], str | None]:
     return lambda training: None if (value := training.facts.get(key)) is None else text(value)
 
@@ -137,6 +143,7 @@ COLUMNS = (
     _Column("clicks in training", _clicks),
     _Column("mirroring: training / test", _mirroring),
     _Column("seed", _seed),
+    _Column("cases", _cases),
     _Column("patch", _fact("patch_size", lambda size: " x ".join(map(str, size)))),
     _Column("batch", _fact("batch_size"), is_number=True),
     _Column("patches seen", _fact("patches", lambda patches: f"{patches:,}"), is_number=True),

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
@@ -128,8 +129,8 @@ class PlannedTrainer(nnUNetTrainer):
         """nnU-Net's split: the names of the cases to train on, and of those to validate on.
 
         Raises:
-            SAM3DError: splits_final.json can't be used or has no such fold, or the fold has no cases, or cases that are
-                not preprocessed.
+            SAM3DError: splits_final.json can't be used or has no such fold, or the fold has no cases, fewer than the
+                plan asks for, or cases that are not preprocessed.
         """
         train, val = self._split
         return list(train), list(val)  # nnU-Net sorts them in place
@@ -144,7 +145,24 @@ class PlannedTrainer(nnUNetTrainer):
             if not file.is_file():
                 draw_splits(there, file)
             read_fold(file, self.fold, there, folder)
-        return super().do_split()
+        train, val = super().do_split()
+        return self._few(train), val
+
+    def _few(self, train: list[str]) -> list[str]:
+        """As many training cases as the plan's block says, drawn by the fold: fewer are a part of more."""
+        count = self.settings.training_cases
+        if count is None:
+            return train
+        there = np.unique(train)
+        if count > len(there):
+            raise SAM3DError(
+                f"training_cases is {count} in the block '{BLOCK}' of {self.plans_manager.plans_name}, but fold "
+                f"{self.fold} has {len(there)} training cases. Set it to at most {len(there)}, or to null for all."
+            )
+        rng = np.random.default_rng(self.fold if isinstance(self.fold, int) else 0)
+        chosen = sorted(rng.permutation(there)[:count].tolist())
+        self.print_to_log_file(f"Training on {count} of {len(there)} cases: {', '.join(chosen)}")
+        return chosen
 
     def on_train_start(self) -> None:
         """Refuse weights that are not finite and labels that nnU-Net misreads; name cases whose images aren't finite.

@@ -55,14 +55,18 @@ class ComparedMethod(Block):
     trainer: str | None = Field(None, description="any trainer of nnU-Net's or ours")
     plans: str = PLANS
     configuration: str = "3d_fullres"
+    data: str | None = Field(None, description="plans whose preprocessed data it uses; default: those of its own plans")
+    sam3d: dict[str, Any] = Field(
+        {}, description="settings of its plans that differ from the recipe's, so that it needs plans of its own"
+    )
     sam2d: Literal["vit_b", "vit_l", "vit_h"] | None = Field(
         None, description="instead of a trainer: original 2-D SAM of this size, slice by slice"
     )
 
     @property
     def data_plans(self) -> str:
-        """The plans that preprocess its data."""
-        return self.plans
+        """The plans whose preprocessed data it uses."""
+        return self.data or self.plans
 
     @property
     def facts(self) -> dict[str, str | None]:
@@ -87,16 +91,12 @@ class Run(ComparedMethod):
     def of(cls, method: ComparedMethod, seed: int) -> "Run":
         """The training of a method with a seed."""
         own = {"name": f"{method.name}, seed {seed}", "plans": seeded_plans(method.plans, seed)}
-        return cls(**method.model_dump() | own, run_of=method, seed=seed)
+        # plans that differ in the seed alone share their data
+        return cls(**method.model_dump() | own | {"data": method.data_plans}, run_of=method, seed=seed)
 
     @property
     def facts(self) -> dict[str, str | None]:
         return super().facts | {"run_of": self.run_of.name}
-
-    @property
-    def data_plans(self) -> str:
-        """Plans that differ in the seed alone share their data."""
-        return self.run_of.plans
 
 
 class Comparison(Block):
@@ -173,12 +173,28 @@ class Comparison(Block):
         chosen = [method for method in self.methods if not methods or method.name in methods]
         return self.model_copy(update={"methods": chosen, "folds": list(dict.fromkeys(folds)) or self.folds})
 
+    def _refuse_other_settings_of_same_plans(self, method: ComparedMethod, where: str) -> None:
+        for other in self.methods:
+            if other.plans == method.plans and (other.sam3d, other.data) != (method.sam3d, method.data):
+                raise SAM3DError(
+                    f"{where} gives {method.name!r} and {other.name!r} the same plans {method.plans}, but other sam3d "
+                    "or data. Give one of them another name for its plans."
+                )
+        if method.sam3d and method.plans.startswith("nnUNet"):
+            raise SAM3DError(
+                f"{where} gives {method.name!r} settings for the plans {method.plans}, which are used as they are. "
+                "Give it plans with another name."
+            )
+
     def _check(self, where: str) -> None:
         names = [method.name for method in self.methods]
         for method in self.methods:
             if (method.trainer is None) == (method.sam2d is None):
                 raise SAM3DError(f"{where} must give the method {method.name!r} either a trainer or sam2d.")
             refuse_plans_name(method.plans)
+            if method.data is not None:
+                refuse_plans_name(method.data)
+            self._refuse_other_settings_of_same_plans(method, where)
             if names.count(method.name) > 1:
                 raise SAM3DError(f"{where} has two methods {method.name!r}. Give each method its own name.")
             if method.name in RESERVED:

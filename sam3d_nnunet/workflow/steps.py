@@ -1,5 +1,6 @@
 """The commands of a comparison, as a user would type them, and which of them still have to run."""
 
+import json
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
 from sam3d_nnunet.planning.fingerprint import FINGERPRINT, is_clipped
 from sam3d_nnunet.planning.plan_dataset import differences
 from sam3d_nnunet.planning.recipes import load_recipe
-from sam3d_nnunet.planning.settings import BEFORE, merge, trained_settings
+from sam3d_nnunet.planning.settings import BEFORE, merge, parse_settings, trained_settings
 from sam3d_nnunet.planning.settings import BLOCK as SETTINGS
 from sam3d_nnunet.prediction.model_folder import FINAL, trained_model_folder
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, Protocol
@@ -110,6 +111,7 @@ class Steps:
                     f"dataset.json of {self.data.name} lists them. Leave the method out."
                 )
         for method in self._by_plans.values():
+            self._refuse_wrong_settings(method)
             self._refuse_other_plans(method)
         for method in self.trained:
             self._refuse_model_of_other_plans(method)
@@ -238,8 +240,11 @@ class Steps:
     def _plan_command(self, method: ComparedMethod) -> Command:
         if _is_nnunets(method.plans):
             return ["nnUNetv2_plan_experiment", "-d", self.number, "-pl", NNUNET_PLANNERS[method.plans]]
+        unseeded = method.run_of if isinstance(method, Run) else method
         command = ["sam3d", "plan", "-d", self.number, "--recipe", self.recipe]
-        command += ["--overwrite-plans-name", method.data_plans]
+        command += ["--overwrite-plans-name", unseeded.plans]
+        command += ["--settings", json.dumps(method.sam3d)] if method.sam3d else []
+        command += ["--data-plans", method.data_plans] if method.data_plans != unseeded.plans else []
         return command + (["--seed", str(method.seed)] if isinstance(method, Run) else [])
 
     def _preprocessed_folder(self, method: ComparedMethod) -> Path:
@@ -254,6 +259,11 @@ class Steps:
         plans = "nnUNetPlans" if shared else method.data_plans
         return self._preprocessed / f"{plans}_{method.configuration}"
 
+    def _refuse_wrong_settings(self, method: ComparedMethod) -> None:
+        if method.sam3d:
+            block = merge(load_recipe(self.recipe).get(SETTINGS, {}), method.sam3d)
+            parse_settings(block, f"the recipe {self.recipe} for the method {method.name}")
+
     def _refuse_other_plans(self, method: ComparedMethod) -> None:
         """Existing plans are used, so they must be the plans that the recipe would write."""
         name = method.plans
@@ -265,8 +275,8 @@ class Steps:
                     "plans with nnUNetv2_plan_experiment first."
                 )
             return
-        seed = {SETTINGS: {"seed": method.seed}} if isinstance(method, Run) else {}
-        recipe = merge(load_recipe(self.recipe), seed)
+        seed = {"seed": method.seed} if isinstance(method, Run) else {}
+        recipe = merge(load_recipe(self.recipe), {SETTINGS: method.sam3d | seed})
         differs = differences(_read_plans(file), recipe) if file.is_file() else []
         if differs:
             raise SAM3DError(

@@ -1,4 +1,5 @@
 import errno
+import json
 import subprocess
 import sys
 import tempfile
@@ -181,8 +182,8 @@ def test_plan(monkeypatch):
     done = invoke(*"plan -d 4 -d Dataset004_Hippocampus -c 3d_fullres -c 3d_lowres --recipe X --seed 2".split())
     assert done.exit_code == 0, done.output
     assert calls == [
-        ("4", "X", None, None, None, 2),
-        ("Dataset004_Hippocampus", "X", None, None, None, 2),
+        ("4", "X", None, None, None, 2, None, None),
+        ("Dataset004_Hippocampus", "X", None, None, None, 2, None, None),
     ]
     assert done.output.splitlines()[:2] == [
         "plans: preprocessed/Dataset004_Hippocampus/MyPlans.json",
@@ -190,8 +191,18 @@ def test_plan(monkeypatch):
     ]
 
     done = invoke(*"plan -d 4 --preset tiny --overwrite-plans-name MyPlans --spacing 1 0.8 0.8".split())
-    assert calls[-1] == ("4", None, "MyPlans", (1, 0.8, 0.8), "tiny", None)
+    assert calls[-1] == ("4", None, "MyPlans", (1, 0.8, 0.8), "tiny", None, None, None)
     assert done.output.endswith("-c 3d_fullres\n")
+
+    settings = {"clicks": {"iterated_share": 0}}
+    done = invoke("plan", "-d", "4", "--settings", json.dumps(settings), "--data-plans", "SAM3DPlans")
+    assert calls[-1] == ("4", None, None, None, None, None, settings, "SAM3DPlans")
+
+
+@pytest.mark.parametrize("text, message", [("{", "is no JSON"), ("[1]", "must be a JSON object")])
+def test_settings_that_are_no_json_object(text, message):
+    done = invoke("plan", "-d", "4", "--settings", text)
+    assert done.exit_code == 2 and message in " ".join(done.output.split())
 
 
 def test_demo(monkeypatch, tmp_path):

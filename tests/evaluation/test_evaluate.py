@@ -92,6 +92,7 @@ def test_what_is_known_of_data_and_method(make_evaluated, tmp_path):
         "mirroring_axes": [],
         "test_mirroring_axes": [],
         "seed": "none",
+        "training_cases": None,
         "no_click_share": 0.15,
         "peak_memory_gib": None,
         "device": "cpu",

@@ -66,6 +66,7 @@ def test_nnunet_itself(tmp_path):
         "mirroring_axes": [0, 1, 2],
         "test_mirroring_axes": [0, 1, 2],
         "seed": "none",
+        "training_cases": None,
         "no_click_share": None,
     }
     assert json.loads(json.dumps(facts)) == facts
@@ -97,9 +98,10 @@ def test_batch_of_several_gpus_is_that_of_the_plan(tmp_path):
 
 def test_the_block_of_the_plan_counts_for_our_trainers(tmp_path):
     block = {"batch_size": 3, "steps_per_epoch": 50, "clicks": {"no_click_share": 0.25}, "seed": 7}
+    block |= {"training_cases": 12}
     facts = training_facts(checkpoint_of(block), PromptedUNetTrainer, tmp_path)
     assert (facts["batch_size"], facts["patches"], facts["seed"]) == (3, 4 * 50 * 3, 7)
-    assert facts["no_click_share"] == 0.25
+    assert facts["no_click_share"] == 0.25 and facts["training_cases"] == 12
     facts = training_facts(checkpoint_of(block), nnUNetTrainer_planned, tmp_path)
     assert (facts["patches"], facts["seed"], facts["no_click_share"]) == (600, 7, None)
     before = {key: value for key, value in block.items() if key != "seed"}  # models without this setting

@@ -109,6 +109,7 @@ def test_each_fact_of_a_training_is_shown(results_folder):
     know(
         results_folder, ADAPTER, **KNOWN | {"patches": 12, "no_click_share": 0.15, "seed": 3, "mirroring_axes": [0, 2]}
     )
+    know(results_folder, ADAPTER, training_cases=12)
     set_mirroring(results_folder, UNET, True)
     set_mirroring(results_folder, ADAPTER, False)
     table = table_of(results_folder)
@@ -119,6 +120,7 @@ def test_each_fact_of_a_training_is_shown(results_folder):
         "clicks in training": "none",
         "mirroring: training / test": "dhw / dhw",
         "seed": "no",
+        "cases": "all",
         "patch": "32 x 64 x 96",
         "batch": "2",
         "patches seen": "100,000",
@@ -126,7 +128,7 @@ def test_each_fact_of_a_training_is_shown(results_folder):
     }
     cells = training_cells(table, ADAPTER)
     assert (cells["clicks in training"], cells["seed"], cells["patches seen"]) == ("85 % of patches", "3", "12")
-    assert cells["mirroring: training / test"] == "dw / no"
+    assert cells["mirroring: training / test"] == "dw / no" and cells["cases"] == "12"
     assert sentence_with(table, TITLE)
     assert not any("evaluate again" in sentence for sentence in table.training.caption)
     assert any(f"{UNET} (width 128)" in sentence for sentence in table.training.caption)

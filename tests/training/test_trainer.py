@@ -152,6 +152,31 @@ def test_the_split_is_logged_once(make_trainer):
     assert Path(trainer.log_file).read_text().count("Desired fold for training") == 1
 
 
+def test_fewer_training_cases_are_a_part_of_more(make_trainer, tmp_path):
+    """The same for all methods, whatever the order in the file; other folds draw others."""
+    names = [f"case_{number:02}" for number in range(20)]
+    found = {}
+    for fold in (0, 1):
+        for count in (4, 8, 20):
+            for trainer_class in (SAM3DAdapterTrainer_smoke, nnUNetTrainer_planned):
+                trainer = make_trainer(trainer_class=trainer_class, settings={"training_cases": count})
+                trainer.fold = fold
+                found.setdefault((fold, count), []).append(trainer._few(names[::-1]))
+    for (fold, count), chosen in found.items():
+        assert chosen[0] == chosen[1] == sorted(set(chosen[0])) and len(chosen[0]) == count
+        assert count == 20 or set(chosen[0]) < set(found[fold, 20][0])
+    assert set(found[0, 4][0]) < set(found[0, 8][0]) and found[0, 4] != found[1, 4]
+    with pytest.raises(SAM3DError, match="training_cases is 20 .* has 8 training cases. Set it to at most 8"):
+        trainer._few(names[:8])
+
+
+def test_the_fold_has_fewer_training_cases(make_trainer):
+    trainer = make_trainer(settings={"training_cases": 1})
+    train, val = trainer.do_split()
+    assert len(train) == 1 and val == ["Fall_Müller_病例", "case_2"]
+    assert f"Training on 1 of 3 cases: {train[0]}" in Path(trainer.log_file).read_text()
+
+
 def test_training_set_without_foreground(make_trainer, monkeypatch):
     """nnU-Net would notice at the first patch that is to be centred on foreground, if at all."""
     trainer = make_trainer("nothing")
@@ -312,6 +337,25 @@ def test_a_share_of_steps_corrects_the_first_mask(make_trainer, kind, share):
     assert torch.equal(labels[:, :-1], given.labels) and torch.equal(new_labels[:, :-1], labels[:, :-1])
     assert torch.equal(maps, given.maps)  # which are left as they are
     assert (new_maps[:, 0] >= 0).all() and torch.equal(new_maps[:, 1:], maps[:, 1:])
+
+
+def test_corrections_follow_one_another(make_trainer):
+    """Each is made on the mask that the one before led to, and has a place of its own."""
+    clicks = {"iterated_share": 1.0, "most_corrections": 3, "no_click_share": 0.0}
+    trainer = started(make_trainer("classes", settings={"clicks": clicks}))
+    decode, rounds = trainer.network.decode, set()
+    for _ in range(12):
+        decoded = []
+        trainer.network.decode = lambda embedding, prompts, seen=decoded: (
+            seen.append(prompts) or decode(embedding, prompts)
+        )
+        trainer.train_step(next(trainer.dataloader_train))
+        rounds.add(len(decoded) - 1)
+        for done, (before, after) in enumerate(zip(decoded, decoded[1:]), 1):
+            changed = (before.labels != after.labels).any(dim=0).nonzero().flatten().tolist()
+            assert changed == [after.labels.shape[1] - done]
+        assert (decoded[0].labels[:, -3:] == -1).all()
+    assert rounds == {1, 2, 3}
 
 
 def test_policies_of_the_paper_show_clicks_only(make_trainer):

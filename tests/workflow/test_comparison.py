@@ -115,6 +115,13 @@ def test_which_methods_take_clicks():
         ({"slice_protocols": ["iterated_3"]}, "'iterated_3' for 2-D SAM"),
         ({"protocols": ["volume_3_off20.0_5mm"]}, "'volume_3_off20.0_5mm'.* volume_3_off20_5mm"),
         ({"methods": [METHOD | {"name": "workflow"}]}, "'workflow'"),
+        (
+            {"methods": [METHOD, METHOD | {"name": "b", "sam3d": {"seed": 1}}]},
+            "'ours' and 'b' the same plans",
+        ),
+        ({"methods": [METHOD, METHOD | {"name": "b", "data": "Other"}]}, "but other sam3d or data"),
+        ({"methods": [METHOD | {"plans": "nnUNetPlans", "sam3d": {"seed": 1}}]}, "nnUNetPlans, which are used as they"),
+        ({"methods": [METHOD | {"data": "a/b"}]}, "a/b"),
     ],
 )
 def test_mistakes_are_named(block, message):

@@ -216,7 +216,8 @@ def test_models_of_other_plans_are_refused(dataset, method):
     [
         ("nnUNetTrainer_planned", False),
         ("SAM3DHoulsbyAdapterTrainer", False),
-        ("SAM3DAdapterTrainer_tiny", False),
+        ("SAM3DAdapterTrainer_paper", False),
+        ("SAM3DAdapterTrainer_tiny", True),  # which now refines its masks
         ("SAM3DAdapterTrainer", True),  # which now starts at SAM
         ("PromptedUNetTrainer", True),  # which now draws larger clicks
     ],
@@ -361,6 +362,27 @@ def test_seeds_are_trainings_of_their_own_on_the_same_data(dataset):
     assert "train/nnUNetTrainer__SAM3DPlans__3d_fullres/fold_0" in steps
     assert "train/nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0" in steps
     assert len(steps) == len(set(shells.values()))
+
+
+def test_settings_of_one_method_need_plans_of_its_own_and_share_the_data(dataset):
+    few = {"name": "few", "trainer": "SAM3DAdapterTrainer", "plans": "SAM3DPlans_few", "data": "SAM3DPlans"}
+    few["sam3d"] = {"training_cases": 1}
+    steps = {step.name: step for step in left(dataset, [OURS, few])}
+    plan = steps["prepare/SAM3DPlans_few"].shell
+    assert (
+        """--overwrite-plans-name SAM3DPlans_few --settings '{"training_cases": 1}' --data-plans SAM3DPlans""" in plan
+    )
+    assert "--settings" not in steps["prepare/SAM3DPlans"].shell
+    train = steps["train/SAM3DAdapterTrainer__SAM3DPlans_few__3d_fullres/fold_0"]
+    assert set(train.needs) == {"prepare/SAM3DPlans_few", "prepare/SAM3DPlans_3d_fullres"}
+    seeded = {step.name: step.shell for step in left(dataset, [few], seeds=[2])}["prepare/SAM3DPlans_few_seed2"]
+    assert "SAM3DPlans_few --settings" in seeded and "--data-plans SAM3DPlans --seed 2" in seeded
+    write_plans(dataset.base / "SAM3DPlans_few.json", {"training_cases": 2})
+    with pytest.raises(SAM3DError, match="SAM3DPlans_few.json differs from the recipe kits21_tumor in training_cases"):
+        left(dataset, [OURS, few])
+    few["sam3d"] = {"training_case": 1}
+    with pytest.raises(SAM3DError, match="for the method few cannot be used.*'training_case': there is no such"):
+        left(dataset, [OURS, few])
 
 
 def test_plans_of_another_seed_are_refused(dataset):
