@@ -103,7 +103,7 @@ def time_steps(arguments: argparse.Namespace) -> None:
     image, target = torch.randn(BATCH, 1, *size), (torch.rand(BATCH, 1, *size) < 0.5).to(torch.int16)
     points = torch.rand(BATCH, 32, 3) * torch.tensor(size)
     maps = torch.full((BATCH, KINDS, *size), NOTHING, dtype=torch.int16)
-    prompts = Prompts(points, torch.ones(BATCH, 32, dtype=torch.long), maps).with_free_click()
+    prompts = Prompts(points, torch.ones(BATCH, 32, dtype=torch.long), maps).with_free_clicks()
 
     def step(corrects: bool) -> None:
         correct = Correction(target, None, None, np.random.default_rng(0)) if corrects else None

@@ -82,10 +82,13 @@ class MaskDecoder(nn.Module):
         """
         return self._add(self.fusion.share(-1, image), self.unprompted, levels)
 
+    def fuse(self, image_share: Tensor, *levels: Tensor) -> Tensor:
+        """The share from `encode` and the prompted levels (B, in_channels, d, h, w) -> (B, channels, 2d, 2h, 2w)."""
+        return F.relu(self.norm(self._add(image_share, self.prompted, levels)), inplace=True)
+
     def forward(self, image_share: Tensor, *levels: Tensor) -> Tensor:
-        """The share from `encode` and the prompted levels (B, in_channels, d, h, w) -> (B, K, 2d, 2h, 2w)."""
-        fused = self.norm(self._add(image_share, self.prompted, levels))
-        return self.seg_layers(F.relu(fused, inplace=True))
+        """As `fuse`, but returns the logits (B, K, 2d, 2h, 2w)."""
+        return self.seg_layers(self.fuse(image_share, *levels))
 
     def _add(self, fused: Tensor, numbers: list[int], levels: Sequence[Tensor]) -> Tensor:
         for i, level in zip(numbers, levels, strict=True):

@@ -234,6 +234,41 @@ def _shares(mask: Tensor, stride: int) -> Tensor:
     return counts.unflatten(4, (-1, stride)).sum(5, dtype=torch.float32) / stride**3
 
 
+def drawn_prompts(
+    prompts: Prompts,
+    num_labels: int,
+    size: tuple[int, int, int],
+    click_map: str,
+    tokens: Sequence[float],
+    takes_maps: bool,
+) -> Tensor:
+    """All prompts drawn on the voxels of the image.
+
+    Args:
+        prompts: in voxels; for each patch, or one for all.
+        num_labels: labels of prompts, background included.
+        size: voxels along (d, h, w).
+        click_map: how clicks are drawn, one of `CLICK_MAPS`.
+        tokens: sizes in which they are drawn, in voxels, see `click_maps`.
+        takes_maps: whether maps are drawn, too. Without any, they are 0.
+
+    Returns:
+        (B, `drawn_channels`, *size) in [0, 1]: for each size a channel for each label, then the maps as `map_channels`.
+    """
+    points = prompts.points.masked_fill((prompts.labels < 0)[..., None], 0)  # whatever padding holds, NaN included
+    drawn = [click_maps(points, prompts.labels, num_labels, size, click_map, token) for token in tokens]
+    if takes_maps:
+        none = drawn[0].new_zeros((1, KINDS * num_labels, *size))
+        drawn.append(none if prompts.maps is None else map_channels(prompts.maps, num_labels, 1).to(drawn[0].dtype))
+    count = max(map(len, drawn))
+    return torch.cat([channels.expand(count, -1, -1, -1, -1) for channels in drawn], dim=1)
+
+
+def drawn_channels(num_labels: int, num_sizes: int = 1, takes_maps: bool = True) -> int:
+    """Number of channels of `drawn_prompts`."""
+    return num_labels * (num_sizes + KINDS * takes_maps)
+
+
 class DensePrompt(nn.Module):
     """Dense prompts change the last level of features (ours, not in the paper).
 

@@ -65,15 +65,32 @@ class Prompts(NamedTuple):
         maps = None if self.maps is None else self.maps.flip([axis + 2 for axis in axes])
         return Prompts(points, self.labels, maps)
 
-    def with_free_click(self) -> "Prompts":
-        """One more click in each patch, which is padding: a place for a correction, or for the only click."""
-        points = torch.cat([self.points, self.points.new_zeros(len(self.points), 1, 3)], dim=1)
-        labels = torch.cat([self.labels, self.labels.new_full((len(self.labels), 1), -1)], dim=1)
+    def with_free_clicks(self, count: int = 1) -> "Prompts":
+        """More clicks in each patch, which are padding: places for corrections, or for the only click."""
+        points = torch.cat([self.points, self.points.new_zeros(len(self.points), count, 3)], dim=1)
+        labels = torch.cat([self.labels, self.labels.new_full((len(self.labels), count), -1)], dim=1)
         return self._replace(points=points, labels=labels)
 
 
 Correct = Callable[[Tensor, Prompts], Prompts]
-"""Logits (B, K, D, H, W) and the prompts they came from -> the prompts of a second decoding."""
+"""Logits (B, K, D, H, W) and the prompts they came from -> the prompts of the next decoding.
+
+It is asked once, or as often as its attribute `rounds` says if it has one.
+"""
+
+
+def corrected(decode: Callable[[Prompts], Tensor], prompts: Prompts, correct: Correct) -> Prompts:
+    """The prompts after all rounds of corrections.
+
+    Args:
+        decode: prompts -> logits (B, K, D, H, W).
+        prompts: of the first round.
+        correct: makes the prompts of the next round.
+    """
+    with torch.no_grad():
+        for _ in range(getattr(correct, "rounds", 1)):
+            prompts = correct(decode(prompts), prompts)
+    return prompts
 
 
 class PromptableNetwork(Protocol):

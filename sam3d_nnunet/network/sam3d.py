@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from sam3d_nnunet.network.image_encoder import ImageEncoder
 from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
 from sam3d_nnunet.network.position_prompt import PositionPromptEncoder, SAMPromptEncoder
 from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS, DensePrompt, LevelPromptEncoder, PromptEncoder
-from sam3d_nnunet.network.prompts import Correct, Prompts
+from sam3d_nnunet.network.prompts import Correct, Prompts, corrected
+from sam3d_nnunet.network.refinement import Refinement
 
 STRIDES = (2, 4, 8)
 PUBLISHED_GRID = 32  # tokens a side of the published network
@@ -76,11 +78,13 @@ class Embedding:
         image_share: (B, C', 2d, 2h, 2w) in the type of the arithmetic: the part of the decoder's fused map that does
             not depend on prompts.
         size: voxels of the image along (d, h, w).
+        image: (B, C, D, H, W), where the decoding looks at it again (`Refinement`).
     """
 
     features: list[Tensor]
     image_share: Tensor
     size: tuple[int, int, int]
+    image: Tensor | None = None
 
 
 class SAM3D(nn.Module):
@@ -96,6 +100,7 @@ class SAM3D(nn.Module):
         prompt_encoder: PromptEncoder,
         mask_decoder: MaskDecoder,
         precision: str = "fp32",
+        refinement: Refinement | None = None,
     ) -> None:
         """
         Args:
@@ -105,6 +110,7 @@ class SAM3D(nn.Module):
             precision: of matrix products and convolutions: "bf16", "fp32" or "auto" (bf16 where the device has
                 arithmetic for it). Weights, norms of tokens and returned logits are float32 in any case. It can be set
                 later.
+            refinement: changes the logits at the resolution of the image; None: the published network.
 
         Raises:
             SAM3DError: there is no such precision.
@@ -120,6 +126,7 @@ class SAM3D(nn.Module):
         self.deep_prompt_encoders = nn.ModuleList(deep)
         self.dense_prompt = prompt_encoder.dense
         self.mask_decoder = mask_decoder
+        self.refinement = refinement
         self.apply_prompts = prompt_encoder
         self.num_classes = mask_decoder.num_classes
         self.stride = image_encoder.stride
@@ -160,8 +167,8 @@ class SAM3D(nn.Module):
         Args:
             image: (B, C, D, H, W).
             prompts: in voxels of the image.
-            correct: for training: makes the prompts of a second decoding from the first logits and their prompts. Only
-                the second decoding has gradients. Both share one encoding.
+            correct: for training: makes the prompts of further decodings from the logits so far. Only the last decoding
+                has gradients. All share one encoding.
 
         Returns:
             logits (B, K, D, H, W) float32.
@@ -172,9 +179,7 @@ class SAM3D(nn.Module):
         embedding = self.encode(image)
         if correct is not None:
             prompts = Prompts.none(len(image), image.device) if prompts is None else prompts
-            with torch.no_grad():
-                first = self.decode(embedding, prompts)
-            prompts = correct(first, prompts)
+            prompts = corrected(partial(self.decode, embedding), prompts, correct)
         return self.decode(embedding, prompts)
 
     def encode(self, image: Tensor) -> Embedding:
@@ -183,7 +188,7 @@ class SAM3D(nn.Module):
             return self._encode(image.to(self.image_encoder.pos_embed.dtype))
 
     def _encode(self, image: Tensor) -> Embedding:
-        size = tuple(image.shape[2:])
+        size, original = tuple(image.shape[2:]), None if self.refinement is None else image
         d, h, w = (-n % self.stride for n in size)
         if d or h or w:  # whole tokens; `decode` crops the logits again
             image = F.pad(image, (0, w, 0, h, 0, d), mode="replicate")
@@ -193,7 +198,8 @@ class SAM3D(nn.Module):
         if image.shape[2:] != fused_size:
             image = F.interpolate(image, size=fused_size, mode="trilinear", align_corners=False)
         features = [levels[i].to(image.dtype) for i in decoder.prompted]
-        return Embedding(features, decoder.encode([levels[i] for i in decoder.unprompted], image), size)
+        image_share = decoder.encode([levels[i] for i in decoder.unprompted], image)
+        return Embedding(features, image_share, size, original)
 
     def decode(self, embedding: Embedding, prompts: Prompts | None = None) -> Tensor:
         """Logits (B, K, D, H, W) float32 for a set of prompts; errors as for `forward`.
@@ -209,12 +215,16 @@ class SAM3D(nn.Module):
         if prompts is None:
             prompts = Prompts.none(len(last), last.device)
         features = self.apply_prompts(embedding.features, prompts, embedding.size)
-        logits = self.mask_decoder(embedding.image_share, *features).to(last.dtype)
+        fused = self.mask_decoder.fuse(embedding.image_share, *features)
+        logits = self.mask_decoder.seg_layers(fused).to(last.dtype)
         padded = tuple(n * self.stride for n in last.shape[2:])
         if logits.shape[2:] != padded:
             logits = enlarge(logits, padded)
         d, h, w = embedding.size
-        return logits[..., :d, :h, :w]
+        logits = logits[..., :d, :h, :w]
+        if self.refinement is None:
+            return logits
+        return logits + self.refinement(fused, padded, embedding.image, prompts).to(last.dtype)
 
     def _autocast(self, device: torch.device, tokens: int) -> torch.autocast:
         """Our own, for so many tokens along d. It replaces nnU-Net's, whose float16 would overflow."""
@@ -238,6 +248,7 @@ def build_sam3d(
     deep_prompt_levels: Collection[int] = (),
     aggregate_levels: bool = True,
     start: str | None = None,
+    refine: bool | None = None,
 ) -> SAM3D:
     """Build the parts of a network with random weights, and put them together.
 
@@ -260,11 +271,14 @@ def build_sam3d(
             a prompt encoder of its own, which reads that level. Dense prompts change the last level only.
         aggregate_levels: whether all levels are decoded, or the last one alone.
         start: of the image encoder: "sam" or "published". Default: the preset's. Weights belong to one of the two.
+        refine: whether image and prompts change the logits at full resolution. Default: where prompts are labelled.
 
     Raises:
-        SAM3DError: the stride, the precision, the prompt encoding, the start or a level is not possible, or maps are
-            wanted without labelled prompts.
+        SAM3DError: the stride, the precision, the prompt encoding, the start or a level is not possible, or maps or
+            refinement are wanted without labelled prompts.
     """
+    labelled = preset.labelled_prompts if labelled_prompts is None else labelled_prompts
+    num_labels = num_click_labels or num_classes
     stride = default_stride(patch_size) if stride is None else stride
     if stride not in STRIDES:
         raise SAM3DError(f"stride {stride!r} is not possible; choose one of {', '.join(map(str, STRIDES))}.")
@@ -274,10 +288,10 @@ def build_sam3d(
     image_encoder = build_image_encoder(preset, input_channels, stride, activation_checkpointing, start)
     prompt_encoder = build_prompt_encoder(
         preset,
-        num_click_labels or num_classes,
+        num_labels,
         stride,
         num_levels=len(prompted),
-        labelled=preset.labelled_prompts if labelled_prompts is None else labelled_prompts,
+        labelled=labelled,
         takes_maps=takes_maps,
         encoding=prompt_encoding,
         click_map=click_map,
@@ -287,7 +301,13 @@ def build_sam3d(
     )
     for i in range(len(preset.global_blocks) - num_levels):  # nothing is decoded from these
         image_encoder.necks[i] = nn.Identity()
-    return SAM3D(image_encoder, prompt_encoder, mask_decoder, precision)
+    refinement = None
+    if labelled if refine is None else refine:
+        if not labelled:
+            raise SAM3DError("A network with unlabelled clicks can't refine its masks: clicks are drawn by label.")
+        takes_maps, channels = prompt_encoder.takes_maps, preset.decoder_channels
+        refinement = Refinement(channels, input_channels, num_labels, num_classes, stride, takes_maps, click_map)
+    return SAM3D(image_encoder, prompt_encoder, mask_decoder, precision, refinement)
 
 
 def build_image_encoder(

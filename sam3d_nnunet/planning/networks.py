@@ -12,7 +12,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.network.prompted_unet import PromptedUNet, prompt_channels
+from sam3d_nnunet.network.prompt_encoder import drawn_channels
+from sam3d_nnunet.network.prompted_unet import PromptedUNet
 from sam3d_nnunet.network.sam3d import SAM3D, default_stride
 from sam3d_nnunet.nnunet.names import ABLATION, CONTROL, OURS, PUBLISHED, PUBLISHED_ABLATION, trainers_in
 from sam3d_nnunet.planning.settings import BLOCK, trained_settings
@@ -46,6 +47,7 @@ def sam3d(
         click_map=settings.click_map,
         deep_prompt_levels=settings.deep_prompt_levels,
         aggregate_levels=settings.aggregate_levels,
+        refine=settings.refine,
         start=settings.start,
     )
 
@@ -121,7 +123,7 @@ def _prompted(
         architecture,
         kwargs,
         configuration.network_arch_init_kwargs_req_import,
-        num_input_channels + prompt_channels(settings.num_click_labels),
+        num_input_channels + drawn_channels(settings.num_click_labels),
         num_output_channels,
         allow_init=True,
         deep_supervision=deep_supervision,

@@ -221,7 +221,7 @@ class WindowPredictor:
         if not self.clicks_carry_labels:
             inside = inside._replace(labels=np.ones_like(inside.labels))
         # with a padded click, windows without clicks have the shape of those with one: one compilation less
-        batch = Prompts.from_voxels([inside]).with_free_click()
+        batch = Prompts.from_voxels([inside]).with_free_clicks()
         embeddings = self._embeddings_of(window)
         logits = [self._mean_over_mirrorings(network, window, batch, embeddings) for network in self.networks]
         return logits[0] if len(logits) == 1 else self._mean_probability(logits)

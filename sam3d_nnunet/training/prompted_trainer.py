@@ -66,7 +66,7 @@ class PromptedTrainer(PlannedTrainer):
         super().on_train_start()
 
     def training_loss(self, batch: dict) -> Tensor:
-        """The loss of a training batch with prompts; in a share of the batches, a click corrects the first mask."""
+        """The loss of a training batch with prompts; in a share of the batches, clicks correct the first mask."""
         corrects = np.random.random() < self.settings.iterated_share
         correct = self._correction(_finest(batch["target"])) if corrects else None
         output = self.network(batch["data"].to(self.device, non_blocking=True), self._prompts(batch), correct)
@@ -104,16 +104,17 @@ class PromptedTrainer(PlannedTrainer):
     def _prompts(self, batch: dict) -> Prompts:
         prompts = PackedPrompts(*batch["prompts"]).unpack(self.device)  # nnU-Net's pinning returns a plain tuple
         # in every step, because another shape would cost a compilation
-        return prompts.with_free_click() if self.settings.iterated_share else prompts
+        return prompts.with_free_clicks(self.settings.clicks.most_corrections if self.settings.iterated_share else 0)
 
     def _correction(self, target: Tensor) -> Correction:
-        labels = self.label_manager
+        labels, most = self.label_manager, self.settings.clicks.most_corrections
         return Correction(
             target,
             list(labels.regions_class_order) if labels.has_regions else None,
             labels.ignore_label,
             np.random.default_rng(np.random.randint(2**31)),
             select=self.settings.target_policy == "clicked",
+            rounds=1 if most == 1 else np.random.randint(1, most + 1),
         )
 
     def _refuse_empty_training_set(self) -> None:

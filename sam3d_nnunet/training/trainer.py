@@ -108,5 +108,6 @@ class SAM3DAdapterTrainer(SAMTuning, PromptedTrainer):
 
     @classmethod
     def left_open(cls, settings: SAM3DSettings) -> dict[str, Any]:
-        """The start of the preset, and how clicks are drawn."""
-        return super().left_open(settings) | {"start": PRESETS[settings.preset].start, "click_map": "gaussian"}
+        """The start of the preset, how clicks are drawn, and whether masks are refined."""
+        found = {"start": PRESETS[settings.preset].start, "click_map": "gaussian"}
+        return super().left_open(settings) | found | {"refine": settings.clicks_carry_labels}

@@ -14,23 +14,26 @@ import torch
 from sam3d_nnunet.network import SAM3D
 
 # first 16 digits of the SHA-256 of the lines "name shape", and of the lines "name shape requires_grad"
-POSITION, ONE_LEVEL = {"prompt_encoding": "position"}, {"aggregate_levels": False}
-ALL_LEVELS, TWO_LEVELS = {"deep_prompt_levels": [1, 2, 3]}, {"deep_prompt_levels": [1]}
+COARSE = {"refine": False}  # as all models were at first
+POSITION, ONE_LEVEL = COARSE | {"prompt_encoding": "position"}, COARSE | {"aggregate_levels": False}
+ALL_LEVELS, TWO_LEVELS = COARSE | {"deep_prompt_levels": [1, 2, 3]}, COARSE | {"deep_prompt_levels": [1]}
 DIGESTS = [
-    ("vit_b", {}, "61d958f8ccb03b76", "8c1d92ddb23d3749"),
+    ("vit_b", COARSE, "61d958f8ccb03b76", "8c1d92ddb23d3749"),
     ("vit_b", POSITION, "0363bc5c44d74b4a", "8c1d92ddb23d3749"),
     ("vit_b", ONE_LEVEL, "1abd0ae76d23d94e", "7726b047298b781b"),
     ("vit_b", ALL_LEVELS, "8b83be56a08b0bc8", "0de8a9f748afd4eb"),
     ("vit_b", TWO_LEVELS, "6d78dd1f2f5acf81", "c16bcedf86fc89b6"),
+    ("vit_b", {}, "22c1492860ff8720", "fcab6de5f545992d"),
+    ("tiny", {}, "2f47e491322c4df8", "40bada2aff33e7e0"),
     ("vit_b", {"labelled_prompts": False}, "f8439bb85f8cd3e2", "47aca1d465b6c318"),
-    ("vit_l", {}, "0f3e5b73dd2fa04a", "d20a6ccf2cacfb22"),
-    ("vit_h", {}, "11f46efa788012d0", "478eac5f151a59be"),
+    ("vit_l", COARSE, "0f3e5b73dd2fa04a", "d20a6ccf2cacfb22"),
+    ("vit_h", COARSE, "11f46efa788012d0", "478eac5f151a59be"),
     ("paper", {}, "f8439bb85f8cd3e2", "47aca1d465b6c318"),
     ("paper", POSITION, "e4d4ac0a1e520488", "ad04d7ad34f5151b"),
     ("paper", ONE_LEVEL, "3542f89717c2cf68", "5213a075b9bea44a"),
     ("paper", ALL_LEVELS, "bba7c54ae8883258", "b34e8e23093640b7"),
     ("paper", TWO_LEVELS, "608761969cb2e871", "6d5bbf11befeb8dc"),
-    ("tiny", {}, "743b47053bcbd5f1", "d8b19218ecc067d6"),
+    ("tiny", COARSE, "743b47053bcbd5f1", "d8b19218ecc067d6"),
     ("tiny", POSITION, "0dd3caa53513a676", "d8b19218ecc067d6"),
     ("tiny", ONE_LEVEL, "3faebecd7394ebf7", "b00180820b17757e"),
     ("tiny", ALL_LEVELS, "eb392657da8eea75", "d8f5303ba4d47560"),

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS, click_maps
-from sam3d_nnunet.network.prompted_unet import PromptedUNet, prompt_channels
+from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS, click_maps, drawn_channels
+from sam3d_nnunet.network.prompted_unet import PromptedUNet
 from sam3d_nnunet.network.prompts import Prompts
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING
 
@@ -29,7 +29,7 @@ def clicks(*given: tuple[float, float, float, int]) -> Prompts:
 def test_image_comes_first_and_prompts_are_zero_without_any(shown):
     image = torch.randn(2, 1, *SIZE)
     seen = shown(image)
-    assert seen.shape == (2, 1 + prompt_channels(3), *SIZE)
+    assert seen.shape == (2, 1 + drawn_channels(3), *SIZE)
     assert torch.equal(seen[:, :1], image)
     assert not seen[:, 1:].any()
 
@@ -87,7 +87,7 @@ def test_corrected_step_decodes_again(shown):
 
 
 def test_bf16_comes_back_as_float32():
-    network = PromptedUNet(nn.Conv3d(1 + prompt_channels(2), 2, 1), 2, 2, precision="bf16")
+    network = PromptedUNet(nn.Conv3d(1 + drawn_channels(2), 2, 1), 2, 2, precision="bf16")
     logits = network(torch.randn(1, 1, *SIZE))
     assert logits.dtype == torch.float32
     assert not torch.equal(logits, network.unet(torch.cat([torch.zeros(1, 1, *SIZE)] * 9, dim=1)))

@@ -58,7 +58,7 @@ def test_clicks_and_maps_are_mirrored_alike(axes):
 
 def test_a_free_click_is_padding_behind_the_others():
     prompts = Prompts.from_voxels([clicks(1, 0)._replace(maps=some_maps(1))])
-    more = prompts.with_free_click()
+    more = prompts.with_free_clicks()
     assert more.labels.tolist() == [[1, 0, -1]] and more.maps is prompts.maps
     assert torch.equal(more.points[:, :2], prompts.points)
 

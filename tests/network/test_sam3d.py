@@ -143,7 +143,7 @@ def test_only_seg_layers_depend_on_the_number_of_classes(labelled):
     assert two.keys() == five.keys()
     differing = {n for n in two if two[n].shape != five[n].shape}
     assert differing == {n for n in two if ".seg_layers." in n and not n.endswith("bias")}
-    assert len(differing) == (3 if labelled else 1)
+    assert len(differing) == (5 if labelled else 1)
 
 
 # --- the function ---
@@ -279,6 +279,23 @@ def test_activation_checkpointing_changes_no_gradient():
     assert len(calls) == 3
 
 
+def test_corrections_follow_one_another():
+    """Each sees the logits of the prompts that the one before made."""
+    net, image, seen = stirred(small()), torch.randn(1, 1, 24, 32, 20), []
+
+    class Correct:
+        rounds = 3
+
+        def __call__(self, logits, prompts):
+            seen.append((logits, prompts))
+            return prompts._replace(points=prompts.points + 1)
+
+    found = net(image, CLICKS, Correct())
+    for number, (logits, prompts) in enumerate(seen):
+        assert torch.equal(prompts.points, POINTS + number) and torch.equal(logits, net(image, prompts))
+    assert len(seen) == 3 and torch.equal(found, net(image, CLICKS._replace(points=POINTS + 3)))
+
+
 @pytest.mark.parametrize(("name", "expected"), [("vit_b", True), ("paper", True), ("tiny", False)])
 def test_activation_checkpointing_is_on_for_encoders_of_sams_size(name, expected):
     with torch.device("meta"):
@@ -299,8 +316,8 @@ def test_compiles_with_a_correction_between():
     """One break, at the correction; neither a corrected step nor the next correction costs a further compilation."""
 
     class Correct:
-        def __init__(self, shift: float) -> None:
-            self.shift = shift
+        def __init__(self, shift: float, rounds: int = 1) -> None:
+            self.shift, self.rounds = shift, rounds
 
         @torch.compiler.disable
         def __call__(self, logits, prompts):
@@ -320,10 +337,10 @@ def test_compiles_with_a_correction_between():
     compiled = torch.compile(net, backend=count)
     for correct in (None, Correct(1.0)):
         assert_same_gradients(gradients(compiled, net, image, maps, correct), gradients(net, net, image, maps, correct))
-    assert len(graphs) == 3  # all at once; encoder and first mask; second mask
-    for correct in (Correct(2.0), None, Correct(3.0)):
+    assert len(graphs) == 4  # all at once; encoder; first mask; second mask
+    for correct in (Correct(2.0), None, Correct(3.0, rounds=2), Correct(4.0, rounds=3)):
         assert_same_gradients(gradients(compiled, net, image, maps, correct), gradients(net, net, image, maps, correct))
-    assert len(graphs) == 3
+    assert len(graphs) == 4
 
 
 def test_a_correction_decodes_twice_and_encodes_once():
@@ -415,7 +432,7 @@ def test_clicks_of_one_image_do_not_reach_another():
     with torch.no_grad():
         both = net(image, Prompts(points, labels))
         alone = net(image[1:], Prompts(points[1:, :1], labels[1:, :1]))
-        torch.testing.assert_close(both[1:], alone, rtol=1e-4, atol=1e-5)
+        assert relative_error(both[1:], alone) < 1e-5
 
 
 @pytest.mark.parametrize("label", [0, 2])
@@ -437,7 +454,8 @@ def test_labelled_and_dense_prompts_start_as_the_published_function():
     plain, labelled = small(labelled_prompts=False), small(seed=1)
     problems = labelled.load_state_dict(plain.state_dict(), strict=False)
     assert not problems.unexpected_keys
-    assert all(n.startswith(("dense_prompt.", "prompt_encoder.label_embedding.")) for n in problems.missing_keys)
+    ours = ("dense_prompt.", "prompt_encoder.label_embedding.", "refinement.")
+    assert all(n.startswith(ours) for n in problems.missing_keys)
     image = torch.randn(1, 1, 24, 32, 20)
     with torch.no_grad():
         expected = plain(image, clicks_for(labelled=False))

@@ -15,6 +15,7 @@ NAMES = [
     "msd_colon",
     "msd_pancreas_tumor",
     "spine_ablations",
+    "spine_mr",
 ]
 
 

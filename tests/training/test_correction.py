@@ -37,7 +37,7 @@ def correct(predicted: torch.Tensor, kind: str, maps: torch.Tensor | None = None
     regions = [2, 1] if kind == "regions" else None
     correction = Correction(as_target(label_map(), kind), regions, IGNORE, np.random.default_rng(0))
     prompts = Prompts(torch.ones(2, 3, 3), torch.tensor([[1, 0, -1], [0, 1, 2]]), maps)
-    return correction(as_logits(predicted, kind), prompts.with_free_click())
+    return correction(as_logits(predicted, kind), prompts.with_free_clicks())
 
 
 def predicted(without: int) -> torch.Tensor:

@@ -1,0 +1,83 @@
+"""The stage at full resolution, and what it is for: clicks have an effect at the voxel where they are."""
+
+import pytest
+import torch
+
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.network import SAM3D, Prompts
+from sam3d_nnunet.network.prompt_encoder import click_maps, drawn_channels, drawn_prompts, map_channels
+
+SIZE = (21, 30, 18)  # no whole tokens
+CLICK = Prompts(torch.tensor([[[10.0, 12, 7]]]), torch.tensor([[1]]))
+
+
+def network(**options) -> SAM3D:
+    torch.manual_seed(0)
+    return SAM3D.from_preset("tiny", 1, 3, SIZE, 4, **options).eval()
+
+
+def test_it_changes_nothing_at_first():
+    """Networks with and without it have the same weights from a seed, and compute the same."""
+    with_it, without = network(), network(refine=False)
+    image = torch.randn(1, 1, *SIZE)
+    with torch.no_grad():
+        assert torch.equal(with_it(image, CLICK), without(image, CLICK))
+    assert with_it.refinement is not None and without.refinement is None
+
+
+def test_clicks_act_on_single_voxels():
+    """With a random last layer, moving a click by a voxel changes the logits there, and far less elsewhere."""
+    net = network()
+    torch.nn.init.normal_(net.refinement.seg_layers.weight)
+    image = torch.randn(1, 1, *SIZE)
+    with torch.no_grad():
+        embedding = net.encode(image)
+        before, after = (
+            net.decode(embedding, CLICK._replace(points=CLICK.points + shift))
+            for shift in (0, torch.tensor([0, 0, 1.0]))
+        )
+    change = (before - after).abs().amax(dim=(0, 1))
+    assert change[8:13, 10:15, 5:11].max() > 3 * change[:, 24:].max() > 0
+
+
+def test_gradients_reach_it_and_what_lies_below():
+    net = network()
+    maps = torch.randint(-1, 3, (1, 3, *SIZE)).short()
+    for _ in range(2):  # the zeros of its last layer stop the first gradient
+        net.zero_grad()
+        net(torch.randn(1, 1, *SIZE), CLICK._replace(maps=maps)).square().mean().backward()
+        torch.nn.init.normal_(net.refinement.seg_layers.weight)
+    assert all(p.grad.abs().max() > 0 for p in net.refinement.parameters())
+
+
+def test_one_image_serves_several_prompts():
+    net = network()
+    torch.nn.init.normal_(net.refinement.seg_layers.weight)
+    image = torch.randn(1, 1, *SIZE)
+    points = torch.tensor([[[10.0, 12, 7]], [[3.0, 20, 9]]])
+    with torch.no_grad():
+        together = net.decode(net.encode(image), Prompts(points, torch.tensor([[1], [2]])))
+        for i in range(2):
+            alone = net(image, Prompts(points[i : i + 1], torch.tensor([[1 + i]])))
+            torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_unlabelled_clicks_are_not_drawn():
+    assert network(labelled_prompts=False).refinement is None
+    with pytest.raises(SAM3DError, match="unlabelled clicks can't refine its masks"):
+        network(labelled_prompts=False, refine=True)
+
+
+@pytest.mark.parametrize("takes_maps", [True, False])
+def test_drawn_prompts_are_clicks_in_each_size_and_then_maps(takes_maps):
+    maps = torch.randint(-1, 3, (1, 3, *SIZE)).short()
+    points, labels = torch.tensor([[[10.0, 12, 7], [torch.nan] * 3]]), torch.tensor([[2, -1]])
+    drawn = drawn_prompts(Prompts(points, labels, maps), 3, SIZE, "gaussian", (4, 1), takes_maps)
+    assert drawn.shape == (1, drawn_channels(3, 2, takes_maps), *SIZE)
+    for i, token in enumerate((4, 1)):
+        expected = click_maps(points[:, :1], labels[:, :1], 3, SIZE, "gaussian", token)
+        assert torch.equal(drawn[:, 3 * i : 3 * i + 3], expected)
+    if takes_maps:
+        assert torch.equal(drawn[:, 6:], map_channels(maps, 3, 1))
+        without = drawn_prompts(Prompts(points, labels), 3, SIZE, "gaussian", (4, 1), True)
+        assert (without[:, 6:] == 0).all()
