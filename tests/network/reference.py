@@ -12,6 +12,7 @@ from torch import Tensor
 from sam3d_nnunet.network import SAM3D, Prompts
 from sam3d_nnunet.network.image_encoder import PatchEmbed
 from sam3d_nnunet.network.mask_decoder import Fusion
+from sam3d_nnunet.network.refinement import Refinement
 from sam3d_nnunet.network.window_attention import WindowAttention
 
 WINDOW = 8
@@ -130,7 +131,29 @@ def decode(net: SAM3D, levels: list[Tensor], image: Tensor, prompts: Prompts) ->
     levels = [enlarged(head(x), size) for head, x in zip(decoder.heads, levels, strict=True)]
     small = F.interpolate(image, size=size, mode="trilinear", align_corners=False)
     fused = F.relu(decoder.norm(fusion(decoder.fusion, levels, small)))
-    return enlarged(decoder.seg_layers(fused), image.shape[2:])
+    logits = enlarged(decoder.seg_layers(fused), image.shape[2:])
+    return logits if net.refinement is None else logits + refine(net.refinement, fused, image, points, labels)
+
+
+def refine(stage: Refinement, fused: Tensor, image: Tensor, points: Tensor, labels: Tensor) -> Tensor:
+    """The change of the logits: one convolution of everything that is known, and two more."""
+    size = image.shape[2:]
+    voxels = torch.stack(torch.meshgrid(*map(torch.arange, size), indexing="ij"), dim=-1).to(image)
+    balls = []
+    for token in stage.draw.tokens:
+        for label in range(stage.draw.num_labels):
+            ball = image.new_zeros(len(points), *size)
+            for b, n in (labels == label).nonzero().tolist():
+                ball[b] += torch.exp(-((voxels - points[b, n]) ** 2).sum(-1) / (2 * token**2))
+            balls.append(ball.clamp(max=1))
+    drawn = torch.stack(balls, dim=1)
+    first = stage.draw.seg_layers.weight
+    drawn = F.pad(drawn, (0,) * 7 + (first.shape[1] - drawn.shape[1],))  # there are no maps
+    known = torch.cat([enlarged(stage.reduce(fused), size), image, drawn], dim=1)
+    as_it_is = torch.zeros(*(2 * [len(first)]), 3, 3, 3).to(image)
+    as_it_is[range(len(first)), range(len(first)), 1, 1, 1] = 1
+    x = F.conv3d(known, torch.cat([as_it_is, stage.look.weight, first], dim=1), padding=1)
+    return stage.seg_layers(F.relu(stage.norm2(stage.conv(F.relu(stage.norm1(x))))))
 
 
 def segment(net: SAM3D, image: Tensor, prompts: Prompts) -> Tensor:

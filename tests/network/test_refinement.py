@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from reference import relative_error, segment
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network import SAM3D, Prompts
@@ -81,3 +82,18 @@ def test_drawn_prompts_are_clicks_in_each_size_and_then_maps(takes_maps):
         assert torch.equal(drawn[:, 6:], map_channels(maps, 3, 1))
         without = drawn_prompts(Prompts(points, labels), 3, SIZE, "gaussian", (4, 1), True)
         assert (without[:, 6:] == 0).all()
+
+
+def test_it_is_the_straightforward_formulation():
+    """One convolution of decoder's map, image and drawn clicks together."""
+    torch.manual_seed(0)
+    net = SAM3D.from_preset("tiny", 1, 3, (24, 32, 20), 4).double().eval()
+    for parameter in net.refinement.parameters():
+        torch.nn.init.normal_(parameter)
+    image = torch.randn(2, 1, 24, 32, 20, dtype=torch.float64)
+    points = torch.rand(2, 3, 3, dtype=torch.float64) * torch.tensor([24, 32, 20]) - 0.5
+    prompts = Prompts(points, torch.tensor([[1, 2, 1], [0, -1, 2]]))
+    with torch.no_grad():
+        found = net(image, prompts)
+        assert relative_error(found, segment(net, image, prompts)) < 1e-6
+        assert relative_error(found, segment(net, image, prompts._replace(points=points + 1))) > 1e-3
