@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cc3d
 import httpx
 import numpy as np
 import pandas as pd
@@ -115,6 +116,28 @@ def lease_of(truth: np.ndarray) -> Lease:
     lease = Lease(truth[None].astype(np.float32) * INTENSITY, buffer=np.zeros(truth.shape, np.uint8))
     lease.reset()
     return lease
+
+
+def test_each_lesion_is_an_object_of_its_own(evaluate, labels, read, tmp_path):
+    """As in a session of its own; the scores are those of these masks, and all are written together."""
+    assert evaluate("-f", 0, "--protocol", "each_1").exit_code == 0
+    folder = tmp_path / "evaluated/rival/each_1/fold_0/trial_0"
+    scores = pd.read_csv(folder / "scores.csv").set_index("case")
+    for case in CASES:
+        truth, drawn = read(labels / f"{case}.nii.gz"), read_prompt(folder / f"{case}.json")
+        lesions = cc3d.connected_components(truth, connectivity=26)
+        union, dice = np.zeros(SHAPE, int), []
+        for point, label in zip(drawn.points, drawn.labels.tolist()):
+            voxel = tuple((point[::-1] / SPACING).astype(int).tolist())
+            alone = lease_of(truth)
+            alone.prompts.append((list(voxel), True))
+            alone.predict()
+            found, wanted = alone.buffer > 0, lesions == lesions[voxel]
+            dice.append(2 * (found & wanted).sum() / (found.sum() + wanted.sum()))
+            union[found] = label
+        assert len(dice) == scores.loc[case, "objects"] == 3
+        assert scores.loc[case, "object_dice"] == pytest.approx(np.mean(dice))
+        assert (read(folder / f"{case}.nii.gz") == union).all() and set(np.unique(union)) == {0, 1, 2}
 
 
 def test_facts_of_the_method(evaluate, tmp_path):
