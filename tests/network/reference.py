@@ -139,13 +139,12 @@ def refine(stage: Refinement, fused: Tensor, image: Tensor, points: Tensor, labe
     """The change of the logits: one convolution of everything that is known, and two more."""
     size = image.shape[2:]
     voxels = torch.stack(torch.meshgrid(*map(torch.arange, size), indexing="ij"), dim=-1).to(image)
+    squares = ((voxels - points[:, :, None, None, None]) ** 2).sum(-1)
     balls = []
     for token in stage.draw.tokens:
         for label in range(stage.draw.num_labels):
-            ball = image.new_zeros(len(points), *size)
-            for b, n in (labels == label).nonzero().tolist():
-                ball[b] += torch.exp(-((voxels - points[b, n]) ** 2).sum(-1) / (2 * token**2))
-            balls.append(ball.clamp(max=1))
+            shown = (labels == label)[..., None, None, None]
+            balls.append((shown * torch.exp(-squares / (2 * token**2))).sum(1).clamp(max=1))
     drawn = torch.stack(balls, dim=1)
     first = stage.draw.seg_layers.weight
     drawn = F.pad(drawn, (0,) * 7 + (first.shape[1] - drawn.shape[1],))  # there are no maps
