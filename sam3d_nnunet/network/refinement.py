@@ -30,9 +30,9 @@ class DrawnInput(nn.Module):
 class Refinement(nn.Module):
     """Two convolutions with all that is known of a voxel: the decoder's map, the image, and the prompts.
 
-    The published decoder ends at half the side of a token, and clicks reach it through the features of tokens alone, so
-    that networks are slow to learn which of several look-alikes a click means. The last layer starts at zero, so that
-    the published function is unchanged at the start.
+    The published decoder ends at half the side of a token, and clicks reach it through the features of tokens alone.
+    Small networks then often take long to begin to select what is clicked. The last layer starts at zero, so that the
+    published function is unchanged at the start.
     """
 
     def __init__(
