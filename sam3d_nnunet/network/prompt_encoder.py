@@ -237,25 +237,27 @@ def _shares(mask: Tensor, stride: int) -> Tensor:
 def drawn_prompts(
     prompts: Prompts,
     num_labels: int,
-    size: tuple[int, int, int],
+    image: Tensor,
     click_map: str,
     tokens: Sequence[float],
     takes_maps: bool,
 ) -> Tensor:
-    """All prompts drawn on the voxels of the image.
+    """All prompts drawn on the voxels of the image, in its type.
 
     Args:
         prompts: in voxels; for each patch, or one for all.
         num_labels: labels of prompts, background included.
-        size: voxels along (d, h, w).
+        image: (B or 1, C, D, H, W).
         click_map: how clicks are drawn, one of `CLICK_MAPS`.
         tokens: sizes in which they are drawn, in voxels, see `click_maps`.
         takes_maps: whether maps are drawn, too. Without any, they are 0.
 
     Returns:
-        (B, `drawn_channels`, *size) in [0, 1]: for each size a channel for each label, then the maps as `map_channels`.
+        (B, `drawn_channels`, D, H, W) in [0, 1]: for each size a channel a label, then the maps as `map_channels`.
     """
+    size = tuple(image.shape[2:])
     points = prompts.points.masked_fill((prompts.labels < 0)[..., None], 0)  # whatever padding holds, NaN included
+    points = points.to(image.dtype)
     drawn = [click_maps(points, prompts.labels, num_labels, size, click_map, token) for token in tokens]
     if takes_maps:
         none = drawn[0].new_zeros((1, KINDS * num_labels, *size))

@@ -20,11 +20,10 @@ class DrawnInput(nn.Module):
         channels = drawn_channels(num_labels, len(self.tokens), takes_maps)
         self.seg_layers = nn.Conv3d(channels, width, kernel_size=3, padding=1, bias=False)
 
-    def forward(self, prompts: Prompts, size: tuple[int, int, int]) -> Tensor:
-        """Prompts in voxels, for each patch or one for all -> (B, width, *size)."""
-        return self.seg_layers(
-            drawn_prompts(prompts, self.num_labels, size, self.click_map, self.tokens, self.takes_maps)
-        )
+    def forward(self, prompts: Prompts, image: Tensor) -> Tensor:
+        """Prompts in voxels of (B or 1, C, D, H, W), for each patch or one for all -> (B, width, D, H, W)."""
+        drawn = drawn_prompts(prompts, self.num_labels, image, self.click_map, self.tokens, self.takes_maps)
+        return self.seg_layers(drawn)
 
 
 class Refinement(nn.Module):
@@ -79,8 +78,7 @@ class Refinement(nn.Module):
         Returns:
             (B, K, D, H, W).
         """
-        size = tuple(image.shape[2:])
-        d, h, w = size
+        d, h, w = image.shape[2:]
         known = enlarge(self.reduce(fused), padded)[..., :d, :h, :w]
-        x = F.relu(self.norm1(known + self.look(image) + self.draw(prompts, size)))
+        x = F.relu(self.norm1(known + self.look(image) + self.draw(prompts, image)))
         return self.seg_layers(F.relu(self.norm2(self.conv(x))))

@@ -73,14 +73,15 @@ def test_unlabelled_clicks_are_not_drawn():
 def test_drawn_prompts_are_clicks_in_each_size_and_then_maps(takes_maps):
     maps = torch.randint(-1, 3, (1, 3, *SIZE)).short()
     points, labels = torch.tensor([[[10.0, 12, 7], [torch.nan] * 3]]), torch.tensor([[2, -1]])
-    drawn = drawn_prompts(Prompts(points, labels, maps), 3, SIZE, "gaussian", (4, 1), takes_maps)
+    image = torch.zeros(1, 1, *SIZE)
+    drawn = drawn_prompts(Prompts(points, labels, maps), 3, image, "gaussian", (4, 1), takes_maps)
     assert drawn.shape == (1, drawn_channels(3, 2, takes_maps), *SIZE)
     for i, token in enumerate((4, 1)):
         expected = click_maps(points[:, :1], labels[:, :1], 3, SIZE, "gaussian", token)
         assert torch.equal(drawn[:, 3 * i : 3 * i + 3], expected)
     if takes_maps:
         assert torch.equal(drawn[:, 6:], map_channels(maps, 3, 1))
-        without = drawn_prompts(Prompts(points, labels), 3, SIZE, "gaussian", (4, 1), True)
+        without = drawn_prompts(Prompts(points, labels), 3, image, "gaussian", (4, 1), True)
         assert (without[:, 6:] == 0).all()
 
 
@@ -97,3 +98,12 @@ def test_it_is_the_straightforward_formulation():
         found = net(image, prompts)
         assert relative_error(found, segment(net, image, prompts)) < 1e-6
         assert relative_error(found, segment(net, image, prompts._replace(points=points + 1))) > 1e-3
+
+
+def test_clicks_may_have_another_type_than_the_network():
+    """As the other parts take them: those of a loader are float32, whatever the weights are."""
+    net = network().double()
+    torch.nn.init.normal_(net.refinement.seg_layers.weight)
+    image = torch.randn(1, 1, *SIZE, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.equal(net(image, CLICK), net(image, CLICK._replace(points=CLICK.points.double())))
