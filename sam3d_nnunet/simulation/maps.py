@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sam3d_nnunet.geometry.boxes import Box
-from sam3d_nnunet.prompts.prompt import BOX, KINDS, MASK, NOTHING, SCRIBBLE, VoxelPrompts
+from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE, VoxelPrompts
 from sam3d_nnunet.simulation.draw import Components, has_label
 
 MARGIN = 6  # voxels around an object in which background scribbles lie and masks are distorted
@@ -28,13 +28,6 @@ class DrawnMaps:
         if kind not in self.said:
             self.said[kind] = np.full(self.shape, NOTHING, np.int16)
         return self.said[kind]
-
-    def array(self) -> np.ndarray:
-        """(3, D, H, W) int16: all kinds."""
-        maps = np.full((KINDS, *self.shape), NOTHING, np.int16)
-        for kind, drawn in self.said.items():
-            maps[kind] = drawn
-        return maps
 
 
 class MapSimulator:

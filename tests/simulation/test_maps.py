@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from helpers import all_kinds
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -29,7 +30,7 @@ def scene() -> np.ndarray:
 @given(LABEL_MAPS, SEEDS)
 def test_scribbles_lie_on_what_they_claim(segmentation, seed):
     marks = MapSimulator([1, 2], 0, 1, 0).marks(segmentation, np.random.default_rng(seed))
-    maps = marks.maps.array()
+    maps = all_kinds(marks.maps)
     scribble = maps[SCRIBBLE]
     assert maps.dtype == np.int16 and (maps[[MASK, BOX]] == NOTHING).all()
     drawn = scribble != NOTHING
@@ -134,7 +135,7 @@ def test_shares(kind, shares):
     for _ in range(500):
         maps = simulator.marks(scene(), rng).maps
         simulator.add_mask(maps, scene(), rng)
-        drawn += (maps.array() != NOTHING).any(axis=(1, 2, 3))
+        drawn += (all_kinds(maps) != NOTHING).any(axis=(1, 2, 3))
     expected = np.zeros(3)
     expected[kind] = 0.3
     assert np.allclose(drawn / 500, expected, atol=0.08)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import pin_memory_of_all_eligible_items_in_dict
+from helpers import all_kinds
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 from sam3d_nnunet.network.prompts import Prompts
@@ -238,7 +239,7 @@ def test_packed_prompts_hold_what_is_said(said):
     for i, (patch, kind) in enumerate(said):
         patches[patch].maps[kind][1, 2, i] = i
     packed = PackedPrompts.pack(patches)
-    expected = Prompts.from_voxels([patch._replace(maps=patch.maps.array()) for patch in patches])
+    expected = Prompts.from_voxels([patch._replace(maps=all_kinds(patch.maps)) for patch in patches])
     assert packed.maps.shape == (len(said), 4, 5, 6)
     for found, wanted in zip(PackedPrompts(*packed).unpack(CPU), expected, strict=True):
         assert torch.equal(found, wanted) and found.dtype == wanted.dtype
