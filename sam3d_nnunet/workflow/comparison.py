@@ -48,6 +48,11 @@ PAPER_METHODS: tuple[dict[str, str], ...] = (
 """The methods of the paper, our controls and MedNeXt-L, written as in a recipe."""
 
 
+def used_as_they_are(plans: str) -> bool:
+    """Whether plans are used as nnU-Net or the user made them; the recipe makes all others."""
+    return plans.startswith("nnUNet")
+
+
 class ComparedMethod(Block):
     """A model to train, or original 2-D SAM, which isn't trained."""
 
@@ -180,7 +185,7 @@ class Comparison(Block):
                     f"{where} gives {method.name!r} and {other.name!r} the same plans {method.plans}, but other sam3d "
                     "or data. Give one of them another name for its plans."
                 )
-        if method.sam3d and method.plans.startswith("nnUNet"):
+        if method.sam3d and used_as_they_are(method.plans):
             raise SAM3DError(
                 f"{where} gives {method.name!r} settings for the plans {method.plans}, which are used as they are. "
                 "Give it plans with another name."

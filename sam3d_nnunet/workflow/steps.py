@@ -25,7 +25,7 @@ from sam3d_nnunet.planning.settings import BLOCK as SETTINGS
 from sam3d_nnunet.prediction.model_folder import FINAL, trained_model_folder
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, Protocol
 from sam3d_nnunet.training.planned_trainer import PlannedTrainer, complete_settings
-from sam3d_nnunet.workflow.comparison import WORK, ComparedMethod, Comparison, Run
+from sam3d_nnunet.workflow.comparison import WORK, ComparedMethod, Comparison, Run, used_as_they_are
 
 NNUNET_PLANNERS = {
     "nnUNetPlans": "ExperimentPlanner",
@@ -94,7 +94,7 @@ class Steps:
 
     def _runs(self, method: ComparedMethod) -> list[ComparedMethod]:
         """One training for each seed. nnU-Net's own trainers and plans know no seed: they are trained once."""
-        is_seeded = not _is_nnunets(method.plans) and issubclass(find_trainer(method.trainer), PlannedTrainer)
+        is_seeded = not used_as_they_are(method.plans) and issubclass(find_trainer(method.trainer), PlannedTrainer)
         return [Run.of(method, seed) for seed in self.comparison.seeds if is_seeded] or [method]
 
     def _check(self) -> None:
@@ -238,7 +238,7 @@ class Steps:
         return trained_model_folder(self.data.name, method.configuration, method.trainer, method.plans)
 
     def _plan_command(self, method: ComparedMethod) -> Command:
-        if _is_nnunets(method.plans):
+        if used_as_they_are(method.plans):
             return ["nnUNetv2_plan_experiment", "-d", self.number, "-pl", NNUNET_PLANNERS[method.plans]]
         unseeded = method.run_of if isinstance(method, Run) else method
         command = ["sam3d", "plan", "-d", self.number, "--recipe", self.recipe]
@@ -268,7 +268,7 @@ class Steps:
         """Existing plans are used, so they must be the plans that the recipe would write."""
         name = method.plans
         file = self._plans_file(name)
-        if _is_nnunets(name):
+        if used_as_they_are(name):
             if name not in NNUNET_PLANNERS and not file.is_file():
                 raise SAM3DError(
                     f"There are no plans {file}. sam3d benchmark makes {', '.join(NNUNET_PLANNERS)} itself; make other "
@@ -325,11 +325,6 @@ class Steps:
             complete_settings(plans, method.configuration, self.data.dataset_json, trainer)
         common = {key: value for key, value in plans.items() if key != "configurations"}
         return common | PlansManager(plans).get_configuration(method.configuration).configuration
-
-
-def _is_nnunets(plans: str) -> bool:
-    """Whether the plans are used as nnU-Net or the user made them."""
-    return plans.startswith("nnUNet")
 
 
 def _read_plans(file: Path) -> dict[str, Any]:
