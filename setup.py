@@ -32,8 +32,11 @@ setup(
         *find_packages(include=["sam3d_nnunet", "sam3d_nnunet.*"]),
         "sam3d_nnunet.nnunet_ext",
         "sam3d_nnunet.plans",
+        # our part of a namespace package; editable installs are searched only if its root is named, too
+        "nnInteractive",
+        "nnInteractive.inference",
     ],
-    package_dir={"sam3d_nnunet.plans": "plans"},
+    package_dir={"sam3d_nnunet.plans": "plans", "nnInteractive": "namespace/nnInteractive"},
     package_data={
         "sam3d_nnunet": ["py.typed"],
         "sam3d_nnunet.workflow": ["Snakefile"],

@@ -37,7 +37,10 @@ def test_wheel_holds_the_package_and_its_data(wheel):
     modules = {str(file.relative_to(ROOT)) for file in files}
     recipes = {f"sam3d_nnunet/plans/{file.name}" for file in (ROOT / "plans").glob("*.json")}
     assert recipes and modules | recipes | {"sam3d_nnunet/py.typed"} <= packaged
-    assert {name.split("/")[0] for name in packaged} == {"sam3d_nnunet", f"sam3d_nnunet-{__version__}.dist-info"}
+    ours = {name for name in packaged if not name.startswith("nnInteractive/")}
+    assert {name.split("/")[0] for name in ours} == {"sam3d_nnunet", f"sam3d_nnunet-{__version__}.dist-info"}
+    # nothing that nnInteractive's own wheels hold, above all no __init__.py
+    assert packaged - ours == {"nnInteractive/inference/sam3d_session.py"}
 
 
 def test_metadata(wheel):
