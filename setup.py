@@ -12,8 +12,10 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "sam3d_nnunet" / "__init__
 BASELINES = ["segment-anything", "monai"]
 BENCHMARK = ['snakemake>=9; python_version >= "3.11"', "filelock"]
 RIVALS = ["nninteractive-client>=2.6,<3", "httpx"]  # no torch among their requirements
+SERVE = ["fastapi", "uvicorn", "nninteractive-client>=2.6,<2.7"]  # the same minor version as in serve/wire.py
 # segment-anything imports torchvision but does not require it. The packaging test builds a wheel with setuptools.
-TEST = [*BASELINES, *BENCHMARK, *RIVALS, "pytest>=7.4", "pytest-xdist", "hypothesis", "torchvision", "setuptools>=64"]
+TEST = [*BASELINES, *BENCHMARK, *RIVALS, *SERVE, "pytest>=7.4", "pytest-xdist", "hypothesis", "torchvision"]
+TEST += ["setuptools>=64"]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 DEV = [*TEST, *DOCS, "ruff", "import-linter>=2.9"]
 
@@ -75,6 +77,7 @@ setup(
         "baselines": BASELINES,
         "benchmark": BENCHMARK,
         "rivals": RIVALS,
+        "serve": SERVE,
         "docs": DOCS,
         "dev": DEV,
     },

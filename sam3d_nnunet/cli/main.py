@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sam3d_nnunet import __version__
-from sam3d_nnunet.cli import datasets, evaluate, export_napari, nnunet, plan, predict, report, workflow
+from sam3d_nnunet.cli import datasets, evaluate, export_napari, nnunet, plan, predict, report, serve, workflow
 from sam3d_nnunet.errors import SAM3DError, refusal
 from sam3d_nnunet.processes import Stopped, stopped_by
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (nnunet, plan, predict, export_napari, evaluate, report, workflow, datasets):
+for group in (nnunet, plan, predict, serve, export_napari, evaluate, report, workflow, datasets):
     app.add_typer(group.app)
 
 
