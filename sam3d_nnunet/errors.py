@@ -10,8 +10,11 @@ SHEARED = (
 )
 
 
-class SAM3DError(Exception):
-    """A mistake of the user's, with a sentence that says what is wrong, where, and what to do."""
+class SAM3DError(ValueError):
+    """A mistake of the user's, with a sentence that says what is wrong, where, and what to do.
+
+    A `ValueError`, because that is what clients and servers of nnInteractive take for a mistake of the user's.
+    """
 
 
 def last_line(error: Exception) -> str:

@@ -4,92 +4,24 @@ The mask is in the user's array or tensor (`TargetBuffer`). Before an interactio
 saved for undo (`SavedPart`).
 """
 
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.grid import to_grid
+from sam3d_nnunet.prediction.capabilities import ServedClasses
 from sam3d_nnunet.prediction.cases import clicks_in_components
 from sam3d_nnunet.prediction.dense_prompts import DensePrompts
 from sam3d_nnunet.prediction.growth import MAX_WINDOWS, SEEDS, BoxLogits, compose, predict_prompted
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.session_image import Region, SessionImage
+from sam3d_nnunet.prediction.target_buffer import SavedPart, TargetBuffer, box_of_parts
 from sam3d_nnunet.prediction.windows import Window, in_any, windows_around
 from sam3d_nnunet.prompts.prompt import MASK, VoxelPrompts
 from sam3d_nnunet.simulation.draw import interior_points
-
-
-class TargetBuffer:
-    """Reads and writes parts of the user's mask in place, as NumPy arrays."""
-
-    def __init__(self, buffer: np.ndarray | Tensor, shape: tuple[int, ...] | None) -> None:
-        """
-        Args:
-            buffer: (D, H, W).
-            shape: of the image, if there is one.
-
-        Raises:
-            SAM3DError: the buffer is neither an array nor a tensor, has another shape, or is read-only.
-        """
-        if not isinstance(buffer, (np.ndarray, Tensor)):
-            raise SAM3DError(
-                f"The target buffer must be a NumPy array or a torch tensor, but it is a {type(buffer).__name__}."
-            )
-        if buffer.ndim != 3 or (shape is not None and tuple(buffer.shape) != tuple(shape)):
-            expected = f"the image's shape {tuple(shape)}" if shape is not None else "three axes"
-            raise SAM3DError(f"The target buffer has the shape {tuple(buffer.shape)}. It needs {expected}.")
-        if isinstance(buffer, np.ndarray) and not buffer.flags.writeable:
-            raise SAM3DError("The target buffer is read-only. Give a copy of it.")
-        self.buffer = buffer
-
-    def __getitem__(self, place: tuple) -> np.ndarray:
-        part: Any = self.buffer[place]
-        return part.detach().cpu().numpy() if isinstance(part, Tensor) else part
-
-    def __setitem__(self, place: tuple, values: np.ndarray) -> None:
-        if isinstance(self.buffer, Tensor):
-            with torch.no_grad():
-                self.buffer[place] = torch.from_numpy(np.array(values)).to(self.buffer)
-        else:
-            self.buffer[place] = values
-
-    def clear(self) -> None:
-        """Set every voxel to background."""
-        if isinstance(self.buffer, Tensor):
-            with torch.no_grad():
-                self.buffer.zero_()
-        else:
-            self.buffer.fill(0)
-
-
-class SavedPart:
-    """A compressed copy of a part of an array, to restore it later."""
-
-    def __init__(self, array: np.ndarray | TargetBuffer, place: tuple) -> None:
-        """
-        Args:
-            array: that is about to change.
-            place: index of the part.
-        """
-        values = np.ascontiguousarray(array[place])
-        self.array, self.place, self.shape, self.dtype = array, place, values.shape, values.dtype
-        self.constant = values.flat[0] if values.size and (values == values.flat[0]).all() else None
-        self.data = None if self.constant is not None else zlib.compress(values.tobytes(), 1)
-
-    def put_back(self) -> None:
-        """Restore the part, bit for bit."""
-        if self.constant is not None:
-            self.array[self.place] = np.full(self.shape, self.constant, self.dtype)
-        else:
-            self.array[self.place] = np.frombuffer(zlib.decompress(self.data), self.dtype).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -103,6 +35,7 @@ class _State:
         looked_at: windows of the last prediction.
         initial: label map of the image, which is the mask outside all windows. None: background.
         written: box of the grid in which the mask may differ from `initial`.
+        waits: whether prompts were added since the last prediction.
     """
 
     clicks: VoxelPrompts
@@ -111,6 +44,7 @@ class _State:
     looked_at: tuple[Window, ...] = ()
     initial: np.ndarray | None = None
     written: Box | None = None
+    waits: bool = False
 
 
 NO_PROMPTS = _State(VoxelPrompts.none())
@@ -121,17 +55,21 @@ class InteractiveMask:
 
     In the windows of the last prediction, the mask is the prediction; everywhere else it is the initial mask, or
     background. If the model takes dense prompts, it gets the mask so far for the next prediction.
+
+    Labels are those of the model everywhere but in the target buffer.
     """
 
-    def __init__(self, image: SessionImage, model: TrainedModel, keeps_history: bool) -> None:
+    def __init__(self, image: SessionImage, model: TrainedModel, classes: ServedClasses, keeps_history: bool) -> None:
         """
         Args:
             image: to segment.
             model: for the predictions.
+            classes: numbers of the labels in the target buffer.
             keeps_history: whether interactions can be undone.
         """
         self.image = image
         self.model = model
+        self.classes = classes
         self.keeps_history = keeps_history
         self.target: TargetBuffer | None = None
         self.last: BoxLogits | None = None
@@ -171,13 +109,28 @@ class InteractiveMask:
             points = self.image.grid.from_image(points)
             self._look_at(points, label)
             self._add_points(points, np.full(len(points), label))
+            self._state = replace(self._state, waits=True)
             return self._predict(grow, saved) if predict else None
+
+    def predict_waiting(self, grow: bool) -> Box | None:
+        """Predict what was added since the last prediction. This is undone together with the last interaction.
+
+        Args:
+            grow: as in `interact`.
+
+        Returns:
+            The box of all changed voxels of the target buffer; None if there are none.
+        """
+        if not self._state.waits:
+            return None
+        with self._undoable(joins_last=True) as saved:
+            return self._predict(grow, saved)
 
     def start_from(self, mask: np.ndarray, predict: bool, grow: bool) -> Box | None:
         """Remove all prompts and start from an existing mask, with a click in each of its components.
 
         Args:
-            mask: (D, H, W) label map of the image, copied into the target buffer.
+            mask: (D, H, W) labels of the model, copied into the target buffer.
             predict: whether to predict now.
             grow: as in `interact`.
 
@@ -201,12 +154,16 @@ class InteractiveMask:
             self._predict(grow, saved)
             return Box.from_mask(self.target[everything.slices] != before)
 
-    def undo(self) -> bool:
-        """Undo the last interaction. Returns whether there was one."""
+    def undo(self) -> tuple[bool, Box | None]:
+        """Undo the last interaction. Returns whether there was one, and the box of all changed voxels."""
         if not self._history:
-            return False
-        self._restore(*self._history.pop())
-        return True
+            return False, None
+        state, saved = self._history.pop()
+        hull = box_of_parts(saved, self.target)
+        before = None if hull is None else self.target[hull.slices].copy()
+        self._restore(state, saved)
+        changed = None if hull is None else Box.from_mask(self.target[hull.slices] != before)
+        return True, None if changed is None else changed.shifted(hull.start)
 
     def reset(self) -> None:
         """Remove all prompts and the history, and clear the target buffer."""
@@ -214,16 +171,38 @@ class InteractiveMask:
         if self.target is not None:
             self.target.clear()
 
+    def encode_ahead(self, point: np.ndarray | None, cancelled: Callable[[], bool]) -> bool:
+        """Compute the embedding of the window that a click would get; masks stay as they are.
+
+        Args:
+            point: (3,) voxel of the image. None: the middle of what the image shows.
+            cancelled: returns true to stop.
+
+        Returns:
+            Whether a click there only has to decode now.
+        """
+        grid, predictor = self.image.grid, self.image.predictor
+        points = (np.array([grid.shape]) - 1) / 2 if point is None else grid.from_image(point[None])
+        known = (w for w in (*self._state.windows, *self._state.looked_at) if w.contains(points)[0])
+        window = next(known, None) or windows_around(points, predictor.shape, predictor.patch_size)[0]
+        return predictor.encode(window, cancelled)
+
     @contextmanager
-    def _undoable(self) -> Iterator[list[SavedPart]]:
-        """Changes in this context can be undone; they are undone at once if an error occurs."""
+    def _undoable(self, joins_last: bool = False) -> Iterator[list[SavedPart]]:
+        """Changes in this context can be undone; they are undone at once if an error occurs.
+
+        Args:
+            joins_last: they are undone together with the last interaction.
+        """
         before, saved = self._state, []
         try:
             yield saved
         except BaseException:
             self._restore(before, saved)
             raise
-        if self.keeps_history:
+        if joins_last and self._history:
+            self._history[-1][1].extend(saved)
+        elif self.keeps_history and not joins_last:
             self._history.append((before, saved))
 
     def _restore(self, state: _State, saved: list[SavedPart]) -> None:
@@ -274,7 +253,7 @@ class InteractiveMask:
     def _keep(self, window: Window) -> None:
         """Keep a window of the last growth, with the clicks that growth would place on the mask in it."""
         box = self.image.grid.box_in_image(window.in_image(self.image.predictor.shape))
-        found = self.target[box.slices]
+        found = self.classes.buffer_to_model(self.target[box.slices])
         self._state = replace(self._state, windows=(*self._state.windows, window))
         for label in np.unique(found[found > 0]):
             points = interior_points(found == label, SEEDS) + box.start
@@ -291,6 +270,7 @@ class InteractiveMask:
     # --- prediction ---
 
     def _predict(self, grow: bool, saved: list[SavedPart]) -> Box | None:
+        self._state = replace(self._state, waits=False)
         if not self._state.windows:
             return None
         maps = self._dense_prompts() if self.model.takes_maps else None
@@ -331,7 +311,7 @@ class InteractiveMask:
     def _write(self, box: Box, labels: np.ndarray, saved: list[SavedPart]) -> Box | None:
         """Write a part of the target buffer, and return the box of the changed voxels."""
         before = self.target[box.slices]
-        labels = labels.astype(before.dtype)
+        labels = self.classes.mask_to_user(labels).astype(before.dtype)
         inner = Box.from_mask(before != labels)
         if inner is None:
             return None

@@ -7,15 +7,15 @@ other models as a few points.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.ndimage import binary_fill_holes, distance_transform_edt
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
-from sam3d_nnunet.geometry.world import PLACED, RAS_TO_LPS, REVERSED, ImageGeometry
+from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.prediction.dense_prompts import DensePrompts
+from sam3d_nnunet.prediction.embeddings import EmbeddingCache
 from sam3d_nnunet.prediction.grid_image import GridImage, WholeImage
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.preprocessing import preprocess
@@ -24,7 +24,6 @@ from sam3d_nnunet.prompts.prompt import VoxelPrompts
 
 logger = logging.getLogger(__name__)
 
-CACHED_WINDOWS = 16  # ViT-B on 128^3: about 0.2 GB each
 MAX_POINTS = 5  # that stand for one region where a model takes clicks only
 FLAT = 1 / 4  # share of the longest side below which a side doesn't count for the depth in a region
 
@@ -39,7 +38,13 @@ class SessionImage:
     """
 
     def __init__(
-        self, model: TrainedModel, image: np.ndarray, spacing: Sequence[float], geometry: ImageGeometry | None = None
+        self,
+        model: TrainedModel,
+        image: np.ndarray,
+        spacing: Sequence[float],
+        geometry: ImageGeometry | None,
+        embeddings: EmbeddingCache,
+        only: int | None = None,
     ) -> None:
         """
         Args:
@@ -47,12 +52,13 @@ class SessionImage:
             image: (C, D, H, W).
             spacing: millimetres along each axis of the array.
             geometry: of the array, which is turned to the orientation of the model; None: it has this orientation.
+            embeddings: keeps those of the windows.
+            only: the label that counts as foreground. None: all of the model.
 
         Raises:
-            SAM3DError: the model can't be applied to this array or spacing.
+            SAM3DError: the model can't be applied to this array.
         """
         _check_image(image, model.channels)
-        _check_spacing(spacing)
         self.shape = tuple(image.shape[1:])
         # a copy, because parts of the image are read later, when the user may have changed the array
         done = preprocess(image.copy(), {"spacing": list(map(float, spacing))}, geometry, model)
@@ -63,7 +69,11 @@ class SessionImage:
         if done.note is not None:
             logger.warning("Note: %s.", done.note)
         self.grid = done.grid
-        self.predictor = _window_predictor(model, done.on_grid)
+        self.predictor = _window_predictor(model, done.on_grid, embeddings, only)
+
+    def close(self) -> None:
+        """Give the memory of the embeddings back."""
+        self.predictor.embeddings.close()
 
     def region_on_grid(self, region: "Region") -> tuple[Box, np.ndarray] | None:
         """A box of the grid, and the voxels (bool) in it that belong to a region; None if the region is off the grid.
@@ -117,65 +127,36 @@ def warm_up(model: TrainedModel) -> None:
     Memory is reserved, kernels are chosen and, on a GPU, its libraries are loaded.
     """
     size = tuple(model.configuration.patch_size)
-    predictor = _window_predictor(model, WholeImage(np.zeros((model.channels, *size), np.float32)))
+    predictor = _window_predictor(model, WholeImage(np.zeros((model.channels, *size), np.float32)), EmbeddingCache(0))
     middle = VoxelPrompts((np.array([size], np.float32) - 1) / 2, np.ones(1, np.int64))
     maps = DensePrompts.none(size) if model.takes_maps else None
     predictor.predict(Window((0, 0, 0), size), middle._replace(maps=maps))
 
 
-def _window_predictor(model: TrainedModel, image: GridImage) -> WindowPredictor:
+def _window_predictor(
+    model: TrainedModel, image: GridImage, embeddings: EmbeddingCache, only: int | None = None
+) -> WindowPredictor:
     return WindowPredictor(
         model.networks,
         image,
         tuple(model.configuration.patch_size),
         model.region_order,
-        cached_windows=CACHED_WINDOWS,
+        embeddings=embeddings.share(),
         clicks_carry_labels=model.clicks_carry_labels,
+        only=only,
     )
 
 
 def _check_image(image: np.ndarray, channels: int) -> None:
-    if not isinstance(image, np.ndarray) or image.ndim != 4:
-        found = f"the shape {image.shape}" if isinstance(image, np.ndarray) else f"the type {type(image).__name__}"
+    if image.ndim != 4:
         raise SAM3DError(
-            f"The image has {found}. Give an array or tensor with four axes, channels first: (1, x, y, z)."
+            f"The image has the shape {image.shape}. Give an array or tensor with four axes, channels first: "
+            "(1, x, y, z)."
         )
+    if 0 in image.shape:
+        raise SAM3DError(f"The image has the shape {image.shape}, and so no voxels.")
     if len(image) != channels:
         raise SAM3DError(f"The image has {len(image)} channels, but the model takes {channels}.")
-
-
-def _check_spacing(spacing: Sequence[float]) -> None:
-    values = np.asarray(spacing, dtype=float)
-    if values.shape != (3,) or not (np.isfinite(values).all() and (values > 0).all()):
-        raise SAM3DError(f"The spacing is {spacing}. Give three numbers above 0, in the order of the image's axes.")
-
-
-def geometry_of(properties: dict[str, Any]) -> ImageGeometry | None:
-    """Where the voxels of an array are in the patient, as far as its properties tell; None if they don't.
-
-    Args:
-        properties: of nnU-Net's readers; or with "direction", as ITK's `GetDirection` has it for an array of
-            `GetArrayFromImage`; or with "affine", as nibabel has it for an array of `get_fdata`.
-
-    Raises:
-        SAM3DError: direction or affine are not usable.
-    """
-    if PLACED & properties.keys():
-        return ImageGeometry.from_properties(properties)
-    if properties.get("affine") is not None:
-        return ImageGeometry(RAS_TO_LPS @ _matrix(properties["affine"], 4, "affine"))
-    if properties.get("direction") is not None:
-        affine = np.eye(4)
-        affine[:3, :3] = _matrix(properties["direction"], 3, "direction")
-        return ImageGeometry(affine[:, REVERSED], affine)
-    return None
-
-
-def _matrix(values: Any, side: int, name: str) -> np.ndarray:
-    try:
-        return np.asarray(values, dtype=float).reshape(side, side)
-    except (TypeError, ValueError) as e:  # too many or too few, or no numbers
-        raise SAM3DError(f"The {name} of the image is {values}, but must be {side} x {side} numbers.") from e
 
 
 @dataclass(frozen=True)

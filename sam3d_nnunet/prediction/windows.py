@@ -1,6 +1,5 @@
 """Windows of the training patch size: where they lie, what they cut out, and the logits of networks in a window."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ from torch import Tensor
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.network.prompts import PromptableNetwork, Prompts
+from sam3d_nnunet.prediction.embeddings import Cancelled, EmbeddingShare, stoppable
 from sam3d_nnunet.prediction.grid_image import GridImage
 from sam3d_nnunet.prompts.prompt import VoxelPrompts
 
@@ -176,8 +176,9 @@ class WindowPredictor:
         patch_size: tuple[int, int, int],
         region_order: Sequence[int] | None = None,
         mirror_axes: tuple[int, ...] | None = None,
-        cached_windows: int = 0,
+        embeddings: EmbeddingShare | None = None,
         clicks_carry_labels: bool = True,
+        only: int | None = None,
     ) -> None:
         """
         Args:
@@ -187,8 +188,9 @@ class WindowPredictor:
             region_order: for logits of overlapping regions: the label that each region sets, one after the other
                 (nnU-Net's `regions_class_order`).
             mirror_axes: spatial axes (0, 1, 2) of test-time mirroring.
-            cached_windows: number of windows whose embeddings are kept, so that further clicks there need no encoding.
+            embeddings: keeps those of the windows, so that further clicks there need no encoding. None: keep none.
             clicks_carry_labels: whether the networks know click labels. If not, every click gets label 1.
+            only: the label that counts as foreground; all others are background. None: every label counts.
         """
         self.networks = networks
         self.image = image
@@ -197,9 +199,9 @@ class WindowPredictor:
         self.region_order = region_order
         axes = tuple(mirror_axes or ())
         self.mirrorings = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
-        self.cached_windows = cached_windows
+        self.embeddings = embeddings
         self.clicks_carry_labels = clicks_carry_labels
-        self._cache: OrderedDict[Window, dict[tuple, Any]] = OrderedDict()
+        self.only = only
 
     @property
     def num_logits(self) -> int:
@@ -222,46 +224,72 @@ class WindowPredictor:
             inside = inside._replace(labels=np.ones_like(inside.labels))
         # with a padded click, windows without clicks have the shape of those with one: one compilation less
         batch = Prompts.from_voxels([inside]).with_free_clicks()
-        embeddings = self._embeddings_of(window)
-        logits = [self._mean_over_mirrorings(network, window, batch, embeddings) for network in self.networks]
+        logits = [self._mean_over_mirrorings(network, window, batch) for network in self.networks]
         return logits[0] if len(logits) == 1 else self._mean_probability(logits)
+
+    @torch.inference_mode()
+    def encode(self, window: Window, cancelled: Callable[[], bool]) -> bool:
+        """Compute the embeddings of a window ahead of clicks there.
+
+        Args:
+            window: where.
+            cancelled: is asked before each layer of the networks; returns true to stop.
+
+        Returns:
+            Whether a prediction of the window only has to decode now.
+        """
+        if self.embeddings is None:
+            return False
+        kept = []
+        try:
+            for network in self.networks:
+                patch = self._patch(network, window)
+                with stoppable(network, cancelled):
+                    for axes in self.mirrorings:
+                        if cancelled():
+                            return False
+                        kept.append(self._encoded(network, window, axes, patch)[1])
+        except Cancelled:
+            return False
+        return all(kept)
 
     def as_labels(self, logits: Tensor) -> np.ndarray:
         """(K, ...) logits -> (...) label map."""
         if self.region_order is None:
-            return logits.max(0).indices.numpy()  # ten times as fast as argmax on a CPU
-        segmentation = np.zeros(logits.shape[1:], np.int64)
-        for label, region in zip(self.region_order, logits.numpy() > 0):
-            segmentation[region] = label
-        return segmentation
+            segmentation = logits.max(0).indices.numpy()  # ten times as fast as argmax on a CPU
+        else:
+            segmentation = np.zeros(logits.shape[1:], np.int64)
+            for label, region in zip(self.region_order, logits.numpy() > 0):
+                segmentation[region] = label
+        return segmentation if self.only is None else np.where(segmentation == self.only, segmentation, 0)
 
-    def _embeddings_of(self, window: Window) -> dict[tuple, Any] | None:
-        """Embeddings of a window, to which new ones are added; None if embeddings are not kept."""
-        if not self.cached_windows:
-            return None
-        embeddings = self._cache.setdefault(window, {})
-        self._cache.move_to_end(window)
-        if len(self._cache) > self.cached_windows:
-            self._cache.popitem(last=False)
-        return embeddings
-
-    def _mean_over_mirrorings(
-        self, network: PromptableNetwork, window: Window, prompts: Prompts, embeddings: dict[tuple, Any] | None
-    ) -> Tensor:
+    def _patch(self, network: PromptableNetwork, window: Window) -> Callable[[], Tensor]:
+        """The image in a window, (1, C, *window.size) on the device of a network; cut out when it is asked for."""
         device = next(network.parameters()).device
-        patch = cache(lambda: self.image.cut(window.box).to(device, torch.float32)[None])  # not for what is encoded
-        prompts = prompts.to(device)
+        return cache(lambda: self.image.cut(window.box).to(device, torch.float32)[None])
+
+    def _encoded(
+        self, network: PromptableNetwork, window: Window, axes: tuple[int, ...], patch: Callable[[], Tensor]
+    ) -> tuple[Any, bool]:
+        """The embedding of a mirrored window, and whether it is kept."""
+        key = (window, id(network), axes)
+        embedding = self.embeddings.get(key)
+        if embedding is not None:
+            return embedding, True
+        embedding = network.encode(patch().flip([axis + 2 for axis in axes]))
+        return embedding, self.embeddings.keep(key, embedding)
+
+    def _mean_over_mirrorings(self, network: PromptableNetwork, window: Window, prompts: Prompts) -> Tensor:
+        patch = self._patch(network, window)
+        prompts = prompts.to(next(network.parameters()).device)
         total = 0
         for axes in self.mirrorings:
             dims = [axis + 2 for axis in axes]
             mirrored = prompts.flip(axes, window.size)
-            if embeddings is None:
+            if self.embeddings is None:
                 logits = network(patch().flip(dims), mirrored)
             else:
-                key = (id(network), axes)
-                if key not in embeddings:
-                    embeddings[key] = network.encode(patch().flip(dims))
-                logits = network.decode(embeddings[key], mirrored)
+                logits = network.decode(self._encoded(network, window, axes, patch)[0], mirrored)
             total = total + logits.flip(dims)
         return (total[0] / len(self.mirrorings)).cpu()
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.network import SAM3D, Prompts
 from sam3d_nnunet.prediction.dense_prompts import DensePrompts
+from sam3d_nnunet.prediction.embeddings import EmbeddingCache, tensor_bytes
 from sam3d_nnunet.prediction.grid_image import WholeImage
 from sam3d_nnunet.prediction.growth import BoxLogits, predict_prompted
 from sam3d_nnunet.prediction.windows import SINGLE, Window, WindowPredictor
@@ -350,7 +351,10 @@ def test_cached_windows_are_encoded_once():
     encoded = []
     network.image_encoder.register_forward_hook(lambda *_: encoded.append(1))
     image = torch.randn(1, 40, 16, 16)
-    predictor = WindowPredictor([network], WholeImage(image), (16, 16, 16), mirror_axes=(0,), cached_windows=2)
+    one = tensor_bytes(network.encode(image[None, :, :16]))
+    share = EmbeddingCache(4 * one).share()  # two windows with two mirrorings each
+    encoded.clear()
+    predictor = WindowPredictor([network], WholeImage(image), (16, 16, 16), mirror_axes=(0,), embeddings=share)
     plain = WindowPredictor([network], WholeImage(image), (16, 16, 16), mirror_axes=(0,))
     windows = [Window((start, 0, 0), (16, 16, 16)) for start in (0, 8, 24)]
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.prediction.interaction import SavedPart, TargetBuffer
+from sam3d_nnunet.prediction.target_buffer import SavedPart, TargetBuffer
 
 PLACE = (slice(1, 4), slice(0, 5), slice(2, 3))
 
