@@ -1,0 +1,2 @@
+// Stands in for zarrita, which reads images in the cloud: the page opens none.
+export {};
