@@ -1,9 +1,14 @@
 """Metadata of the package. pyproject.toml holds the build backend and the settings of tools."""
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from setuptools import find_packages, setup
+from setuptools import Command, find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 README = ROOT / "README.md"
@@ -19,8 +24,69 @@ TEST += ["setuptools>=64"]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 DEV = [*TEST, *DOCS, "ruff", "import-linter>=2.9"]
 
+PAGE = Path("sam3d_nnunet/serve/page_files")
+BUILT = "built"  # what is made from packages of npm; not in the repository
+
+
+class NoPage(Exception):
+    """Why the viewer of the page can't be bundled, in a sentence."""
+
+
+def bundle_viewer(folder: Path) -> None:
+    """Bundle the image viewer of the page of `sam3d serve`, with the licences of all that is in it.
+
+    Raises:
+        NoPage: npm is missing or failed.
+    """
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if npm is None or node is None:
+        raise NoPage("npm is not installed. Install Node.js 18 or later, which brings it.")
+    with TemporaryDirectory() as temporary:
+        copy = shutil.copytree(ROOT / PAGE, Path(temporary) / "page", ignore=shutil.ignore_patterns(BUILT))
+        options = ["--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
+        for command in ([npm, "ci", *options], [node, "build.mjs", str(folder.resolve())]):
+            done = subprocess.run(command, cwd=copy, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if done.returncode:
+                raise NoPage(f"{' '.join(command[:2])} failed: {done.stdout.strip()[-500:]}")
+
+
+class BuildPage(Command):
+    """`python setup.py build_page`: the viewer for a source tree, as after `pip install -e .`."""
+
+    description = "bundle the image viewer of the page of sam3d serve (needs npm)"
+    user_options = []
+
+    def initialize_options(self) -> None: ...
+
+    def finalize_options(self) -> None: ...
+
+    def run(self) -> None:
+        try:
+            bundle_viewer(ROOT / PAGE / BUILT)
+        except NoPage as e:
+            raise SystemExit(f"Error: {e}") from e
+        print(f"The viewer is in {PAGE / BUILT}. Start sam3d serve again to see the page.")
+
+
+class BuildPy(build_py):
+    """Puts the viewer into wheels too. SAM3D_PAGE=skip leaves it out; with =require, a wheel without it is an error."""
+
+    def run(self) -> None:
+        super().run()
+        wanted = os.environ.get("SAM3D_PAGE", "")
+        if wanted == "skip" or getattr(self, "editable_mode", False):
+            return
+        try:
+            bundle_viewer(Path(self.build_lib) / PAGE / BUILT)
+        except NoPage as e:
+            if wanted == "require":
+                raise SystemExit(f"Error: {e}") from e
+            print(f"Note: sam3d serve will have no page for browsers. {e}")
+
+
 setup(
     name="sam3d_nnunet",
+    cmdclass={"build_py": BuildPy, "build_page": BuildPage},
     version=VERSION,
     description="An nnU-Net v2 plug-in that trains a promptable 3-D segmentation network lifted from SAM",
     long_description=README.read_text(encoding="utf-8"),
@@ -44,6 +110,7 @@ setup(
         "sam3d_nnunet.workflow": ["Snakefile"],
         "sam3d_nnunet.report": ["*.jinja"],
         "sam3d_nnunet.plans": ["*.json"],
+        "sam3d_nnunet.serve": [f"page_files/*.{kind}" for kind in ("html", "css", "js", "svg")],
     },
     include_package_data=False,
     install_requires=[
