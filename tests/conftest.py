@@ -31,6 +31,8 @@ MAY_BE_MISSING = (
     "pdflatex is not installed",
     "Snakemake needs Python 3.11",
     "this CPU does not compute in bfloat16",
+    "napari-nninteractive is not installed",
+    "napari needs a display",
 )
 """Reasons for which a test may be skipped in CI. A test that is skipped for another reason fails there."""
 
