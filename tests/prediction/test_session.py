@@ -1,88 +1,18 @@
 """SAM3DSession: what is encoded, what changes, what can be taken back, what is refused."""
 
-import logging
 import os
-from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from torch import Tensor, nn
+from balls import SHAPE, ball, box_of
+from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.network.prompts import Prompts
 from sam3d_nnunet.prediction.grid_image import LocalImage
 from sam3d_nnunet.prediction.session import SAM3DSession
 from sam3d_nnunet.prompts.prompt import BOX, MASK, NOTHING, SCRIBBLE
-from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
-
-RADIUS = 4.0
-SHAPE = (44, 20, 22)  # several windows of 16^3 long
-
-
-class BallNetwork(nn.Module):
-    """Marks a ball around each foreground click, except in balls around background clicks; keeps what it was given."""
-
-    def __init__(self, takes_maps: bool = False, num_classes: int = 3, radius: float = RADIUS) -> None:
-        super().__init__()
-        self.takes_maps = takes_maps
-        self.radius = radius
-        self.num_classes = num_classes
-        self.anchor = nn.Parameter(torch.zeros(()))
-        self.encoded = 0
-        self.decoded: list[Tensor] = []
-        self.prompts: list[Prompts] = []  # of the first and only patch
-
-    def encode(self, image: Tensor) -> Tensor:
-        self.encoded += 1
-        return image
-
-    def decode(self, embedding: Tensor, prompts: Prompts) -> Tensor:
-        self.decoded.append(embedding)
-        points, labels, maps = prompts
-        self.prompts.append(Prompts(points[0], labels[0], maps if maps is None else maps.clone()))
-        size = embedding.shape[2:]
-        voxels = torch.stack(torch.meshgrid(*map(torch.arange, size), indexing="ij"), -1)
-        logits = torch.zeros((1, self.num_classes, *size))
-        logits[0, 0] = 5
-        for label in (1, 2, 0):  # background last
-            for point in points[0][labels[0] == label]:
-                logits[0, label, ((voxels - point) ** 2).sum(-1) <= self.radius**2] = 10 * (3 - label)
-        return logits
-
-
-def ball(centre: tuple[float, ...], shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    return ((np.stack(np.indices(shape), -1) - centre) ** 2).sum(-1) <= RADIUS**2
-
-
-def box_of(changed: np.ndarray) -> list[list[int]]:
-    return [[int(i.min()), int(i.max()) + 1] for i in np.nonzero(changed)]
-
-
-@pytest.fixture
-def session(make_model) -> SAM3DSession:
-    """With an untrained tiny model of two classes."""
-    session = SAM3DSession(device="cpu", torch_n_threads=1)
-    session.initialize_from_trained_model_folder(make_model().folder)
-    return session
-
-
-@pytest.fixture
-def with_balls(session) -> Callable[..., tuple[SAM3DSession, BallNetwork, np.ndarray]]:
-    """The session with another network, an image of 1 mm voxels and an empty target buffer."""
-
-    def make(shape: tuple[int, ...] = SHAPE, spacing=(1, 1, 1), image: np.ndarray | None = None, **options):
-        network = BallNetwork(**options)
-        session.model = replace(session.model, networks=[network])
-        image = np.random.default_rng(0).normal(100, 10, (1, *shape)) if image is None else image
-        session.set_image(image, {"spacing": spacing})
-        target = np.zeros(shape, np.uint8)
-        session.set_target_buffer(target)
-        return session, network, target
-
-    return make
 
 
 def test_a_second_click_in_a_window_encodes_nothing(session, monkeypatch):
@@ -461,116 +391,6 @@ def test_background_click_on_an_initial_mask(with_balls):
     session.add_initial_seg_interaction(initial)
     session.add_point_interaction((30, 9, 10), False)
     assert not target[30, 9, 10] and target[36, 9, 10]
-
-
-# --- mistakes ---
-
-
-def test_mistakes_are_sentences(with_balls, tmp_path):
-    session, network, target = with_balls()
-    other = SAM3DSession("cpu")
-    mask = np.zeros(SHAPE)
-    mistakes = {
-        "nowhere": lambda: other.initialize_from_trained_model_folder(tmp_path / "nowhere"),
-        "initialize_from_trained_model_folder": lambda: other.set_image(np.ones((1, 9, 9, 9))),
-        "call set_image before set_target": lambda: other.set_target_buffer(np.zeros((9, 9, 9))),
-        "call set_image before inter": lambda: other.add_point_interaction((1, 1, 1), True),
-        "call set_image before _predict": other._predict,
-        "four axes": lambda: session.set_image(np.ones((9, 9, 9))),
-        "2 channels": lambda: session.set_image(np.ones((2, 9, 9, 9))),
-        "finite": lambda: session.set_image(np.full((1, 9, 9, 9), np.nan)),
-        "empty": lambda: session.set_image(np.zeros((1, 9, 9, 9))),
-        "three numbers above 0": lambda: session.set_image(np.ones((1, 9, 9, 9)), {"spacing": (1, 0, 1)}),
-    }
-    for text, mistake in mistakes.items():
-        with pytest.raises(SAM3DError, match=text):
-            mistake()
-    session, network, target = with_balls()
-    mistakes = {
-        "image's shape": lambda: session.set_target_buffer(np.zeros((1, 2, 3))),
-        "NumPy array or a torch": lambda: session.set_target_buffer([[[0]]]),
-        "outside the image, which has 44 x 20 x 22": lambda: session.add_point_interaction((44, 0, 0), True),
-        "outside": lambda: session.add_point_interaction((0, -1, 0), True),
-        "three coordinates": lambda: session.add_point_interaction((1, 2), True),
-        "class 3.* 1, 2": lambda: session.add_point_interaction((1, 2, 3), True, class_label=3),
-        "scribble has the shape": lambda: session.add_scribble_interaction(mask[1:], True),
-        "beyond": lambda: session.add_lasso_interaction(mask, True, interaction_bbox=[[1, 45], [0, 20], [0, 22]]),
-        "box .* outside": lambda: session.add_bbox_interaction([[50, 60], [1, 2], [1, 2]], True),
-        "is empty": lambda: session.add_scribble_interaction(mask, True, interaction_bbox=[[5, 5], [1, 2], [1, 2]]),
-        r"needs \[\[x1": lambda: session.add_bbox_interaction([1, 2, 3], True),
-        "mask has the shape": lambda: session.add_initial_seg_interaction(mask[1:]),
-        "7.* 1, 2": lambda: session.add_initial_seg_interaction(mask + 7),
-    }
-    for text, mistake in mistakes.items():
-        with pytest.raises(SAM3DError, match=text):
-            mistake()
-    assert network.prompts == [] and not target.any() and session.undo() is False
-
-
-def test_no_target_buffer_for_a_new_image(with_balls):
-    session, _, target = with_balls()
-    session.set_image(np.random.default_rng(0).normal(size=(1, 20, 20, 20)))
-    assert session.add_point_interaction((9, 10, 11), True, run_prediction=False) is None
-    with pytest.raises(SAM3DError, match="set_target_buffer"):
-        session.add_point_interaction((9, 10, 11), True)
-    with pytest.raises(SAM3DError, match="image's shape"):
-        session.set_target_buffer(target)
-
-
-def test_spacing_that_is_not_given_is_said(session, caplog):
-    with caplog.at_level(logging.WARNING):
-        session.set_image(np.random.default_rng(0).normal(size=(1, 20, 20, 20)))
-    assert "1 mm" in caplog.text
-    caplog.clear()
-    session.set_image(np.random.default_rng(0).normal(size=(1, 20, 20, 20)), {"spacing": [1, 1, 1]})
-    assert caplog.text == ""
-
-
-def test_empty_border(with_balls):
-    """nnU-Net cuts it off."""
-    image = np.random.default_rng(0).normal(100, 10, (1, *SHAPE))
-    image[:, :6] = 0
-    session, _, target = with_balls(image=image)
-    session.add_point_interaction((12, 10, 11), True)
-    assert (target == ball((12, 10, 11))).all()
-    with pytest.raises(SAM3DError, match="empty border"):
-        session.add_point_interaction((3, 10, 11), True)
-    with pytest.raises(SAM3DError, match="empty border"):
-        session.add_bbox_interaction([[1, 4], [3, 9], [3, 9]], True)
-    session.add_point_interaction((3, 10, 11), False)
-    assert session.add_bbox_interaction([[1, 4], [3, 9], [3, 9]], False) is None
-    assert (target == ball((12, 10, 11))).all()
-
-
-def test_a_failed_prediction_leaves_all_as_it_was(with_balls, monkeypatch):
-    session, network, target = with_balls(takes_maps=True)
-    session.add_point_interaction((9, 10, 11), True)
-    before = target.copy()
-    decode = network.decode
-
-    def fail(*_):
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(network, "decode", fail)
-    with pytest.raises(RuntimeError, match="memory"):
-        session.add_scribble_interaction(scribble(), True)
-    monkeypatch.setattr(network, "decode", decode)
-    network.prompts.clear()
-    session.add_point_interaction((9, 10, 11), True)
-    assert (network.prompts[0][2][0, SCRIBBLE] == NOTHING).all()
-    assert (target == before).all()
-
-
-def test_models_of_unlabelled_clicks_take_foreground_only(make_model):
-    unlabelled = {"labelled_prompts": False, "clicks": {"policy": "paper"}}
-    model = make_model(settings=unlabelled, trainer_class=SAM3DAdapterTrainer)
-    session = SAM3DSession("cpu")
-    session.initialize_from_trained_model_folder(model.folder)
-    session.set_image(np.random.default_rng(0).normal(size=(1, 20, 20, 20)), {"spacing": (1, 1, 1)})
-    session.set_target_buffer(np.zeros((20, 20, 20), np.uint8))
-    with pytest.raises(SAM3DError, match="foreground prompts only"):
-        session.add_point_interaction((9, 10, 11), False)
-    session.add_point_interaction((9, 10, 11), True, class_label=2)
 
 
 def test_two_sessions_know_nothing_of_each_other(make_model):
