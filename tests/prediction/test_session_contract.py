@@ -7,9 +7,11 @@ here.
 import ast
 import inspect
 import json
+import re
 import textwrap
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,6 +99,13 @@ def test_capabilities_can_be_sent(session):
 
 def test_the_version_is_that_of_the_client():
     assert SAM3DSession.INFERENCE_SESSION_VERSION.split(".")[:2] == version("nninteractive-client").split(".")[:2]
+
+
+def test_the_guide_names_what_is_there(session):
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "sessions.md"
+    named = set(re.findall(r"session\.(\w+)", guide.read_text("utf-8")))
+    assert {"supports_background", "_predict", "embed_ahead"} <= named
+    assert not [name for name in named - {"md"} if not hasattr(session, name)]  # links to session.md
 
 
 def test_constructors_of_all_versions():
