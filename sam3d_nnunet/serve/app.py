@@ -24,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from sam3d_nnunet import __version__
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.prediction.session import SAM3DSession
 from sam3d_nnunet.serve import wire
 from sam3d_nnunet.serve.limits import JSON_BYTES, Body, Door, Gate, Refused
@@ -68,7 +68,13 @@ def create_app(pool: SessionPool, options: ServerOptions | None = None) -> FastA
 
     # FastAPI's pages about itself would load scripts from other hosts
     app = FastAPI(
-        title="sam3d serve", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+        title="sam3d serve",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
     )
     app.add_middleware(Gate, door=options.door)
     app.add_exception_handler(SAM3DError, _sentence)
@@ -191,7 +197,13 @@ class Protocol:
         packed = await wire.read_array(Body(request, self.largest), self.largest, name="image")
 
         def work(session: SAM3DSession) -> dict:
-            session.set_image(wire.unpack(*packed), asked.image_properties or {})
+            image = wire.unpack(*packed)
+            try:
+                session.set_image(image, asked.image_properties or {})
+            except SAM3DError:
+                raise
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+                raise Refused(422, f"The image_properties can't be used ({last_line(e)}). Send a spacing.") from None
             self.pool.embed_ahead(token)
             return {"original_image_shape": list(session.original_image_shape)}
 

@@ -75,8 +75,8 @@ class Lease:
     lock: threading.Lock = field(default_factory=threading.Lock)
     users: int = 0  # have `lock`, or wait for it
     gone: bool = False
-    active_at: float = field(default_factory=time.monotonic)
-    seen_at: float = field(default_factory=time.monotonic)
+    active_at: float = field(default_factory=lambda: time.monotonic())
+    seen_at: float = field(default_factory=lambda: time.monotonic())
     ahead: tuple[Sequence[float] | None] | None = None  # the place to embed, in a tuple: None is the image's centre
 
 

@@ -103,7 +103,7 @@ class ServedModel:
         license, embeddings = read_license(self.folder), EmbeddingCache(int(self.cache_gb * GB))
 
         def make_session() -> SAM3DSession:
-            session = SAM3DSession(device, torch_n_threads=os.cpu_count() or 1)
+            session = SAM3DSession(device, torch_n_threads=torch.get_num_threads())
             session.use_model(model, embeddings=embeddings, foreground=label, license=license)
             return session
 
