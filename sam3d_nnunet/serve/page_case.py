@@ -6,10 +6,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
@@ -22,7 +22,9 @@ FINISHED = 128
 """Added to the number of a class in the picture where a finished object is; so the picture has at most 127 classes."""
 MOST_POINTS = 10_000  # of a line
 
-Point = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+Millimetre = Annotated[FiniteFloat, AfterValidator(lambda mm: round(mm, 4))]
+"""Rounded on arrival, so that a file of clicks holds exactly what the model has seen."""
+Point = tuple[Millimetre, Millimetre, Millimetre]
 """RAS millimetres."""
 
 
@@ -230,7 +232,7 @@ class PageCase:
         if not clicks:
             raise SAM3DError("There are no clicks to save. (Lines and boxes can't be saved in a file of clicks.)")
         labels = {0: 0} | {one.number: one.label for one in self.classes}
-        points = np.round([click.lps for click in clicks], 4)
+        points = np.array([click.lps for click in clicks]) + 0.0  # no -0
         return to_json(Prompt(points, [labels[click.number] for click in clicks], self.image.name))
 
     # --- parts ---

@@ -9,6 +9,7 @@ const $ = (id) => document.getElementById(id);
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
 const viewer = new Viewer($("picture"), $("drawing"));
+window.sam3d = { viewer }; // for tests, and for the curious in the browser's console
 let model = null;
 let image = null; // {name, ...} of the server
 let state = { prompts: 0, clicks: [], ml: {}, objects: [] };

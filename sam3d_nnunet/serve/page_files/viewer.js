@@ -24,7 +24,7 @@ const OPTIONS = {
   multiplanarPadPixels: 6,
   tileMargin: 0,
   show3Dcrosshair: true,
-  crosshairWidth: 0.25,
+  crosshairWidth: 0.4,
   crosshairWidthUnit: "percent",
   crosshairColor: [0.5, 0.83, 1, 0.55],
   fontColor: [0.75, 0.83, 0.88, 1],
@@ -259,17 +259,20 @@ export class Viewer {
     pen.globalAlpha = 1;
   }
 
-  /** Device pixels of a place in a view, whatever its zoom: from where three corners of the view are in the image. */
+  /** Device pixels of a place in a view, whatever its zoom: from where three points of the view are in the image. */
   onScreen(tile, frac) {
     const [left, top, width, height] = this.nv.screenSlices[tile].leftTopWidthHeight;
     const across = 2 - this.nv.screenSlices[tile].axCorSag;
     const [a, b] = [0, 1, 2].filter((axis) => axis !== across);
-    const at = (x, y) => this.nv.screenXY2TextureFrac(x, y, tile, false);
-    const [corner, right, down] = [at(left, top), at(left + width, top), at(left, top + height)];
-    const [ra, rb, da, db] = [right[a] - corner[a], right[b] - corner[b], down[a] - corner[a], down[b] - corner[b]];
-    const [fa, fb] = [frac[a] - corner[a], frac[b] - corner[b]];
-    const size = ra * db - rb * da;
-    return [left + (width * (fa * db - fb * da)) / size, top + (height * (ra * fb - rb * fa)) / size];
+    const at = (right, down) => this.nv.screenXY2TextureFrac(left + width * right, top + height * down, tile, false);
+    const [first, right, down] = [at(0.25, 0.25), at(0.75, 0.25), at(0.25, 0.75)]; // NiiVue refuses its own edges
+    const [ra, rb, da, db] = [right[a] - first[a], right[b] - first[b], down[a] - first[a], down[b] - first[b]];
+    const [fa, fb] = [frac[a] - first[a], frac[b] - first[b]];
+    const size = 2 * (ra * db - rb * da);
+    return [
+      left + width * (0.25 + (fa * db - fb * da) / size),
+      top + height * (0.25 + (ra * fb - rb * fa) / size),
+    ];
   }
 }
 
