@@ -10,6 +10,9 @@ from sam3d_nnunet.geometry.world import PLACED, RAS_TO_LPS, REVERSED, ImageGeome
 
 logger = logging.getLogger(__name__)
 
+RAS = {"direction": (-1, 0, 0, 0, -1, 0, 0, 0, 1)}
+"""How arrays lie whose axes run to the head, to the front and to the right of the patient."""
+
 
 def spacing_and_geometry(properties: dict[str, Any] | None) -> tuple[list[float], ImageGeometry | None]:
     """Millimetres along each axis of an array, and its geometry as far as the properties tell it.
@@ -29,16 +32,20 @@ def spacing_and_geometry(properties: dict[str, Any] | None) -> tuple[list[float]
     if spacing is None:
         logger.warning("The image has no spacing: 1 mm along each axis is assumed.")
         spacing = (1.0, 1.0, 1.0)
-    return _checked_spacing(spacing), geometry
+    values = _checked_spacing(spacing)
+    if geometry is None and values[0] < 0:  # from napari-nifti, which turns all images to these axes
+        geometry = geometry_of(RAS)
+    return [abs(value) for value in values], geometry
 
 
 def _checked_spacing(spacing: Any) -> list[float]:
+    """Three numbers, all of them above 0 or, as the viewer napari has them, all below."""
     try:
         values = np.asarray(spacing)
     except (TypeError, ValueError):  # lists in lists, a tensor on a GPU
         values = np.empty(0)
     usable = values.shape == (3,) and values.dtype.kind in "iuf"
-    if not usable or not (np.isfinite(values).all() and (values > 0).all()):
+    if not usable or not (np.isfinite(values).all() and ((values > 0).all() or (values < 0).all())):
         raise SAM3DError(f"The spacing is {spacing!r}. Give three numbers above 0, in the order of the image's axes.")
     return values.astype(float).tolist()
 
