@@ -18,8 +18,9 @@ BASELINES = ["segment-anything", "monai"]
 BENCHMARK = ['snakemake>=9; python_version >= "3.11"', "filelock"]
 RIVALS = ["nninteractive-client>=2.6,<3", "httpx"]  # no torch among their requirements
 SERVE = ["fastapi", "uvicorn", "nninteractive-client>=2.6,<2.7"]  # the same minor version as in serve/wire.py
+NOTEBOOK = ["ipyniivue>=2.4"]  # with ipywidgets
 # segment-anything imports torchvision but does not require it. The packaging test builds a wheel with setuptools.
-TEST = [*BASELINES, *BENCHMARK, *RIVALS, *SERVE, "pytest>=7.4", "pytest-xdist", "hypothesis", "torchvision"]
+TEST = [*BASELINES, *BENCHMARK, *RIVALS, *SERVE, *NOTEBOOK, "pytest>=7.4", "pytest-xdist", "hypothesis", "torchvision"]
 TEST += ["setuptools>=64"]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 DEV = [*TEST, *DOCS, "ruff", "import-linter>=2.9"]
@@ -145,6 +146,7 @@ setup(
         "benchmark": BENCHMARK,
         "rivals": RIVALS,
         "serve": SERVE,
+        "notebook": NOTEBOOK,
         "docs": DOCS,
         "dev": DEV,
     },
