@@ -5,14 +5,10 @@ header `X-SAM3D-Page`, which pages of other sites can't send: browsers ask befor
 """
 
 import shutil
-import threading
 from asyncio import wait_for
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -27,11 +23,11 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.prediction.session import SAM3DSession
 from sam3d_nnunet.serve.limits import PATIENCE, Refused, too_large
 from sam3d_nnunet.serve.page_case import Interaction, PageCase, page_classes
+from sam3d_nnunet.serve.page_clients import PageClient, PageClients
 from sam3d_nnunet.serve.page_image import ENDINGS, ImageFolders, open_image
 from sam3d_nnunet.serve.pool import LeaseGone, PoolClosed, PoolFull, SessionPool
 
 HEADER = "X-SAM3D-Page"
-NEW = "new"  # value of the header before there is a session
 MAX_BODY = 1 << 20  # bytes of a request, uploads apart: a long line
 MAX_UPLOAD = 1 << 32  # bytes of an image file
 FILES = files("sam3d_nnunet.serve") / "page_files"
@@ -58,108 +54,6 @@ class FolderImage(BaseModel):
 
     folder: int
     name: str = Field(max_length=1000)
-
-
-@dataclass
-class _Client:
-    """What the page of one session has open.
-
-    Attributes:
-        folder: of uploaded files.
-        uploads: their paths by channel.
-        case: the image that is open.
-    """
-
-    folder: TemporaryDirectory = field(default_factory=lambda: TemporaryDirectory(prefix="sam3d_page_"))
-    uploads: dict[int, Path] = field(default_factory=dict)
-    case: PageCase | None = None
-
-    def opened(self) -> PageCase:
-        """The case.
-
-        Raises:
-            SAM3DError: no image is open.
-        """
-        if self.case is None:
-            raise SAM3DError("No image is open. Open one first.")
-        return self.case
-
-    def forget_uploads(self) -> None:
-        """Delete uploaded files."""
-        self.uploads = {}
-        for place in Path(self.folder.name).iterdir():
-            shutil.rmtree(place)
-
-
-class _Clients:
-    """The pages that have a session, by its token."""
-
-    def __init__(self, pool: SessionPool) -> None:
-        self.pool = pool
-        self._clients: dict[str, _Client] = {}
-        self._mutex = threading.Lock()
-
-    def claim(self) -> str:
-        """A new session; what sessions that have ended left behind is removed.
-
-        Raises:
-            PoolFull: all sessions are taken.
-        """
-        self.sweep()
-        token = self.pool.claim()
-        with self._mutex:
-            self._clients[token] = _Client()
-        return token
-
-    def release(self, token: str) -> None:
-        """End a session."""
-        self.pool.release(token)
-        self.sweep()
-
-    def get(self, token: str) -> _Client:
-        """The page of a session. A sign of life, but no action of the user.
-
-        Raises:
-            LeaseGone: the session has ended.
-        """
-        with self._mutex:
-            client = self._clients.get(token)
-        if client is None:
-            raise LeaseGone("This session has ended. Reload the page to begin a new one.")
-        try:
-            self.pool.lease(token)
-        except LeaseGone as e:
-            self.sweep()
-            raise LeaseGone(
-                "This session has ended, because nothing was done for too long. Reload the page to begin a new one."
-            ) from e
-        return client
-
-    @contextmanager
-    def use(self, token: str) -> Iterator[tuple[_Client, SAM3DSession]]:
-        """Page and session for one action of the user, one at a time.
-
-        Raises:
-            LeaseGone: the session has ended.
-        """
-        client = self.get(token)
-        with self.pool.use(token) as session:
-            yield client, session
-
-    def sweep(self) -> None:
-        """Remove the pages of sessions that have ended."""
-        with self._mutex:
-            gone = [self._clients.pop(token) for token in list(self._clients) if not self._is_alive(token)]
-        for client in gone:
-            client.case = None
-            client.folder.cleanup()
-
-    def _is_alive(self, token: str) -> bool:
-        try:
-            self.pool.remaining(token)
-        except LeaseGone:
-            return False
-        return True
 
 
 class _PageRoute(APIRoute):
@@ -223,7 +117,7 @@ def router(pool: SessionPool, image_folders: Iterable[str | Path] = (), max_uplo
     """
     whole = APIRouter()
     whole.include_router(_file_routes())
-    whole.include_router(_request_routes(_Clients(pool), ImageFolders(image_folders), max_upload), prefix="/page")
+    whole.include_router(_request_routes(PageClients(pool), ImageFolders(image_folders), max_upload), prefix="/page")
     return whole
 
 
@@ -251,7 +145,7 @@ def _file_routes() -> APIRouter:
     return routes
 
 
-def _request_routes(clients: _Clients, folders: ImageFolders, max_upload: int) -> APIRouter:
+def _request_routes(clients: PageClients, folders: ImageFolders, max_upload: int) -> APIRouter:
     routes = APIRouter(route_class=_PageRoute, include_in_schema=False)
     pool = clients.pool
     channels = pool.example.model.channels
@@ -262,7 +156,7 @@ def _request_routes(clients: _Clients, folders: ImageFolders, max_upload: int) -
 
     @routes.delete("/session")
     def end(token: Token) -> dict[str, Any]:
-        clients.release(token)
+        pool.release(token)
         return {}
 
     @routes.post("/heartbeat")
@@ -293,7 +187,7 @@ def _request_routes(clients: _Clients, folders: ImageFolders, max_upload: int) -
             if not there:
                 raise SAM3DError("No file has arrived. Choose an image again.")
             try:
-                return _open(client, session, pool, there, _case_name(there[0], channels))
+                return open_case(client, session, there, _case_name(there[0], channels), token)
             finally:
                 client.forget_uploads()
 
@@ -301,7 +195,22 @@ def _request_routes(clients: _Clients, folders: ImageFolders, max_upload: int) -
     def open_from_folder(chosen: FolderImage, token: Token) -> Response:
         with clients.use(token) as (client, session):
             case, there = folders.files(chosen.folder, chosen.name, session.model)
-            return _open(client, session, pool, there, case)
+            return open_case(client, session, there, case, token)
+
+    def open_case(client: PageClient, session: SAM3DSession, there: list[Path], name: str, token: str) -> Response:
+        """Messages name files without their folders, which are the server's own."""
+        try:
+            image = open_image(there, name, session.model)
+            client.case = PageCase(session, image, pool.on_device)
+        except SAM3DError as e:
+            message = str(e)
+            for file in there:
+                message = message.replace(f"{file.parent}/", "")
+            raise SAM3DError(message) from e
+        pool.embed_ahead(token)
+        size, spacing = image.shape[::-1], image.geometry.spacing[::-1]
+        shown = {"name": name, "channels": len(image.array), "size": list(size), "spacing": spacing.tolist()}
+        return _json(shown)
 
     @routes.get("/image")
     def image(token: Token, channel: int = 0) -> Response:
@@ -380,26 +289,6 @@ def _described(session: SAM3DSession) -> dict[str, Any]:
         "background": session.supports_background,
         "endings": list(ENDINGS),
     }
-
-
-def _open(client: _Client, session: SAM3DSession, pool: SessionPool, there: list[Path], name: str) -> JSONResponse:
-    """Open files. Messages name files without their folders, which are the server's own."""
-    try:
-        image = open_image(there, name, session.model)
-        client.case = PageCase(session, image, pool.on_device)
-    except SAM3DError as e:
-        message = str(e)
-        for file in there:
-            message = message.replace(str(file), file.name).replace(f"{file.parent}/", "")
-        raise SAM3DError(message) from e
-    return _json(
-        {
-            "name": image.name,
-            "channels": len(image.array),
-            "size": list(image.shape[::-1]),
-            "spacing": image.geometry.spacing[::-1].tolist(),
-        }
-    )
 
 
 async def _received(request: Request, folder: Path, channel: int, name: str, limit: int) -> Path:

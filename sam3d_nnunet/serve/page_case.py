@@ -66,7 +66,7 @@ class PageClass:
 def page_classes(session: SAM3DSession) -> list[PageClass]:
     """The classes that a session offers."""
     names = {label: name for name, label in session.model.class_names.items()}
-    served = session._classes  # numbers and labels differ where the server offers one class of several
+    served = session.classes  # numbers and labels differ where the server offers one class of several
     return [
         PageClass(number, label, names.get(label, f"label {label}"))
         for number, label in zip(served.numbers, served.known)

@@ -1,8 +1,10 @@
 """What the page asks the server for. No browser is needed here; test_page_browser.py has one."""
 
+import gc
 import json
 import os
 from pathlib import Path
+from tempfile import gettempdir
 
 import numpy as np
 import pytest
@@ -338,14 +340,17 @@ def test_a_session_that_ends_leaves_nothing(client, tmp_path):
     opened.upload(write_image(tmp_path / "a.nii.gz"))
     opened.get("POST", "heartbeat")
     assert client.pool.taken == 1
+    folders = set(Path(gettempdir()).glob("sam3d_page_*"))
     opened.get("DELETE", "session")
     assert client.pool.taken == 0
+    gc.collect()
+    assert len(folders - set(Path(gettempdir()).glob("sam3d_page_*"))) == 1
     assert opened.ask("GET", "segmentation").status_code == 410
     taken = [Page(client), Page(client)]
     answer = client.post("/page/session", headers={page.HEADER: "new"})
     assert answer.status_code == 503 and "taken" in answer.json()["detail"]
     client.pool.release(taken[0].token)  # as if it had expired
-    assert "Reload the page" in taken[0].ask("GET", "images").json()["detail"]
+    assert "Begin a new one" in taken[0].ask("GET", "images").json()["detail"]
 
 
 def test_the_page_asks_for_nothing_from_elsewhere(client):
