@@ -1,19 +1,28 @@
 """The official client, unchanged, gets the masks of a session in this process, bit for bit."""
 
 import numpy as np
-import pytest
-from serving import MODEL, Comparison, local_session, play, play_at_once, random_script, server_process
+from serving import MODEL, Comparison, RunningServer, local_session, play, play_at_once, random_script, server_process
 
 
-@pytest.mark.parametrize(("options", "label", "classes"), [((), None, (1, 2)), (("--label", "rim"), 2, (1,))])
-def test_masks_of_three_clients_at_once_are_those_of_sessions_here(options, label, classes):
-    scripts = [random_script(np.random.default_rng(seed), 10, classes) for seed in range(3)]
-    with server_process(MODEL, *options) as server:
-        remote = play_at_once(server.url, scripts, at_once=3)
+def compare(server: RunningServer, first: int, classes: tuple[int, ...], label: int | None = None) -> None:
+    """Three users at once, with 10 interactions each."""
+    scripts = [random_script(np.random.default_rng(first + number), 10, classes) for number in range(3)]
+    remote = play_at_once(server.url, scripts, at_once=3, key=server.key)
     comparison, session = Comparison(), local_session(MODEL, label)
     for script, seen in zip(scripts, remote):
         session.set_do_autozoom(True)
         comparison.add(script, seen, play(session, script))
     assert not comparison.differing
-    assert comparison.steps == 33 and comparison.masks >= 5
-    assert not any("Traceback" in line or "failed" in line for line in server.lines)
+    assert comparison.steps == 33 and comparison.masks >= 10
+
+
+def test_masks_of_three_clients_at_once_are_those_of_sessions_here(server):
+    compare(server, 0, (1, 2))
+
+
+def test_one_class_is_the_foreground():
+    with server_process(MODEL, "--label", "rim") as server:
+        assert "Clicks mark the class rim." in server.lines
+        compare(server, 10, (1,), label=2)
+        assert server.stop() == 130
+    assert server.lines[-1] == "Stopped by Ctrl-C."
