@@ -12,7 +12,7 @@ const viewer = new Viewer($("picture"), $("drawing"));
 window.sam3d = { viewer }; // for tests, and for the curious in the browser's console
 let model = null;
 let image = null; // {name, ...} of the server
-let state = { prompts: 0, clicks: [], ml: {}, objects: [] };
+let state = nothing();
 let seconds = null;
 let isBusy = false;
 let isSaved = true;
@@ -20,8 +20,15 @@ let again = null; // what "Try again" does
 
 // --- start ---
 
+function nothing() {
+  return { prompts: 0, clicks: [], ml: {}, objects: [] };
+}
+
 async function begin() {
+  image = null;
   show("starting");
+  update(nothing());
+  isSaved = true;
   await busy("Connecting…", async () => {
     try {
       viewer.nv ?? (await viewer.start());
@@ -124,7 +131,7 @@ function open(name, ask) {
       image = await ask();
       await viewer.open(await api.bytes("image"));
       seconds = null;
-      update({ prompts: 0, clicks: [], ml: {}, objects: [] });
+      update(nothing());
       isSaved = true;
       showImageName();
       showContrast();
