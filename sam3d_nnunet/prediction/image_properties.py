@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.geometry.world import PLACED, RAS_TO_LPS, REVERSED, ImageGeometry
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,15 @@ def geometry_of(properties: dict[str, Any]) -> ImageGeometry | None:
         SAM3DError: direction or affine are not usable.
     """
     if PLACED & properties.keys():
-        return ImageGeometry.from_properties(properties)
+        try:
+            return ImageGeometry.from_properties(properties)
+        except SAM3DError:
+            raise
+        except Exception as e:  # whatever a dictionary leads to that no reader has written
+            raise SAM3DError(
+                f"The image's {', '.join(sorted(PLACED & properties.keys()))} is not what a reader of nnU-Net returns "
+                f"({last_line(e)}). Leave it out, or give direction or affine."
+            ) from e
     if properties.get("affine") is not None:
         return ImageGeometry(RAS_TO_LPS @ _matrix(properties["affine"], 4, "affine"))
     if properties.get("direction") is not None:

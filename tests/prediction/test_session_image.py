@@ -8,6 +8,7 @@ import pytest
 
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.grid import PreprocessedGrid, to_grid
+from sam3d_nnunet.prediction.image_properties import geometry_of
 from sam3d_nnunet.prediction.session_image import Region, SessionImage
 
 
@@ -88,3 +89,13 @@ def test_a_large_region_is_not_listed_voxel_by_voxel():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8 * box.mask.size  # bytes; the indices of all voxels alone are three times that
+
+
+def test_the_direction_of_channels_is_left_out():
+    """ITK has 16 numbers for an image with four axes, x first."""
+    nine = np.array([[0, -1, 0], [1, 0, 0], [0, 0, -1.0]])
+    sixteen = np.eye(4)
+    sixteen[:3, :3] = nine
+    three, four = (geometry_of({"direction": d.ravel().tolist()}) for d in (nine, sixteen))
+    assert three.orientation == four.orientation
+    assert np.array_equal(three.to_world(np.eye(3)), four.to_world(np.eye(3)))

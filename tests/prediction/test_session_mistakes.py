@@ -143,6 +143,9 @@ REFUSED_IMAGES = {
     "must be 3 x 3": (IMAGE, {"direction": np.eye(2)}),
     "fourth axis": (IMAGE, {"direction": 1 - np.eye(4)}),
     "must be 4 x 4": (IMAGE, {"affine": "none"}),
+    "unusable affine": (IMAGE, {"affine": np.zeros((4, 4))}),
+    "sitk_stuff is not what a reader": (IMAGE, {"sitk_stuff": {"spacing": (1, 1, 1)}}),
+    "nibabel_stuff is not what a reader": (IMAGE, {"nibabel_stuff": [1, 2, 3]}),
 }
 
 

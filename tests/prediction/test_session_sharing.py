@@ -234,6 +234,34 @@ def test_masks_are_the_same_with_and_without(session):
         assert without.undo() and (with_ahead.target_buffer == without.target_buffer).all()
 
 
+def test_masks_are_the_same_while_another_thread_computes_ahead(session):
+    """With a budget of so little that each thread drives the embeddings of the other out."""
+    both, alone = start(session.model, embeddings=EmbeddingCache(2 * 10**5)), start(session.model)
+    stop, failed = threading.Event(), []
+
+    def ahead() -> None:
+        rng = np.random.default_rng(0)
+        while not stop.is_set():
+            try:
+                both.embed_ahead([int(rng.integers(0, n)) for n in SHAPE], stop.is_set)
+            except Exception as e:
+                failed.append(e)
+
+    thread = threading.Thread(target=ahead)
+    thread.start()
+    try:
+        rng = np.random.default_rng(5)
+        for _ in range(8):
+            point = [int(rng.integers(0, n)) for n in SHAPE]
+            for s in (both, alone):
+                s.add_point_interaction(point, True, class_label=int(1 + point[0] % 2))
+            assert (both.target_buffer == alone.target_buffer).all()
+    finally:
+        stop.set()
+        thread.join()
+    assert not failed and alone.target_buffer.any()
+
+
 def test_it_stops_between_layers(session):
     """Neither this window nor anything of it is kept then, and the networks are as before."""
     cache = EmbeddingCache()
