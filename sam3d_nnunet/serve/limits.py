@@ -6,8 +6,10 @@ import json
 import logging
 import socket
 import traceback
+from asyncio import TimeoutError as TooSlow  # Python 3.10 has two of that name
 from asyncio import wait_for
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +26,9 @@ JSON_BYTES = 64 * 2**10
 """Largest body that is not an array."""
 PATIENCE = 60.0
 """Seconds in which the next part of a body must come."""
+LINGER = 30.0
+"""Seconds in which the rest of a refused body may come; it is thrown away. Clients read no answer before they have sent
+all, and never see one if the connection ends earlier."""
 OPEN_PATHS = ("/", "/healthz")
 OPEN_FOLDER = "/page/assets/"
 """What needs no key: it tells nothing of images, and a browser can't send a key when it opens a page."""
@@ -117,25 +122,38 @@ class Gate:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        started = False
+        started = complete = False
+
+        async def read() -> Message:
+            nonlocal complete
+            message = await receive()
+            complete = not message.get("more_body", False)
+            return message
+
+        async def rest() -> None:
+            while not complete:
+                await read()
 
         async def watched(message: Message) -> None:
             nonlocal started
+            if message["type"] == "http.response.start" and message["status"] >= 400 and message["status"] != 408:
+                with suppress(TooSlow):
+                    await wait_for(rest(), LINGER)
             started = True
             await send(message)
 
         try:
             self.door.check(scope["method"], scope["path"], Headers(scope=scope))
-            await self.app(scope, receive, watched)
+            await self.app(scope, read, watched)
         except Refused as e:
-            await answer(send, e.status, str(e))
+            await answer(watched, e.status, str(e))
         except ClientDisconnect:
             pass
         except Exception as e:
             place = traceback.extract_tb(e.__traceback__)[-1]
             logger.error("%s failed at %s:%s: %s", scope["path"][:100], place.filename, place.lineno, _in_line(e))
             if not started:
-                await answer(send, 500, f"The server failed ({_in_line(e)}). Its log says where.")
+                await answer(watched, 500, f"The server failed ({_in_line(e)}). Its log says where.")
 
 
 async def answer(send: Send, status: int, detail: str) -> None:
@@ -177,7 +195,7 @@ class Body:
         while len(self.read) < count:
             try:
                 part = await wait_for(anext(self._stream, None), PATIENCE)
-            except TimeoutError:
+            except TooSlow:
                 raise Refused(408, f"No part of the request came for {PATIENCE:g} s. Send it again.") from None
             if part is None:
                 break

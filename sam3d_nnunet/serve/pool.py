@@ -240,7 +240,7 @@ class SessionPool:
         return future.result()
 
     def embed_ahead(self, token: str, center: Sequence[float] | None = None) -> None:
-        """Embed the window around a place when the device has nothing else to do; until the user's next action.
+        """Embed the window around a place when the device has nothing else to do. It stops whenever there is.
 
         Args:
             token: of the session.
@@ -307,7 +307,9 @@ class SessionPool:
 
         try:
             with lease.lock:
-                lease.session.embed_ahead(center, cancelled)
+                done = lease.session.embed_ahead(center, cancelled)
+                if not done and cancelled() and lease.ahead is None:
+                    lease.ahead = (center,)  # again, when there is nothing to do
         except Exception as e:  # the click will say what is wrong
             logger.info("Nothing was embedded ahead: %s", last_line(e))
         finally:

@@ -58,7 +58,7 @@ def main() -> None:
         wrong += first.wrong + attack.wrong
         wrong += [line for line in server.lines if "Traceback" in line or "failed" in line]
         code = server.stop()
-        if code != 130:
+        if code not in (0, 130):  # 0 where signals were ignored when it began, as in the background of a script
             wrong.append(f"The server ended with {code}: {server.lines[-3:]}")
     comparison = Comparison()
     comparison.add(script, remote, play(local_session(options.model), script))

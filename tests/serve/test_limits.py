@@ -216,6 +216,37 @@ def test_what_says_no_point_is_refused_in_a_sentence(text):
     assert caught.value.status == 400 and len(str(caught.value)) < 300
 
 
+async def no_body():
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+def test_a_refused_body_is_thrown_away_so_that_clients_see_the_answer(monkeypatch):
+    async def unused(scope, receive, send):
+        raise AssertionError
+
+    def ask(count: int, length: str) -> tuple[int, list]:
+        sent, left = [], [count]
+
+        async def receive():
+            await asyncio.sleep(0 if left[0] else 60)
+            left[0] -= 1
+            return {"type": "http.request", "body": b"x" * 1000, "more_body": left[0] > 0 or length == "endless"}
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"host", b"localhost"), (b"content-length", b"1000000")]
+        scope = {"type": "http", "method": "POST", "path": "/set_image", "headers": headers}
+        asyncio.run(Gate(unused, Door(largest=100_000))(scope, receive, send))
+        return left[0], sent
+
+    left, sent = ask(20, "as declared")
+    assert left == 0 and sent[0]["status"] == 413
+    monkeypatch.setattr(limits, "LINGER", 0.05)
+    left, sent = ask(20, "endless")
+    assert sent[0]["status"] == 413
+
+
 def test_unexpected_errors_are_one_line_of_the_log(caplog):
     async def broken(scope, receive, send):
         raise KeyError("something")
@@ -226,7 +257,7 @@ def test_unexpected_errors_are_one_line_of_the_log(caplog):
         sent.append(message)
 
     scope = {"type": "http", "method": "GET", "path": "/undo", "headers": [(b"host", b"localhost")]}
-    asyncio.run(Gate(broken, Door())(scope, None, send))
+    asyncio.run(Gate(broken, Door())(scope, no_body, send))
     assert sent[0]["status"] == 500 and "KeyError" in json.loads(sent[1]["body"])["detail"]
     (record,) = caplog.records
     assert "test_limits.py" in record.getMessage() and record.exc_info is None

@@ -26,7 +26,7 @@ class FakeSession:
         while not cancelled() and time.monotonic() < deadline and center == "long":
             time.sleep(0.005)
         self.cancelled = cancelled()
-        return True
+        return not self.cancelled
 
 
 @pytest.fixture
@@ -169,6 +169,19 @@ def test_windows_are_embedded_ahead_when_nothing_else_is_to_do(pool):
         pass
     wait_for(lambda: session.ahead == [(1, 2, 3)])
     pool.embed_ahead("unknown", (1, 2, 3))
+
+
+def test_what_was_stopped_is_embedded_later(pool):
+    token = pool.claim()
+    with pool.use(token) as session:
+        pool.embed_ahead(token, "long")
+    for count in (1, 2, 3):
+        wait_for(lambda count=count: len(session.ahead) == count)
+        with pool.use(token):
+            if count == 3:
+                pool.embed_ahead(token, "other")
+    wait_for(lambda: len(session.ahead) == 4)
+    assert session.ahead == ["long", "long", "long", "other"]
 
 
 @pytest.mark.parametrize("by", ["its user", "another user", "its end"])

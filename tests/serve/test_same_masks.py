@@ -1,6 +1,9 @@
 """The official client, unchanged, gets the masks of a session in this process, bit for bit."""
 
+import httpx
 import numpy as np
+import pytest
+from nnInteractive.inference.remote import nnInteractiveRemoteInferenceSession
 from serving import MODEL, Comparison, RunningServer, local_session, play, play_at_once, random_script, server_process
 
 
@@ -21,8 +24,13 @@ def test_masks_of_three_clients_at_once_are_those_of_sessions_here(server):
 
 
 def test_one_class_is_the_foreground():
-    with server_process(MODEL, "--label", "rim") as server:
+    with server_process(MODEL, "--label", "rim", "--max-image-gb", "0.001") as server:
         assert "Clicks mark the class rim." in server.lines
         compare(server, 10, (1,), label=2)
+        with nnInteractiveRemoteInferenceSession(server.url) as session:
+            noise = np.random.default_rng(0).integers(0, 255, (1, 300, 200, 200), np.uint8)
+            with pytest.raises(httpx.HTTPStatusError, match="413"):
+                session.set_image(noise, {"spacing": [1, 1, 1]})
+            assert session.original_image_shape is None and session.ping()
         assert server.stop() == 130
     assert server.lines[-1] == "Stopped by Ctrl-C."
