@@ -5,6 +5,7 @@ header `X-SAM3D-Page`, which pages of other sites can't send: browsers ask befor
 """
 
 import shutil
+from asyncio import TimeoutError as AsyncTimeout  # Python 3.10 has two of that name
 from asyncio import wait_for
 from collections.abc import Callable, Iterable
 from importlib.resources import files
@@ -297,7 +298,7 @@ async def _received(request: Request, folder: Path, channel: int, name: str, lim
     Raises:
         SAM3DError: the name has another ending, the file is too large, or there is no room for it.
     """
-    plain = "".join(c for c in Path(name.replace("\\", "/")).name if c.isprintable())[-100:].lstrip(".")
+    plain = "".join(c for c in Path(name.replace("\\", "/")).name if c.isprintable())[-60:].lstrip(".")
     parts = image_name(Path(plain))
     if parts is None or parts.ending.lower() not in ENDINGS:
         raise SAM3DError(f"{plain or 'The file'} can't be opened: its name must end in {', '.join(ENDINGS)}.")
@@ -308,14 +309,34 @@ async def _received(request: Request, folder: Path, channel: int, name: str, lim
         raise SAM3DError(f"The server has no room for {plain}.")
     place = folder / f"{channel}"
     place.mkdir(exist_ok=True)
-    file, arrived, parts_of_body = place / plain, 0, request.stream()
+    file = place / plain
+    try:
+        await _store(request, file, limit)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+    return file
+
+
+async def _store(request: Request, file: Path, limit: int) -> None:
+    """Write a body to a file.
+
+    Raises:
+        Refused: it is too large, or comes too slowly.
+    """
+    arrived, parts = 0, request.stream()
     with file.open("wb") as out:
-        while part := await wait_for(anext(parts_of_body, b""), PATIENCE):
+        while True:
+            try:
+                part = await wait_for(anext(parts, b""), PATIENCE)
+            except AsyncTimeout:
+                raise Refused(408, f"No part of the file came for {PATIENCE:g} s. Send it again.") from None
+            if not part:
+                return
             arrived += len(part)
             if arrived > limit:
                 raise too_large(limit)
             out.write(part)
-    return file
 
 
 def _case_name(file: Path, channels: int) -> str:

@@ -16,6 +16,7 @@ from sam3d_nnunet.prediction.session import SAM3DSession
 from sam3d_nnunet.prompts.files import read_prompt
 from sam3d_nnunet.serve import page
 from sam3d_nnunet.serve.app import ServerOptions, create_app
+from sam3d_nnunet.serve.limits import Door
 from sam3d_nnunet.serve.page_image import ImageFolders, changes, open_image, runs
 from sam3d_nnunet.serve.pool import PoolOptions, SessionPool
 
@@ -351,6 +352,36 @@ def test_a_session_that_ends_leaves_nothing(client, tmp_path):
     assert answer.status_code == 503 and "taken" in answer.json()["detail"]
     client.pool.release(taken[0].token)  # as if it had expired
     assert "Begin a new one" in taken[0].ask("GET", "images").json()["detail"]
+
+
+def test_one_class_alone_is_saved_with_its_label_of_the_model(model, folder, tmp_path):
+    def make() -> SAM3DSession:
+        session = SAM3DSession("cpu", torch_n_threads=1)
+        session.use_model(model, foreground=2)
+        return session
+
+    with TestClient(
+        create_app(SessionPool(make), ServerOptions(images=[folder])), base_url="http://localhost"
+    ) as client:
+        opened = Page(client)
+        assert opened.model["classes"] == [{"number": 1, "name": "rim"}]
+        opened.get("POST", "open", {"folder": 0, "name": "ball_0000.nii.gz"})
+        answer = opened.click(sitk.ReadImage(str(folder / "ball_0000.nii.gz")), (10, 12, 8))
+        assert list(answer["ml"]) == ["1"] and answer["clicks"][0]["label"] == 1
+        (tmp_path / "a.nii.gz").write_bytes(opened.get("GET", "segmentation").content)
+        assert set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.nii.gz"))))) == {0, 2}
+        assert opened.get("GET", "clicks").json()["points"][0]["label"] == 2
+
+
+def test_without_the_key_only_the_empty_page_is_there(make_session, folder):
+    options = ServerOptions(door=Door(key="sesame"), images=[folder])
+    with TestClient(create_app(SessionPool(make_session), options), base_url="http://localhost") as client:
+        assert client.get("/").status_code == 200 and client.get("/page/assets/main.js").status_code == 200
+        for headers in ({}, {"Authorization": "Bearer wrong"}):
+            answer = client.post("/page/session", headers={page.HEADER: "new", **headers})
+            assert answer.status_code == 401, answer.text
+        headers = {page.HEADER: "new", "Authorization": "Bearer sesame"}
+        assert client.post("/page/session", headers=headers).status_code == 200
 
 
 def test_the_page_asks_for_nothing_from_elsewhere(client):

@@ -24,7 +24,7 @@ const OPTIONS = {
   multiplanarPadPixels: 6,
   tileMargin: 0,
   show3Dcrosshair: true,
-  crosshairWidth: 0.4,
+  crosshairWidth: 0.3,
   crosshairWidthUnit: "percent",
   crosshairColor: [0.5, 0.83, 1, 0.55],
   fontColor: [0.75, 0.83, 0.88, 1],
