@@ -81,9 +81,10 @@ def geometry_of(properties: dict[str, Any]) -> ImageGeometry | None:
 
 def _direction(values: Any) -> np.ndarray:
     """(3, 3), also from the 16 numbers of an image with four axes, the last of which are its channels."""
-    if np.size(values) != 16:
+    try:
+        matrix = _matrix(values, 4, "direction")
+    except SAM3DError:
         return _matrix(values, 3, "direction")
-    matrix = _matrix(values, 4, "direction")
     if matrix[3, :3].any() or matrix[:3, 3].any():
         raise SAM3DError(
             f"The direction of the image is {values}: its fourth axis is turned into the other three. Give the nine "

@@ -140,6 +140,7 @@ REFUSED_IMAGES = {
     "spacing is .1, .2": (IMAGE, {"spacing": [1, [2], 3]}),
     "spacing is .1, nan": (IMAGE, {"spacing": [1, float("nan"), 1]}),
     "dictionary": (IMAGE, [1, 1, 1]),
+    "direction of the image is .1, .2": (IMAGE, {"direction": [1, [2], np.ones(3)]}),
     "must be 3 x 3": (IMAGE, {"direction": np.eye(2)}),
     "fourth axis": (IMAGE, {"direction": 1 - np.eye(4)}),
     "must be 4 x 4": (IMAGE, {"affine": "none"}),
@@ -172,6 +173,8 @@ def test_images_of_any_kind_of_number(with_balls):
         voxels.astype(np.uint8),
         voxels.astype(np.float16),
         np.asfortranarray(voxels),
+        voxels.astype(">i2"),
+        voxels.astype(">f8"),
         torch.from_numpy(voxels).bfloat16(),  # which NumPy does not know
         torch.from_numpy(voxels).float().requires_grad_(),
         voxels.tolist(),
@@ -179,6 +182,7 @@ def test_images_of_any_kind_of_number(with_balls):
         session.set_image(image, {"spacing": torch.ones(3)})
         session.set_target_buffer(np.zeros(SHAPE, np.uint8))
         session.add_point_interaction((9, 10, 11), True)
+        session.add_initial_seg_interaction(session.target_buffer.astype(">i4"))
         masks.append(session.target_buffer)
     assert all((mask == masks[0]).all() for mask in masks) and masks[0].any()
 

@@ -10,7 +10,7 @@ PLACE = (slice(1, 4), slice(0, 5), slice(2, 3))
 
 def buffers() -> list:
     values = np.random.default_rng(0).integers(0, 9, (5, 6, 7))
-    arrays = [values.astype(kind) for kind in (np.uint8, np.int16, np.float32, bool)]
+    arrays = [values.astype(kind) for kind in (np.uint8, np.int16, np.float32, bool, ">i4")]
     strided = np.zeros((7, 6, 10), np.uint8).transpose(2, 1, 0)[::2]
     tensors = [torch.from_numpy(values.astype(np.uint8)), torch.zeros((7, 6, 5)).permute(2, 1, 0).requires_grad_()]
     return [*arrays, strided, *tensors]
