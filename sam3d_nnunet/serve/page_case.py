@@ -78,13 +78,13 @@ class FinishedObject:
     """An object that the user has finished.
 
     Attributes:
-        box: in the image; None if the mask was empty.
+        box: in the image.
         mask: numbers of classes in the box.
         clicks: of the object.
         ml: volume.
     """
 
-    box: Box | None
+    box: Box
     mask: np.ndarray
     clicks: list["Click"]
     ml: float
@@ -101,6 +101,19 @@ class Click:
 
     lps: np.ndarray
     number: int
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A prompt on the object, and what undo has to bring back.
+
+    Attributes:
+        click: None for a line or a box.
+        changed: holds the voxels of the mask that it has changed; None if there are none.
+    """
+
+    click: Click | None
+    changed: Box | None
 
 
 class PageCase:
@@ -123,15 +136,19 @@ class PageCase:
         session.set_target_buffer(self.mask)
         self.objects: list[FinishedObject] = []
         self._finished = np.zeros_like(self.mask)
-        self._shown: np.ndarray | None = np.zeros(image.shape, np.uint8)
-        self._interactions: list[list[Click]] = []  # clicks of each interaction, none for lines and boxes
+        self._places = np.zeros(1 + max(c.number for c in self.classes), np.uint8)  # in the list of classes, from 1 on
+        for place, one in enumerate(self.classes, start=1):
+            self._places[one.number] = min(place, FINISHED - 1)
+        self._shown = np.zeros(image.shape, np.uint8)
+        self._steps: list[_Step] = []
+        self._extent: Box | None = None  # holds the mask of the object; the rest of a large image is not looked at
         self._on_device = on_device
 
     def interact(self, session: SAM3DSession, drawn: Interaction) -> dict[str, Any]:
         """Add a prompt and predict.
 
         Returns:
-            See `state`, with the "seconds" that the prediction took.
+            What the page shows, with the "seconds" that the prediction took.
 
         Raises:
             SAM3DError: the prompt can't be used. Nothing has changed then.
@@ -140,11 +157,13 @@ class PageCase:
             raise SAM3DError(f"The model has no class {drawn.label}. Choose one of the classes on the page.")
         run = {"click": self._click, "scribble": self._scribble, "box": self._box}[drawn.kind](session, drawn)
         start = perf_counter()
-        self._on_device(run)
+        ends = self._on_device(run)
         seconds = perf_counter() - start
         click = Click(self.image.to_lps(drawn.points)[0], drawn.label if drawn.include else 0)
-        self._interactions.append([click] if drawn.kind == "click" else [])
-        return self.state() | {"seconds": seconds}
+        changed = None if ends is None else Box.from_lists(ends)
+        self._steps.append(_Step(click if drawn.kind == "click" else None, changed))
+        self._extent = _union(self._extent, changed)
+        return self._state(changed) | {"seconds": seconds}
 
     def undo(self, session: SAM3DSession) -> dict[str, Any]:
         """Take the last prompt back.
@@ -152,10 +171,9 @@ class PageCase:
         Raises:
             SAM3DError: there is none in this object.
         """
-        if not self._interactions or not session.undo():
+        if not self._steps or not session.undo():
             raise SAM3DError("There is nothing to undo in this object.")
-        self._interactions.pop()
-        return self.state()
+        return self._state(self._steps.pop().changed)
 
     def next_object(self, session: SAM3DSession) -> dict[str, Any]:
         """Keep the object and begin the next one.
@@ -163,14 +181,14 @@ class PageCase:
         Raises:
             SAM3DError: there is no object yet.
         """
-        box = Box.from_mask(self.mask > 0)
-        if box is None:
+        inside = None if self._extent is None else Box.from_mask(self.mask[self._extent.slices] > 0)
+        if inside is None:
             raise SAM3DError("There is no object yet. Click on one first.")
+        box = inside.shifted(self._extent.start)
         mask = self.mask[box.slices].copy()
-        self.objects.append(FinishedObject(box, mask, self._clicks(), self._ml(mask > 0)))
-        self._draw_finished()
-        self._begin(session)
-        return self.state()
+        self.objects.append(FinishedObject(box, mask, self._clicks(), np.count_nonzero(mask) * self.image.voxel_ml))
+        self._draw_finished(box)
+        return self.clear(session)
 
     def remove_object(self, number: int) -> dict[str, Any]:
         """Remove a finished object, by its place in `objects`.
@@ -180,36 +198,53 @@ class PageCase:
         """
         if not 0 <= number < len(self.objects):
             raise SAM3DError("There is no such object any more.")
-        del self.objects[number]
-        self._draw_finished()
-        return self.state()
+        box = self.objects.pop(number).box
+        self._draw_finished(box)
+        return self._state(box)
 
     def clear(self, session: SAM3DSession) -> dict[str, Any]:
         """Remove the prompts and the mask of the object that is being drawn; finished ones stay."""
-        self._begin(session)
-        return self.state()
+        session.reset_interactions()
+        changed, self._extent, self._steps = self._extent, None, []
+        return self._state(changed)
 
     def everything(self) -> dict[str, Any]:
         """The state with the whole picture, for a page that has lost track."""
-        self._shown = None
-        return self.state()
+        return self._state(None) | {"changes": changes(None, self._shown)}
 
-    def state(self) -> dict[str, Any]:
-        """What the page shows, with the changes of the picture since the last call."""
-        picture = np.where(self._finished > 0, self._picture(self._finished) + FINISHED, 0).astype(np.uint8)
-        np.copyto(picture, self._picture(self.mask), where=self.mask > 0)
-        changed, self._shown = changes(self._shown, picture), picture
-        numbers, counts = np.unique(self.mask[self.mask > 0], return_counts=True)
+    def _state(self, changed: Box | None) -> dict[str, Any]:
+        """What the page shows.
+
+        Args:
+            changed: holds all voxels of the mask, or of finished objects, that have changed since the last call.
+        """
         return {
-            "changes": changed,
-            "prompts": len(self._interactions),
+            "changes": None if changed is None else self._redraw(changed),
+            "prompts": len(self._steps),
             "clicks": [
                 {"point": self.image.to_lps([click.lps])[0].tolist(), "label": click.number}  # there and back
                 for click in self._clicks()
             ],
-            "ml": {int(number): int(count) * self.image.voxel_ml for number, count in zip(numbers, counts)},
+            "ml": self._ml(),
             "objects": [{"ml": done.ml, "clicks": len(done.clicks)} for done in self.objects],
         }
+
+    def _redraw(self, box: Box) -> dict[str, Any] | None:
+        """Bring a box of the picture up to date, and tell what has changed in it."""
+        finished, mask, shown = self._finished[box.slices], self.mask[box.slices], self._shown[box.slices]
+        picture = np.where(finished > 0, self._places[finished] + FINISHED, 0).astype(np.uint8)
+        np.copyto(picture, self._places[mask], where=mask > 0)
+        found = changes(shown, picture, box.start)
+        shown[...] = picture
+        return found
+
+    def _ml(self) -> dict[int, float]:
+        """Volume of each class in the object."""
+        if self._extent is None:
+            return {}
+        mask = self.mask[self._extent.slices]
+        numbers, counts = np.unique(mask[mask > 0], return_counts=True)
+        return {int(number): int(count) * self.image.voxel_ml for number, count in zip(numbers, counts)}
 
     # --- what is saved ---
 
@@ -255,25 +290,18 @@ class PageCase:
         ends = self.image.box(drawn.points, drawn.plane)
         return lambda: session.add_bbox_interaction(ends, drawn.include, class_label=drawn.label)
 
-    def _begin(self, session: SAM3DSession) -> None:
-        session.reset_interactions()
-        self._interactions = []
-
     def _clicks(self) -> list[Click]:
-        return [click for clicks in self._interactions for click in clicks]
+        return [step.click for step in self._steps if step.click is not None]
 
-    def _draw_finished(self) -> None:
-        self._finished[...] = 0
+    def _draw_finished(self, box: Box) -> None:
+        """Draw the finished objects again, in a box outside of which none has changed."""
+        self._finished[box.slices] = 0
         for done in self.objects:
-            part = self._finished[done.box.slices]
-            np.copyto(part, done.mask, where=done.mask > 0)
+            np.copyto(self._finished[done.box.slices], done.mask, where=done.mask > 0)
 
-    def _picture(self, mask: np.ndarray) -> np.ndarray:
-        """Places of the classes in the list, from 1 on, as colours of the picture."""
-        places = np.zeros(1 + max(c.number for c in self.classes), np.uint8)
-        for place, one in enumerate(self.classes, start=1):
-            places[one.number] = min(place, FINISHED - 1)
-        return places[mask]
 
-    def _ml(self, where: np.ndarray) -> float:
-        return int(np.count_nonzero(where)) * self.image.voxel_ml
+def _union(one: Box | None, other: Box | None) -> Box | None:
+    """A box that holds both."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one.union(other)

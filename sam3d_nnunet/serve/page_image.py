@@ -268,12 +268,13 @@ def runs(values: np.ndarray) -> list[int]:
     return np.stack([flat[starts].astype(int), lengths], axis=1).ravel().tolist()
 
 
-def changes(before: np.ndarray | None, after: np.ndarray) -> dict[str, Any] | None:
+def changes(before: np.ndarray | None, after: np.ndarray, start: Sequence[int] = (0, 0, 0)) -> dict[str, Any] | None:
     """What a viewer has to replace, in the order of NIfTI.
 
     Args:
         before: (D, H, W) what it shows. None: nothing is known, so all is replaced.
         after: (D, H, W).
+        start: first voxel of the image that both cover.
 
     Returns:
         "box": [[low, high], ...] along (x, y, z), `high` not included, and "runs" of the new values in it, x fastest;
@@ -282,4 +283,4 @@ def changes(before: np.ndarray | None, after: np.ndarray) -> dict[str, Any] | No
     box = Box.of_shape(after.shape) if before is None else Box.from_mask(before != after)
     if box is None:
         return None
-    return {"box": box.as_lists()[::-1], "runs": runs(after[box.slices])}
+    return {"box": box.shifted(start).as_lists()[::-1], "runs": runs(after[box.slices])}
