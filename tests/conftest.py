@@ -31,6 +31,9 @@ MAY_BE_MISSING = (
     "pdflatex is not installed",
     "Snakemake needs Python 3.11",
     "this CPU does not compute in bfloat16",
+    "Chromium or playwright is not installed",
+    "the page's viewer is not built",
+    "npm is not installed",
     "napari-nninteractive is not installed",
     "napari needs a display",
 )
