@@ -10,6 +10,10 @@ SHEARED = (
 )
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the operating system says when a disk, a quota or the largest size of a file is reached."""
+
+
 class SAM3DError(ValueError):
     """A mistake of the user's, with a sentence that says what is wrong, where, and what to do.
 
@@ -36,7 +40,7 @@ def refusal(error: OSError) -> str | None:
     None for anything else that is an OSError, such as a lost connection: only the traceback tells what happened.
     """
     path = error.filename2 or error.filename  # of a file that is moved, the user knows the target
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         return f"{path or 'The disk'}: {error.strerror}. Make room there and repeat the command."
     if path is None:
         return None

@@ -5,20 +5,30 @@ name: after a full disk or a killed process there is no half of a file, and an e
 """
 
 import errno
-import hashlib
 import json
 import locale
 import os
 import reprlib
+import shutil
+import time
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
 
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import FULL, SAM3DError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+PART = ".part_"
+"""How the names of temporary folders begin: with a dot, so that nobody takes them for a case or a module."""
+UNLOCKED = 5.0  # seconds in which a process surely locks a temporary folder that it has made
 
 
 @contextmanager
@@ -94,28 +104,22 @@ def write_json(path: Path, content: Any, indent: int = 2, ensure_ascii: bool = T
 
 
 @contextmanager
-def whole_file(path: Path, only_writer: bool = False) -> Iterator[Path]:
+def whole_file(path: Path) -> Iterator[Path]:
     """A path to write one file to; the file moves to `path` when the block ends without an error.
-
-    Its name starts with a dot and ends in .part, so that nobody takes it for a case or a module.
 
     Args:
         path: of the file, whose folder exists. A file that is there is replaced.
-        only_writer: no other process writes this file at the same time. What a killed process left is overwritten
-            then; use it for large files.
     """
-    part = path.with_name(_part_name(path.name, "" if only_writer else f".{uuid4().hex}"))
     try:
-        yield part
-        _flush(part)
-        os.replace(part, path)
+        with _working_folder(path.parent) as folder:
+            part = folder / path.name
+            yield part
+            _flush(part)
+            os.replace(part, path)
     except OSError as e:
-        if e.filename == str(part):
-            e.filename = str(path)  # which the user knows
+        if e.filename == str(path.parent):
+            e.filename = str(path)
         raise
-    finally:
-        with suppress(OSError):  # there is none in a folder that can't be used
-            part.unlink()
 
 
 @contextmanager
@@ -129,8 +133,7 @@ def whole_files(folder: Path, last: str = "") -> Iterator[Path]:
     Raises:
         FileNotFoundError: the block has not written `last`.
     """
-    with TemporaryDirectory(prefix=".part_", dir=folder) as temporary:
-        part = Path(temporary)
+    with _working_folder(folder) as part:
         yield part
         files = sorted(file.relative_to(part) for file in part.rglob("*") if file.is_file())
         if last:
@@ -143,10 +146,80 @@ def whole_files(folder: Path, last: str = "") -> Iterator[Path]:
 
 
 @contextmanager
+def _working_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder in a folder. Errors name what lies in it as if it lay in `folder`, which the user knows.
+
+    While the block runs, the temporary folder is locked. The system ends the lock of a killed process, so that the next
+    process that writes here knows what it may remove.
+    """
+    _remove_left(folder)
+    temporary = str(folder / PART)
+    try:
+        with TemporaryDirectory(prefix=PART, dir=folder) as temporary, _locked(temporary):
+            yield Path(temporary)
+    except OSError as e:
+        if e.filename is None and e.errno in FULL:  # Python names no file when a write fails
+            e.filename = str(folder)
+        elif isinstance(e.filename, str) and e.filename.startswith(temporary):
+            inside = Path(e.filename).relative_to(folder).parts[1:]
+            e.filename = str(folder.joinpath(*inside))
+        raise
+
+
+@cache
+def _remove_left(folder: Path) -> None:
+    """Remove the temporary folders of killed processes, once in the life of this process."""
+    for left in folder.glob(f"{PART}*"):
+        with suppress(OSError):  # it is in use, or gone, or not ours to remove
+            if time.time() - left.lstat().st_mtime > UNLOCKED and not left.is_symlink():
+                with _locked(left, or_fail=True):
+                    shutil.rmtree(left)
+
+
+@contextmanager
+def _locked(folder: str | Path, or_fail: bool = False) -> Iterator[None]:
+    """Lock a folder for this process, where the system can.
+
+    Raises:
+        OSError: another process has locked it, or the system can't. Only with `or_fail`.
+    """
+    if fcntl is None:
+        if or_fail:
+            raise OSError(errno.ENOTSUP, "folders can't be locked", str(folder))
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with nullcontext() if or_fail else suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def reserve(file: Path) -> None:
+    """Have the system reserve room for all bytes of a file, which a memory map would ask for only when it is written.
+
+    A full disk then ends in an error; a memory map without room ends the process by SIGBUS.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with file.open("rb+") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+        except OSError as e:
+            if e.errno in FULL:
+                raise OSError(e.errno, e.strerror, str(file)) from e
+
+
+@contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path`, which does not exist yet, when the block ends without an error."""
-    with TemporaryDirectory(prefix=f".{path.name[:50]}.", dir=path.parent) as temporary:  # names end at 255 bytes
-        part = Path(temporary) / path.name
+    with _working_folder(path.parent) as folder:
+        part = folder / path.name
         part.mkdir()
         yield part
         os.rename(part, path)
@@ -176,7 +249,6 @@ def brief(value: Any) -> str:
 
 
 SHOWN = 20
-LONGEST_NAME = 255  # bytes, of a file
 
 
 def listing(names: Iterable[str], shown: int = SHOWN) -> str:
@@ -184,14 +256,6 @@ def listing(names: Iterable[str], shown: int = SHOWN) -> str:
     names = sorted(names)
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
-
-
-def _part_name(name: str, unique: str) -> str:
-    """Name of a temporary file beside a file, as short as file systems need it."""
-    part = f".{name}{unique}.part"
-    if len(os.fsencode(part)) > LONGEST_NAME:
-        part = f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}{unique}.part"
-    return part
 
 
 def _flush(file: Path) -> None:

@@ -1,17 +1,25 @@
 import errno
 import os
+import subprocess
+import sys
+import time
 import unicodedata
 from contextlib import ExitStack, nullcontext
+from pathlib import Path
 
 import pytest
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import (
+    PART,
+    UNLOCKED,
+    _remove_left,
     find_file,
     listing,
     read_json,
     read_json_object,
     read_text,
+    reserve,
     same_name,
     whole_file,
     whole_files,
@@ -80,14 +88,13 @@ def test_what_is_written(tmp_path):
     assert names(tmp_path) == ["content"]
 
 
-@pytest.mark.parametrize("only_writer", [False, True])
-def test_a_file_stays_until_the_next_is_complete(tmp_path, only_writer):
+def test_a_file_stays_until_the_next_is_complete(tmp_path):
     file = tmp_path / "a.nii.gz"
-    with whole_file(file, only_writer) as part:
+    with whole_file(file) as part:
         part.write_text("first")
-        assert part.parent == tmp_path and part.name.startswith(".") and not part.name.endswith(".nii.gz")
+        assert part.name == file.name and part.parent.parent == tmp_path and part.parent.name.startswith(".")
         assert not file.exists()
-    with pytest.raises(ZeroDivisionError), whole_file(file, only_writer) as part:
+    with pytest.raises(ZeroDivisionError), whole_file(file) as part:
         part.write_text("half")
         fail()
     assert file.read_text() == "first" and names(tmp_path) == ["a.nii.gz"]
@@ -101,14 +108,76 @@ def test_several_may_write_the_same_file(tmp_path):
     assert file.read_text() == "one" and names(tmp_path) == ["a"]
 
 
-def test_a_large_file_leaves_no_second_half(tmp_path):
-    """A killed process can't clean up."""
-    file = tmp_path / "a"
-    left = whole_file(file, only_writer=True).__enter__()
-    left.write_text("half of an earlier one")
-    with whole_file(file, only_writer=True) as part:
-        part.write_text("whole")
-    assert file.read_text() == "whole" and names(tmp_path) == ["a"]
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from sam3d_nnunet.io import whole_file, whole_files, whole_folder
+folder, kind = Path(sys.argv[1]), sys.argv[2]
+make = {"file": whole_file, "files": whole_files, "folder": whole_folder}[kind]
+left = make(folder if kind == "files" else folder / "a")
+part = left.__enter__()
+(part if kind == "file" else part / "a").write_text("half")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders can't be locked on Windows, so that what is left stays there")
+@pytest.mark.parametrize("kind", ["file", "files", "folder"])
+def test_the_next_process_removes_what_a_killed_one_left(tmp_path, kind):
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), kind])
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(PART) and list(left.iterdir())
+    write_text(tmp_path / "too soon", "")  # it might be about to lock the folder
+    assert left.is_dir()
+    _age(left)
+    with whole_files(tmp_path / "..") as other:  # of another folder: stays
+        _remove_left.cache_clear()
+        _age(other)
+        write_text(tmp_path / "next", "")
+        write_text(other.parent / "next", "")
+        assert other.is_dir()
+    assert names(tmp_path) == ["next", "too soon"]
+
+
+def _age(folder: Path) -> None:
+    os.utime(folder, (time.time() - 2 * UNLOCKED,) * 2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="creating links takes rights on Windows")
+def test_links_are_not_followed(tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    output = tmp_path / "output"
+    output.mkdir()
+    link = output / f"{PART}a"
+    link.symlink_to(precious)
+    os.utime(link, (0, 0), follow_symlinks=False)
+    write_text(output / "next", "")
+    assert (precious / "file").exists() and link.is_symlink()
+
+
+def test_room_is_reserved(tmp_path):
+    file = tmp_path / "map.npy"
+    with file.open("wb") as stream:
+        stream.truncate(2**20)
+    reserve(file)
+    assert file.stat().st_size == 2**20
+    if hasattr(os, "posix_fallocate"):
+        assert file.stat().st_blocks * 512 >= 2**20
+
+
+def test_a_full_disk_is_named(tmp_path):
+    def fill() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError) as error, whole_file(tmp_path / "a"):
+        fill()
+    assert error.value.filename == str(tmp_path / "a")
+    with pytest.raises(OSError) as error, whole_files(tmp_path):
+        fill()
+    assert error.value.filename == str(tmp_path)
+    assert names(tmp_path) == []
 
 
 def test_all_or_none_of_two_files(tmp_path):
@@ -195,7 +264,7 @@ def test_a_new_folder(tmp_path):
 def test_a_name_as_long_as_file_systems_take(tmp_path):
     file = tmp_path / ("病" * 83 + ".json")  # 254 bytes
     write_text(file, "text")
-    with whole_file(file, only_writer=True) as part:
+    with whole_file(file) as part:
         part.write_text("more")
     assert [f.name for f in tmp_path.iterdir()] == [file.name] and file.read_text() == "more"
 

@@ -22,6 +22,7 @@ from sam3d_nnunet.datasets.case_files import cases_in_folder
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.geometry.writing import write_label_map
 from sam3d_nnunet.io import whole_files
 from sam3d_nnunet.network.weights import read_checkpoint
 from sam3d_nnunet.nnunet.readers import find_reader
@@ -270,4 +271,4 @@ class SliceCases:
         """Write the segmentation, complete or not at all. nnU-Net's TIFF writer adds a file with the spacing."""
         main = f"{name}{self.ending}"
         with whole_files(self.output, last=main) as part:
-            self._files.write_seg(np.ascontiguousarray(segmentation), str(part / main), properties)
+            write_label_map(np.ascontiguousarray(segmentation), part / main, properties, self._files)

@@ -16,6 +16,7 @@ from sam3d_nnunet.geometry.image_grid import difference
 from sam3d_nnunet.geometry.images import check_axes, check_image_file
 from sam3d_nnunet.geometry.label_values import whole_labels
 from sam3d_nnunet.geometry.world import ImageGeometry, ImageHeader, read_header
+from sam3d_nnunet.geometry.writing import write_volume
 from sam3d_nnunet.io import kept_locale, listing, read_json, whole_files, write_json
 from sam3d_nnunet.nnunet.folders import new_dataset_name, raw_root
 
@@ -191,7 +192,7 @@ class CaseConverter:
             else:
                 image = _read(file)
                 for channel, written in enumerate(files):
-                    sitk.WriteImage(image[:, :, :, channel], str(part / written), True)
+                    write_volume(image[:, :, :, channel], part / written)
 
 
 def _volume_header(file: Path) -> ImageHeader:
@@ -210,7 +211,7 @@ def _copy(file: Path, written: Path) -> None:
     if file.name.endswith(ENDING):
         shutil.copyfile(file, written)
     else:
-        sitk.WriteImage(_read(file), str(written), True)
+        write_volume(_read(file), written)
 
 
 def _write_with_geometry(file: Path, like: Path, written: Path) -> None:
@@ -220,7 +221,7 @@ def _write_with_geometry(file: Path, like: Path, written: Path) -> None:
     label.SetSpacing(spacing.tolist())
     label.SetDirection((header.affine[:3, :3] / spacing).ravel().tolist())
     label.SetOrigin(header.affine[:3, 3].tolist())
-    sitk.WriteImage(label, str(written), True)
+    write_volume(label, written)
 
 
 @kept_locale()

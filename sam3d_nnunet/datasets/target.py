@@ -12,6 +12,7 @@ from sam3d_nnunet.datasets.raw_dataset import RawDataset, for_each_case
 from sam3d_nnunet.datasets.splits import FILE, PARTS, Splits, read_splits, splits_file, write_splits
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.label_maps import read_label_map
+from sam3d_nnunet.geometry.writing import write_label_map
 from sam3d_nnunet.io import listing, whole_folder, write_json
 from sam3d_nnunet.nnunet.folders import new_dataset_name, raw_root
 from sam3d_nnunet.nnunet.readers import find_reader
@@ -140,7 +141,7 @@ class _TargetWriter:
         there = bool(target.any())
         if self.ignore is not None:
             target[label_map.array == self.ignore] = 2
-        files.write_seg(target, str(self._label(case)), label_map.properties)
+        write_label_map(target, self._label(case), label_map.properties, files)
         return there
 
     def remove_label(self, case: str) -> None:

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.geometry.writing import write_volume
 from sam3d_nnunet.io import read_json, write_json
 
 MANIFEST = "phantom.json"
@@ -82,8 +83,8 @@ def make_phantom(folder: Path, seed: int, count: int = 36) -> list[str]:
     for index in tqdm(range(count), desc="Drawing cases"):
         name, rng = f"phantom_{index:03d}", np.random.default_rng([seed, index])
         image, segmentation, cases[name] = _draw_case(rng, with_lookalike=index % 2 == 1)
-        sitk.WriteImage(image, str(folder / "imagesTr" / f"{name}_0000{ENDING}"))
-        sitk.WriteImage(segmentation, str(folder / "labelsTr" / f"{name}{ENDING}"))
+        write_volume(image, folder / "imagesTr" / f"{name}_0000{ENDING}")
+        write_volume(segmentation, folder / "labelsTr" / f"{name}{ENDING}")
     manifest = {"seed": seed, "cases": {name: asdict(case) for name, case in cases.items()}}
     write_json(folder / MANIFEST, manifest, indent=1)
     description = {

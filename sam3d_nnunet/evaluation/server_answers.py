@@ -15,6 +15,7 @@ from sam3d_nnunet.evaluation.server_session import Capabilities, Server
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.geometry.writing import write_label_map
 from sam3d_nnunet.io import whole_files
 from sam3d_nnunet.prediction.batch import CaseReport
 from sam3d_nnunet.prompts.files import check_prompt, write_prompt
@@ -124,7 +125,7 @@ class ServerAnswers:
         """Write the label map and the clicks; files appear complete or not at all, the label map last."""
         name, ending = self._clicks.image, self.model.data.file_ending
         with self._watch.running(), whole_files(folder, last=f"{name}{ending}") as part:
-            self._reader.write_seg(self._segmentation(), str(part / f"{name}{ending}"), self._properties)
+            write_label_map(self._segmentation(), part / f"{name}{ending}", self._properties, self._reader)
             # nnU-Net's TIFF writer stores the spacing in CASE.json
             write_prompt(self._clicks, part / f"{name}{'.csv' if isinstance(self._reader, Tiff3DIO) else '.json'}")
         return CaseReport(name, None, len(self._clicks.points), seconds=self._watch.take())

@@ -14,6 +14,7 @@ from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.grid import to_image
 from sam3d_nnunet.geometry.turn import NO_TURN
 from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.io import reserve
 from sam3d_nnunet.network.device import AUTO, usable_device
 from sam3d_nnunet.prediction.cases import ImageCase, PreviousMask, read_case, read_previous_mask
 from sam3d_nnunet.prediction.dense_prompts import DensePrompts
@@ -71,6 +72,7 @@ class CasePrediction:
             probabilities = np.empty(shape, np.float32)
         else:
             probabilities = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+            reserve(Path(file))
         self.logits.write_probabilities(self.case.grid, self._model.labels, probabilities)
         return probabilities
 

@@ -10,6 +10,7 @@ import numpy as np
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.geometry.writing import write_label_map
 from sam3d_nnunet.io import whole_files, write_text
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.predictor import CasePrediction
@@ -88,14 +89,15 @@ class CaseWriter:
         images = self.model.plans.image_reader_writer_class()
         with whole_files(self.folder, last=main) as part:
             segmentation = prediction.segmentation()
-            images.write_seg(segmentation, str(part / main), properties)
+            write_label_map(segmentation, part / main, properties, images)
             write_prompt(prediction.prompt, part / f"{name}{'.csv' if self._spacing_apart else '.json'}")
             if self.probabilities:
                 _write_npz(prediction, part / f"{name}.npz")
                 (part / f"{name}.pkl").write_bytes(pickle.dumps(properties))
             if self.instances:
                 (part / INSTANCES).mkdir()
-                images.write_seg(prediction.instances(segmentation), str(part / INSTANCES / main), properties)
+                found = prediction.instances(segmentation)
+                write_label_map(found, part / INSTANCES / main, properties, images)
         return segmentation
 
 

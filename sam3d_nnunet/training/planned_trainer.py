@@ -266,7 +266,7 @@ class PlannedTrainer(nnUNetTrainer):
             f"{filename} is not written: after epoch {self.current_epoch} the network",
             "Continue from the last checkpoint (--c) with a lower learning rate.",
         )
-        with whole_file(Path(filename), only_writer=True) as part:
+        with whole_file(Path(filename)) as part:
             super().save_checkpoint(str(part))
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
