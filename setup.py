@@ -17,7 +17,8 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "sam3d_nnunet" / "__init__
 BASELINES = ["segment-anything", "monai"]
 BENCHMARK = ['snakemake>=9; python_version >= "3.11"', "filelock"]
 RIVALS = ["nninteractive-client>=2.6,<3", "httpx"]  # no torch among their requirements
-SERVE = ["fastapi", "uvicorn", "nninteractive-client>=2.6,<2.7"]  # the same minor version as in serve/wire.py
+# the same minor version of the client as in serve/wire.py
+SERVE = ["fastapi", "starlette", "uvicorn", "blosc2", "nninteractive-client>=2.6,<2.7"]
 NOTEBOOK = ["ipyniivue>=2.4"]  # with ipywidgets
 # segment-anything imports torchvision but does not require it. The packaging test builds a wheel with setuptools.
 TEST = [*BASELINES, *BENCHMARK, *RIVALS, *SERVE, *NOTEBOOK, "pytest>=7.4", "pytest-xdist", "hypothesis", "torchvision"]
