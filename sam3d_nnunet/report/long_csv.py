@@ -12,10 +12,13 @@ from sam3d_nnunet.report.statistics import Statistic
 
 KEYS = ["method", "name", "protocol", "clicks", "source", "target", "metric"]
 NUMBERS = ["cases", "mean", "low", "high", "sd_folds", "sd_runs", "sd_trials", "baseline", "difference", "p", "p_holm"]
+TEXT = [*(key for key in KEYS if key != "clicks"), "baseline"]
 WHOLE = ["clicks", "cases", "tuned_parameters"]
 """Columns of integers, which may have gaps."""
 PAPER = "paper"
 """What the column source says in the paper's rows."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How cells begin that spreadsheets compute."""
 DIGITS = "%.10g"  # further digits differ between processors
 
 
@@ -24,7 +27,7 @@ def to_csv(content: Content) -> str:
 
     Scores are shares, not per cent. The area under the curve of an iterated protocol is a metric of its own, such as
     dice_area, with the last step in the column clicks. The column baseline names the method, protocol and step that
-    the row is compared with.
+    the row is compared with. Text that would start a formula in a spreadsheet begins with an apostrophe.
     """
     rows = [
         _row(content, content.pools[place], target, metric, statistic)
@@ -40,7 +43,14 @@ def to_csv(content: Content) -> str:
     table = pd.DataFrame(rows, columns=[*KEYS, *NUMBERS, *[item.key for item in COSTS]])
     for column in WHOLE:
         table[column] = table[column].astype("Int64")
+    for column in TEXT:
+        table[column] = table[column].map(_no_formula)
     return table.to_csv(index=False, float_format=DIGITS, lineterminator="\n")
+
+
+def _no_formula(cell: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe in front, which marks it as text there."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def _row(content: Content, pooled: Pooled, target: str, metric: str, statistic: Statistic) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.images import read_stored_image
 from sam3d_nnunet.geometry.world import RAS_TO_LPS, REVERSED, ImageGeometry, read_header
+from sam3d_nnunet.geometry.writing import write_label_map
 from sam3d_nnunet.io import read_bytes
 from sam3d_nnunet.prediction.cases import find_cases
 from sam3d_nnunet.prediction.model_folder import TrainedModel
@@ -88,7 +89,7 @@ class PageImage:
         """
         with TemporaryDirectory(prefix="sam3d_page_") as folder:
             file = Path(folder) / "segmentation.nii.gz"
-            self.reader.write_seg(label_map, str(file), self.properties)
+            write_label_map(label_map, file, self.properties, self.reader)
             return read_bytes(file)
 
     # --- what users draw ---

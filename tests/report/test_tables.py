@@ -199,6 +199,15 @@ def test_captions_describe_protocols_of_new_families_and_of_other_programs(resul
     assert "edge_2: 2 clicks on the edge of each lesion (3 trials); bbox_3: drawn clicks (3 trials)." in caption
 
 
+@pytest.mark.parametrize("name", ["=1+2", "+1", "-1", "@SUM(A1)"])
+def test_no_cell_of_the_csv_starts_a_formula(results_folder, name):
+    (results_folder / UNET).rename(results_folder / name)
+    table = pd.read_csv(io.StringIO(to_csv(gather_quickly(results_folder))), dtype=str)
+    assert f"'{name}" in set(table["method"]) and name not in set(table["method"])
+    texts = table[["method", "name", "protocol", "source", "target", "metric", "baseline"]].stack()
+    assert not texts.str.match(r"[=+\-@\t\r]").any()
+
+
 def test_targets_without_pairs_are_not_few_pairs(results_folder):
     """The truth of Posterior is empty everywhere."""
     for file in results_folder.glob("*/automatic/**/metrics.csv"):
