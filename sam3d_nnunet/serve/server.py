@@ -17,6 +17,7 @@ from sam3d_nnunet.prediction.capabilities import read_license
 from sam3d_nnunet.prediction.embeddings import EmbeddingCache
 from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load_model_folder
 from sam3d_nnunet.prediction.session import SAM3DSession
+from sam3d_nnunet.processes import Stopped
 from sam3d_nnunet.serve.pool import PoolOptions, SessionPool
 
 CLIENTS_WAIT = 60.0
@@ -190,12 +191,14 @@ def serve(
     say(f"Ready: http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)")
     try:
         Server(config).run(sockets=[listener])
+    except Stopped as stopped:
+        pool.close()
+        pool.wait(1.0)
+        say(str(stopped))
+        sys.stdout.flush()
+        os._exit(stopped.exit_code)  # a prediction can't be interrupted, and unloading torch takes seconds
     finally:
         pool.close()
-        if not pool.wait(1.0):  # a prediction can't be interrupted, and torch's threads don't end in its middle
-            say("Stopped during a prediction.")
-            sys.stdout.flush()
-            os._exit(130)
 
 
 def about(pool: SessionPool, model: TrainedModel, served: ServedModel) -> list[str]:

@@ -149,5 +149,5 @@ def test_ctrl_c_ends_a_prediction():
         assert server.stop() == 130
         seconds = time.perf_counter() - start
         user.join()
-    assert seconds < 20  # on a busy machine; about 1 otherwise
+    assert seconds < 60  # on a busy machine; about 3 otherwise
     assert outcome and not any("Traceback" in line for line in server.lines)
