@@ -30,6 +30,8 @@ JSON, MARKUPS, CSV, TSV, FCSV = ".json", ".mrk.json", ".csv", ".tsv", ".fcsv"
 TABLES = (CSV, TSV, FCSV)
 ENDINGS = (MARKUPS, JSON, *TABLES)  # the longer one first: both end in .json
 WRITTEN = (MARKUPS, JSON, CSV)
+LARGEST = 16 * 2**20
+"""Bytes of a prompt file: some hundred thousand clicks. Larger ones are something else, and would fill the memory."""
 FORMAT, VERSION, COORDINATES = "sam3d_prompts", 1, "LPS, mm"
 
 
@@ -53,6 +55,7 @@ def read_prompt(
     """
     path = Path(path)
     ending = _ending(path)
+    _refuse_large(path)
     file_name = path.name[: -len(ending)]
     if ending == MARKUPS:
         return _noted(read_markups(path, file_name, file_name if image_name is None else image_name, class_names), path)
@@ -114,6 +117,7 @@ def find_prompts(path: str | Path, cases: Collection[str]) -> dict[str, Path]:
         return _find_in_folder(path, cases)
     if not path.exists():
         raise SAM3DError(f"There is no prompt file or folder {path}.")
+    _refuse_large(path)
     images = images_in_csv(path) if _ending(path) in TABLES else None
     if images:
         there = set(map(composed, images))
@@ -164,6 +168,16 @@ def _ending(path: Path, known: Collection[str] = ENDINGS) -> str:
 def _noted(prompt: Prompt, path: Path) -> Prompt:
     """The same clicks with all notes in one that names the file."""
     return replace(prompt, notes=(f"{path.name}: {', '.join(prompt.notes)}",) if prompt.notes else ())
+
+
+def _refuse_large(path: Path) -> None:
+    """Refuse a file whose clicks nobody has made by hand. Whether it is there, its reader says."""
+    size = path.stat().st_size if path.is_file() else 0
+    if size > LARGEST:
+        raise SAM3DError(
+            f"{path} has {size / 2**20:.0f} MB; prompt files may have {LARGEST / 2**20:.0f} MB, some hundred thousand "
+            "clicks. Split it by image, or give masks as segmentations to refine."
+        )
 
 
 def _read_json_prompt(path: Path) -> Prompt:

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.prompts import Prompt
-from sam3d_nnunet.prompts.files import ENDINGS, WRITTEN, find_prompts, read_prompt, write_prompt
+from sam3d_nnunet.prompts.files import ENDINGS, LARGEST, WRITTEN, find_prompts, read_prompt, write_prompt
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 # tables trim their cells, and their files hold UTF-8
@@ -299,3 +299,14 @@ def test_prompts_that_make_no_sense():
         Prompt([[1, 2, 3]], [-1], "case_7")
     with pytest.raises(SAM3DError, match="case_7 have 2 coordinates"):
         Prompt([[1, 2], [3, 4], [5, 6]], [1, 1], "case_7")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_files_that_nobody_has_clicked_are_refused_before_they_are_read(tmp_path, ending, monkeypatch):
+    file = tmp_path / f"case{ending}"
+    with file.open("wb") as stream:
+        stream.truncate(LARGEST + 1)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
+    for read in (read_prompt, lambda path: find_prompts(path, ["case", "other"])):
+        with pytest.raises(SAM3DError, match="16 MB"):
+            read(file)
