@@ -10,7 +10,7 @@ is done in a thread, one for each session at most; what runs the network is done
 
 import asyncio
 import functools
-import importlib
+import importlib.util
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ from starlette.exceptions import HTTPException
 
 from sam3d_nnunet import __version__
 from sam3d_nnunet.errors import SAM3DError, last_line
+from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.prediction.session import SAM3DSession
 from sam3d_nnunet.serve import wire
 from sam3d_nnunet.serve.limits import JSON_BYTES, Body, Door, Gate, Refused
@@ -338,8 +339,6 @@ def _lists(box: wire.Box) -> list[list[float]]:
 
 
 def _box_of(different: np.ndarray) -> list[list[int]] | None:
-    from sam3d_nnunet.geometry.boxes import Box
-
     box = Box.from_mask(different)
     return None if box is None else box.as_lists()
 
