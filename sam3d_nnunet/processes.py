@@ -14,12 +14,20 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
+from functools import cache
 from multiprocessing import active_children, get_context, parent_process
+from pathlib import Path
 from typing import Any, NoReturn
 
-PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl
-GRACE = 20.0  # seconds in which a command may clean up, such as Snakemake, which takes its jobs out of a queue
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl
+GRACE = 5.0  # seconds in which a command may clean up
+ENDING = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))]  # Windows has no SIGHUP
+"""Signals that ask a process to end, besides Ctrl-C. The system sends SIGHUP when a terminal is closed."""
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PARENT: ContextVar[int | None] = ContextVar("_PARENT", default=None)  # of the processes that this thread forks
 
 
 class Stopped(BaseException):
@@ -58,21 +66,25 @@ def stopped_by(number: int) -> Iterator[None]:
 
 
 @contextmanager
-def guarded(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen]:
+def guarded(command: Sequence[str], grace: float = GRACE, **options: Any) -> Iterator[subprocess.Popen]:
     """Run a command that ends with the body, with all its processes; also when this process is killed.
 
-    On Windows, only the command itself is ended, not what it has started. SIGTERM raises `Stopped` in the body, which
-    would otherwise not end in order.
+    On Windows, only the command itself is ended, not what it has started. SIGTERM and SIGHUP raise `Stopped` in the
+    body, which would otherwise not end in order.
 
     Args:
         command: with its arguments; its standard input is empty.
-        options: of `subprocess.Popen`.
+        grace: seconds in which it may clean up before it is killed.
+        options: of `subprocess.Popen`. The command inherits the files of `pass_fds`, too: a `shared_lock` is held until
+            the last process has ended, even if this process is killed.
 
     Yields:
         the process of the guard, whose output and exit code are those of the command; 128 + N if signal N ended it.
     """
-    watched = [sys.executable, "-IS", __file__, *command]  # isolated: beside this file lies an io.py
-    with stopped_by(signal.SIGTERM):
+    watched = [sys.executable, "-IS", __file__, str(grace), *command]  # isolated: beside this file lies an io.py
+    with ExitStack() as handlers:
+        for number in ENDING:
+            handlers.enter_context(stopped_by(number))
         guard = subprocess.Popen(watched, stdin=subprocess.PIPE, start_new_session=True, **options)
         try:
             yield guard
@@ -100,6 +112,79 @@ def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def shared_lock(file: Path) -> Iterator[tuple[int, ...]]:
+    """Hold a lock together with the processes that inherit it, until the last of them has ended.
+
+    On Windows, this process alone holds it.
+
+    Args:
+        file: is made if it does not exist, and stays.
+
+    Yields:
+        for `pass_fds` of `guarded`.
+
+    Raises:
+        BlockingIOError: others hold the lock.
+        OSError: the file can't be opened or locked.
+    """
+    if os.name == "nt":
+        with _lock_on_windows(file):
+            yield ()
+        return
+    import fcntl  # not on Windows
+
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield (descriptor,)
+    finally:
+        os.close(descriptor)  # unlocked explicitly, it would be unlocked for all who hold it
+
+
+@contextmanager
+def _lock_on_windows(file: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout  # a guard is run without installed packages
+
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(file, timeout=0))
+        except Timeout as e:
+            raise BlockingIOError(f"{file} is locked") from e
+        yield
+
+
+@contextmanager
+def forks_end_with_us() -> Iterator[None]:
+    """Processes that this thread forks in the body end with the thread, however that happens; on Linux.
+
+    On other systems multiprocessing forks nothing.
+    """
+    if sys.platform == "linux":
+        _hook_forks()
+    before = _PARENT.set(os.getpid())
+    try:
+        yield
+    finally:
+        _PARENT.reset(before)
+
+
+@cache
+def _hook_forks() -> None:
+    """Once in a process, which can't take it back."""
+    os.register_at_fork(after_in_child=_end_fork_with_parent)
+
+
+def _end_fork_with_parent() -> None:
+    parent = _PARENT.get()
+    if parent is None:
+        return
+    _PARENT.set(None)  # what is forked from here has other parents
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(128 + signal.SIGKILL)
+
+
 def _end_with_parent() -> None:
     """In a worker, which would otherwise wait for tasks forever. A terminal's Ctrl-C is the parent's to handle."""
 
@@ -115,12 +200,13 @@ def _raise_stopped(number: int, *_: object) -> NoReturn:
     raise Stopped(number)
 
 
-def _guard(command: Sequence[str]) -> int:
+def _guard(grace: float, command: Sequence[str]) -> int:
     """Run a command until it ends, our standard input is closed or a signal comes; then end what is left of it."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the command gets the system's handlers, even if we ignored SIGINT
+    for number in (signal.SIGINT, *ENDING):  # the command gets the system's handlers, even if we ignored SIGINT
         signal.signal(number, _raise_stopped)
     _adopt_orphans()
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    # with the files that we have inherited
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, close_fds=False)
     over = threading.Event()
 
     def watch(wait: Any) -> None:
@@ -134,12 +220,12 @@ def _guard(command: Sequence[str]) -> int:
     except Stopped:
         pass
     finally:
-        _end_group(process)
+        _end_group(process, grace)
     code = process.wait()
     return code if code >= 0 else 128 - code
 
 
-def _end_group(process: subprocess.Popen) -> None:
+def _end_group(process: subprocess.Popen, grace: float) -> None:
     if os.name == "nt":  # no process groups
         process.kill()
         return
@@ -147,7 +233,7 @@ def _end_group(process: subprocess.Popen) -> None:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)  # on SIGTERM alone, Snakemake waits for its jobs on a cluster
         os.killpg(process.pid, signal.SIGTERM)
-        _wait_for_group(process, GRACE)
+        _wait_for_group(process, grace)
         os.killpg(process.pid, signal.SIGKILL)
         _wait_for_group(process, 1.0)  # the system needs a moment
 
@@ -169,10 +255,10 @@ def _adopt_orphans() -> None:
     """Become the parent of processes whose parent ends, on Linux.
 
     Otherwise they go to process 1, which in many containers does not wait for them: they would stay in the group as
-    zombies, and we would wait for them until `GRACE` is over.
+    zombies, and we would wait for them in vain.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        _LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _reap_orphans(process: subprocess.Popen) -> None:
@@ -188,4 +274,4 @@ def _reap_orphans(process: subprocess.Popen) -> None:
 
 if __name__ == "__main__":
     # without waiting for threads: one may still read standard input
-    os._exit(_guard(sys.argv[1:]))
+    os._exit(_guard(float(sys.argv[1]), sys.argv[2:]))

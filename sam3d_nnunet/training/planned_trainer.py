@@ -31,6 +31,7 @@ from sam3d_nnunet.planning.settings import (
     planned_block,
     trained_settings,
 )
+from sam3d_nnunet.processes import forks_end_with_us
 from sam3d_nnunet.training.finite import (
     LONGEST_RUN,
     RunningStatistics,
@@ -109,9 +110,12 @@ class PlannedTrainer(nnUNetTrainer):
         super().initialize()
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """nnU-Net's loaders; with a seed, they give the same batches in each run of as many worker processes."""
+        """nnU-Net's loaders; with a seed, they give the same batches in each run of as many worker processes.
+
+        The processes end with this one; nnU-Net's own go on for ever if it is killed.
+        """
         numbers = self._seed(BATCHES)
-        with ordered_workers(*numbers) if numbers else nullcontext():
+        with forks_end_with_us(), ordered_workers(*numbers) if numbers else nullcontext():
             return super().get_dataloaders()
 
     def _seed(self, what: int) -> tuple[int, ...]:

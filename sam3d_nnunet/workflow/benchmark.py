@@ -4,12 +4,10 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.datasets.splits import draw_splits, read_splits, splits_file, write_splits
@@ -20,7 +18,7 @@ from sam3d_nnunet.network.device import AUTO, usable_device
 from sam3d_nnunet.nnunet.registration import EXT_FOLDER
 from sam3d_nnunet.planning.recipe_data import refuse_other_labels
 from sam3d_nnunet.planning.recipes import known_recipes
-from sam3d_nnunet.processes import guarded
+from sam3d_nnunet.processes import GRACE, guarded, shared_lock
 from sam3d_nnunet.report.tables import write_tables
 from sam3d_nnunet.workflow.comparison import TABLE, WORK, Comparison
 from sam3d_nnunet.workflow.steps import Step, Steps
@@ -30,6 +28,8 @@ PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "SAM3D_CHECKPOIN
 """Environment variables with the path of a file or a folder."""
 ONE_MACHINE = ("--cores", "all", "--resources", "machine=1")
 """Snakemake runs one step at a time, with all cores."""
+QUEUE_GRACE = 20.0
+"""Seconds in which Snakemake may take its jobs out of the queue of a cluster."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ class Benchmark:
             self._work.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise SAM3DError(f"The folder of results {self.results} can't be made: {e.strerror}.") from e
-        with _only_one(self._work):
+        with _only_one(self._work) as lock:
             steps = self.left()
             if steps:
-                self._run(steps, profile)
+                self._run(steps, profile, lock)
             return self.left()
 
     def report(self) -> list[Path]:
@@ -123,7 +123,7 @@ class Benchmark:
             return f"See {file}."
         return "It was not started because a step before it failed." if step.needs else "See Snakemake's output above."
 
-    def _run(self, steps: list[Step], profile: str | None) -> None:
+    def _run(self, steps: list[Step], profile: str | None, lock: tuple[int, ...]) -> None:
         for folder in ("done", "logs"):  # results show what is finished, so these can go
             shutil.rmtree(self._work / folder, ignore_errors=True)
         listed = [asdict(step) | {"shell": step.shell} for step in steps]
@@ -132,7 +132,8 @@ class Benchmark:
         command += ["--config", f"device={self._device_name}", "--keep-going", "--nolock", "--rerun-incomplete"]
         command += ["--rerun-triggers", "mtime", "--quiet", "host"]
         command += ["--profile", str(Path(profile).absolute())] if profile else ONE_MACHINE
-        with guarded(command, env=_environment()) as snakemake:
+        grace = QUEUE_GRACE if profile else GRACE
+        with guarded(command, grace, env=_environment(), pass_fds=lock) as snakemake:
             snakemake.wait()
 
     @property
@@ -165,10 +166,14 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Snakemake's own lock would remain after it is killed."""
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            yield
-    except Timeout as e:
-        raise SAM3DError(f"Another sam3d benchmark is running for {folder.parent}. Wait for it or stop it.") from e
+def _only_one(folder: Path) -> Iterator[tuple[int, ...]]:
+    """Yields the lock, which also those hold who work for us. Snakemake's own would remain after it is killed."""
+    with ExitStack() as held:
+        try:
+            lock = held.enter_context(shared_lock(folder / "lock"))
+        except BlockingIOError as e:
+            raise SAM3DError(
+                f"Another sam3d benchmark is running for {folder.parent}, or one that was stopped has not ended yet. "
+                "Wait for it or stop it."
+            ) from e
+        yield lock

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.processes import Stopped
+from sam3d_nnunet.processes import Stopped, shared_lock
 from sam3d_nnunet.workflow import benchmark as workflow
 from sam3d_nnunet.workflow.steps import Step
 
@@ -139,6 +141,47 @@ def test_what_ends_us_ends_the_steps(dataset, tmp_path, monkeypatch):
         workflow.Benchmark("hippocampus", "220", tmp_path / "measured", device="cpu").run()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from sam3d_nnunet.workflow import benchmark as workflow
+from sam3d_nnunet.workflow.steps import Step
+
+step = Step("prepare/a", [["bash", "-c", "trap '' INT TERM; echo $$ > " + sys.argv[2] + "; exec sleep 60"]], [])
+workflow.Steps = lambda *_: SimpleNamespace(left=lambda: [step])
+workflow.Benchmark("hippocampus", "220", Path(sys.argv[1]), device="cpu").run()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_second_start_waits_for_what_a_killed_one_has_left(dataset, steps, tmp_path):
+    """The step ignores signals for a while."""
+    pid = tmp_path / "pid"
+    killed = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "measured", pid])
+    while not (pid.exists() and pid.read_text().endswith("\n")):
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    again = workflow.Benchmark("hippocampus", "220", tmp_path / "measured", device="cpu")
+    with pytest.raises(SAM3DError, match="one that was stopped has not ended"):
+        again.run()
+    assert not list(steps.iterdir())
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    assert is_free(tmp_path / "measured" / "workflow" / "lock", seconds=10)
+
+
+def is_free(lock: Path, seconds: float) -> bool:
+    """Whether it can be taken within some seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(BlockingIOError), shared_lock(lock):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def test_steps_run_from_any_folder(monkeypatch, tmp_path):
