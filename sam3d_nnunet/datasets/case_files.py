@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.file_names import file_name_fault
 from sam3d_nnunet.io import find_file, listing, same_name
 
 ENDINGS = (
@@ -29,7 +30,6 @@ OF_PREDICTION = ("dataset", "plans")
 OF_TRAINING = (*OF_PREDICTION, "summary", "metrics", "settings", "prediction")
 """The same beside the predictions of a validation and of an evaluation."""
 OTHER_NIFTI = re.compile(r"\.(nii|nia|hdr|img)(\.gz)?$", re.IGNORECASE)
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -188,9 +188,7 @@ def name_fault(case: str, training: bool = False) -> str | None:
         return "ends in _seg, as the files of preprocessed label maps do, so nnU-Net mixes both up"
     if match := OTHER_NIFTI.search(case):
         return f"ends in {match[0]}, which ITK takes for the file ending when it writes CASE.nii.gz"
-    if UNPRINTABLE.search(case):
-        return "holds a line break, another control character, or bytes that are no Unicode"
-    return None
+    return file_name_fault(case)
 
 
 def stem(file: str | Path, ending: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from sam3d_nnunet.file_names import file_name_fault
 from sam3d_nnunet.io import brief
 
 
@@ -71,7 +72,7 @@ class DatasetDescription(BaseModel):
     @field_validator("file_ending", mode="before")
     @classmethod
     def _dotted(cls, ending: Any) -> Any:
-        if not isinstance(ending, str) or len(ending) < 2 or ending[0] != "." or "/" in ending:
+        if not isinstance(ending, str) or len(ending) < 2 or ending[0] != "." or file_name_fault(f"CASE{ending}"):
             raise ValueError(f'must be an ending with its dot, such as ".nii.gz", not {brief(ending)}')
         return ending
 

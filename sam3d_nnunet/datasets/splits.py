@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.file_names import NAME_FAULT, FileName
 from sam3d_nnunet.io import brief, listing, read_json, write_json
 from sam3d_nnunet.nnunet.folders import preprocessed_root, raw_root
 
@@ -20,7 +21,7 @@ FOLDS = 5
 PARTS = ("train", "val")
 
 
-Names = list[Annotated[str, Field(min_length=1)]]
+Names = list[FileName]
 
 
 class Fold(BaseModel):
@@ -210,4 +211,5 @@ def _sentence(file: Path, problem: dict[str, Any]) -> str:
         return f'{subject} must be an object with "train" and "val", not {value}. Correct it.'
     if entry is None:
         return f'"{part}" of fold {fold} of {file} must be a list of names of cases, not {value}. Correct it.'
-    return f'"{part}" of fold {fold} of {file} must hold names of cases, but one of them is {value}. Correct it.'
+    why = f": the name {problem['ctx']['fault']}" if kind == NAME_FAULT else ""
+    return f'"{part}" of fold {fold} of {file} must hold names of cases, but one of them is {value}{why}. Correct it.'

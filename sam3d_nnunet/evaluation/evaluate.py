@@ -220,6 +220,7 @@ class Method(ABC):
 
     def claim(self, data: EvaluationData, test: EvaluationData | None) -> None:
         """Write what the results are about, or refuse them."""
+        self.results.check_method(self.name, self.facts())  # before anything is written
         self.results.claim(data, test)
         self.write_facts()
 

@@ -64,10 +64,12 @@ def evaluate_predictions(
             f"It holds {found or 'nothing'}."
         )
     costs = _read_costs(source / PREDICTION, there)
-    root.claim(data, test_data)
     kind = "automatic" if wanted.is_automatic else "prompted"
     unknown = ("trainer", "plans", "configuration", "parameters", "tuned_parameters", "training_hours")
-    root.write_method(name, {"name": name, "kind": kind, **dict.fromkeys(unknown), "device": None})
+    facts = {"name": name, "kind": kind, **dict.fromkeys(unknown), "device": None}
+    root.check_method(name, facts)  # before anything is written
+    root.claim(data, test_data)
+    root.write_method(name, facts)
     folder = root.predictions(name, wanted.name, fold, trial)
     folder.mkdir(parents=True, exist_ok=True)
     gone = [f"{case}{data.file_ending}" for case in cases if case not in there]

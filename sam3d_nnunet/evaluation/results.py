@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.io import read_json, read_json_object
+from sam3d_nnunet.file_names import file_name_fault
+from sam3d_nnunet.io import brief, read_json, read_json_object
 from sam3d_nnunet.simulation.protocols import Protocol
 
 if TYPE_CHECKING:  # it imports torch, which tables need not wait for
@@ -39,6 +40,10 @@ METRICS = "metrics.csv"
 METRICS_JSON = "metrics.json"
 PREDICTION = "prediction.csv"
 PROMPTS = "prompts"
+TABLE = "table"
+WORK = "workflow"
+RESERVED = (PROMPTS, TABLE, WORK, "figures")
+"""Folders that don't belong to a method: clicks, tables, logs and intermediate files of a benchmark, figures."""
 SCORES = "scores.csv"
 SETTINGS = "settings.json"
 SPLITS = "splits_final.json"
@@ -119,7 +124,10 @@ class Results:
         self.runs: dict[str, list[str]] = {}
         """The folders of each method: one, or those of its runs."""
         for folder, facts in found.items():
-            self.runs.setdefault(facts.get("run_of") or folder, []).append(folder)
+            method = facts.get("run_of") or folder
+            for name, place in ((folder, self.root), (method, self.root / folder / METHOD)):
+                refuse_unusable(name, f"a method in {place}")
+            self.runs.setdefault(method, []).append(folder)
         self.methods: dict[str, dict[str, Any]] = {
             method: self._facts(method, [found[folder] for folder in folders]) for method, folders in self.runs.items()
         }
@@ -214,6 +222,8 @@ class Results:
             missing = [column for column in NEEDED[name] if column not in table]
             if missing:
                 raise SAM3DError(f"{file} has no column {', '.join(missing)}. Delete it, and run sam3d evaluate again.")
+            for case in table["case"].unique() if "case" in NEEDED[name] else ():
+                refuse_unusable(case, f"a case in {file}")
             if "clicks" in table:
                 table = table.rename(columns={"clicks": "clicks_given"})
             for position, key in enumerate(KEYS):
@@ -222,6 +232,17 @@ class Results:
         if not tables:
             raise SAM3DError(f"{self.root} holds no {name}. Run sam3d evaluate with -o {self.root} first.")
         return pd.concat(tables, ignore_index=True)
+
+
+def refuse_unusable(name: Any, whose: str) -> None:
+    """Refuse a name in results that can't be that of a file, since files are looked for and written by that name.
+
+    Raises:
+        SAM3DError: says whose it is.
+    """
+    fault = file_name_fault(name) if isinstance(name, str) else "is no text"
+    if fault:
+        raise SAM3DError(f"{brief(name)} can't be {whose}: the name {fault}. Rename it.")
 
 
 def pooled_costs(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from sam3d_nnunet.evaluation.results import (
     OLDER,
     PREDICTION,
     PROMPTS,
+    RESERVED,
     SCORES,
     SETTINGS,
     SPLITS,
@@ -27,7 +28,8 @@ from sam3d_nnunet.evaluation.results import (
     pooled_costs,
     read_table,
 )
-from sam3d_nnunet.io import read_json, read_text, write_json, write_text
+from sam3d_nnunet.file_names import alike, new_name_fault
+from sam3d_nnunet.io import brief, composed, read_json, read_text, write_json, write_text
 
 if TYPE_CHECKING:  # it imports torch, which tables need not wait for
     from sam3d_nnunet.evaluation.data import EvaluationData
@@ -90,13 +92,19 @@ class ResultsFolder:
         Raises:
             SAM3DError: no method can have this name.
         """
-        if method in ("", ".", "..", PROMPTS) or "/" in method or "\\" in method:
-            raise SAM3DError(f"{method!r} can't be the name of a method: it is that of a folder in {self.root}.")
+        fault = new_name_fault(method)
+        if composed(method).casefold() in RESERVED:
+            fault = "is that of a folder for something else"
+        if fault:
+            raise SAM3DError(
+                f"{brief(method)} can't be the name of a method in {self.root}: the name {fault}. Give another name."
+            )
         return known_content(self.root / method / METHOD)
 
     def check_method(self, method: str, facts: dict[str, Any]) -> dict[str, Any]:
         """The content of method.json so far; arguments and errors are those of `write_method`."""
         known = self.known_method(method)
+        self._refuse_alike(method)
         for key in ("trainer", "plans", "configuration"):
             if known and known[key] != facts[key]:
                 raise SAM3DError(
@@ -106,12 +114,22 @@ class ResultsFolder:
         self._refuse_one_name(method, facts.get("run_of", known.get("run_of")))
         return known
 
+    def _refuse_alike(self, method: str) -> None:
+        """Refuse a method whose folder would be that of another one on some systems."""
+        for other in sorted(file.parent.name for file in self.root.glob(f"*/{METHOD}")):
+            if alike([method, other]):
+                raise SAM3DError(
+                    f"{self.root} holds the method {other!a}. {method!a} is the same name but for capitals or its form "
+                    "of Unicode, so that both are one folder on some systems. Write it the same way, or give another "
+                    "name."
+                )
+
     def _refuse_one_name(self, method: str, run_of: str | None) -> None:
         """Refuse a method beside runs of a method of the same name: tables would show both as one."""
         if run_of is not None:
             self.known_method(run_of)
         for other in sorted(file.parent.name for file in self.root.glob(f"*/{METHOD}")):
-            known = self.known_method(other).get("run_of")
+            known = known_content(self.root / other / METHOD).get("run_of")
             if other != method and (known or other) == (run_of or method) and (known is None) != (run_of is None):
                 raise SAM3DError(
                     f"{self.root} holds the method {other}{'' if known is None else f', a run of {known}'}. Tables "

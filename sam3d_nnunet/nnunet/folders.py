@@ -8,6 +8,8 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets, maybe_convert_to_dataset_name
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.file_names import file_name_fault, new_name_fault
+from sam3d_nnunet.io import brief
 
 
 def raw_root() -> Path:
@@ -44,6 +46,8 @@ def new_dataset_name(dataset: str, title: str) -> str:
         raise SAM3DError(
             f"The data set {dataset!r} is neither an id from 1 to 999 nor a name such as Dataset220_KiTS21."
         )
+    if fault := new_name_fault(dataset):
+        raise SAM3DError(f"A data set can't have the name {brief(dataset)}: the name {fault}. Give another one.")
     number = int(whole[1] if whole else dataset)
     if number == 0:
         raise SAM3DError("The id of a data set cannot be 0. Choose one from 1 to 999.")
@@ -72,8 +76,8 @@ def refuse_plans_name(plans: str) -> None:
     Raises:
         SAM3DError: names the plans.
     """
-    if not plans or "/" in plans or "\\" in plans or plans in (".", ".."):
-        raise SAM3DError(f"Plans cannot be named {plans!r}: they are a file of this name. Give a name without slashes.")
+    if fault := new_name_fault(plans):
+        raise SAM3DError(f"Plans cannot be named {brief(plans)}: the name of their file {fault}. Give another name.")
     if "__" in plans or plans.startswith(("-", "_")) or plans.endswith("_"):
         raise SAM3DError(
             f"Plans cannot be named {plans!r}: nnU-Net splits the names of model folders, "
@@ -104,7 +108,7 @@ def dataset_name(dataset: str) -> str:
         SAM3DError: nnU-Net's folders hold no data set with this id or several, or `dataset` is neither id nor name.
     """
     try:
-        return str(maybe_convert_to_dataset_name(dataset))
+        name = str(maybe_convert_to_dataset_name(dataset))
     except ValueError as e:
         raise SAM3DError(
             f"The data set {dataset!r} is neither an id such as 4 nor a name such as Dataset004_Hippocampus."
@@ -115,3 +119,6 @@ def dataset_name(dataset: str) -> str:
             f"The data set {dataset} can't be found in nnUNet_raw, nnUNet_preprocessed and nnUNet_results: {reason}. "
             "Check the id, these variables and their folders."
         ) from e
+    if fault := file_name_fault(name):
+        raise SAM3DError(f"No data set can be called {brief(name)}: the name {fault}. Give the name of its folder.")
+    return name

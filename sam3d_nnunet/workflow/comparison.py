@@ -5,7 +5,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.results import PROMPTS
+from sam3d_nnunet.evaluation.results import RESERVED
+from sam3d_nnunet.evaluation.results import TABLE as TABLE
+from sam3d_nnunet.evaluation.results import WORK as WORK
+from sam3d_nnunet.file_names import NewName, alike, new_name_fault
+from sam3d_nnunet.io import brief
 from sam3d_nnunet.nnunet.folders import refuse_plans_name
 from sam3d_nnunet.planning.plan_dataset import seeded_plans
 from sam3d_nnunet.planning.planner import PLANS
@@ -14,12 +18,6 @@ from sam3d_nnunet.planning.settings import Block
 from sam3d_nnunet.simulation.protocols import PAPER, Protocol
 
 BLOCK = "benchmark"
-WORK = "workflow"
-"""Folder in the results for logs and intermediate files of the steps."""
-TABLE = "table"
-"""Folder in the results for the tables."""
-RESERVED = (PROMPTS, WORK, TABLE, "figures")
-"""Folders in the results that don't belong to a method."""
 
 PAPER_METHODS: tuple[dict[str, str], ...] = (
     {"name": "nnU-Net", "trainer": "nnUNetTrainer", "plans": "nnUNetPlans"},
@@ -56,10 +54,10 @@ def used_as_they_are(plans: str) -> bool:
 class ComparedMethod(Block):
     """A model to train, or original 2-D SAM, which isn't trained."""
 
-    name: str = Field(pattern=r"^\w[^/\\{}]*$", description="name of its folder in the results, and in tables")
-    trainer: str | None = Field(None, description="any trainer of nnU-Net's or ours")
+    name: NewName = Field(pattern=r"^\w[^{}]*$", description="name of its folder in the results, and in tables")
+    trainer: NewName | None = Field(None, description="any trainer of nnU-Net's or ours")
     plans: str = PLANS
-    configuration: str = "3d_fullres"
+    configuration: NewName = "3d_fullres"
     data: str | None = Field(None, description="plans whose preprocessed data it uses; default: those of its own plans")
     sam3d: dict[str, Any] = Field(
         {}, description="settings of its plans that differ from the recipe's, so that it needs plans of its own"
@@ -86,6 +84,11 @@ class ComparedMethod(Block):
         return f"{self.trainer}__{self.plans}__{self.configuration}"
 
 
+def run_name(method: str, seed: int) -> str:
+    """Name of one of several trainings of a method."""
+    return f"{method}, seed {seed}"
+
+
 class Run(ComparedMethod):
     """One of several trainings of a method, with its own seed, plans and folder of results."""
 
@@ -95,7 +98,7 @@ class Run(ComparedMethod):
     @classmethod
     def of(cls, method: ComparedMethod, seed: int) -> "Run":
         """The training of a method with a seed."""
-        own = {"name": f"{method.name}, seed {seed}", "plans": seeded_plans(method.plans, seed)}
+        own = {"name": run_name(method.name, seed), "plans": seeded_plans(method.plans, seed)}
         # plans that differ in the seed alone share their data
         return cls(**method.model_dump() | own | {"data": method.data_plans}, run_of=method, seed=seed)
 
@@ -191,6 +194,20 @@ class Comparison(Block):
                 "Give it plans with another name."
             )
 
+    def _refuse_names(self, where: str) -> None:
+        """Refuse methods whose folders would be one on some systems, and runs that can't have their names."""
+        names = [method.name for method in self.methods]
+        runs = [run_name(name, seed) for name in names for seed in self.seeds]
+        for name in runs:
+            fault = "is that of another method" if name in names else new_name_fault(name)
+            if fault:
+                raise SAM3DError(f"{where} has a run {brief(name)}: the name {fault}. Give the method another name.")
+        if same := alike([*names, *runs]):
+            raise SAM3DError(
+                f"{where} has the methods {same[0]!a} and {same[1]!a}, whose folders are one on some systems: capitals "
+                "don't tell names apart there, nor do two forms of Unicode. Give one of them another name."
+            )
+
     def _check(self, where: str) -> None:
         names = [method.name for method in self.methods]
         for method in self.methods:
@@ -202,11 +219,12 @@ class Comparison(Block):
             self._refuse_other_settings_of_same_plans(method, where)
             if names.count(method.name) > 1:
                 raise SAM3DError(f"{where} has two methods {method.name!r}. Give each method its own name.")
-            if method.name in RESERVED:
+            if method.name.casefold() in RESERVED:
                 raise SAM3DError(
                     f"{where} has a method {method.name!r}, but results keep something else in a folder of that name. "
                     "Give the method another name."
                 )
+        self._refuse_names(where)
         if self.baseline is not None and self.baseline not in names:
             raise SAM3DError(f"{where} names the baseline {self.baseline!r}, which is not one of its methods.")
         if len(set(self.seeds)) < len(self.seeds):
