@@ -104,8 +104,8 @@ class Job:
 
 def main() -> None:
     """Exit code 1 if a process was left, or a lock was free while processes worked."""
-    jobs = {"train": train, "demo": demo, "benchmark": benchmark, "predict": predict, "evaluate": evaluate}
-    jobs |= {"serve": serve, "family": family}
+    jobs = {"train": train, "validate": validate, "demo": demo, "benchmark": benchmark, "predict": predict}
+    jobs |= {"evaluate": evaluate, "serve": serve, "family": family}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--command", action="append", choices=jobs, help="repeat for several; default: all")
     parser.add_argument("-s", "--signal", action="append", choices=SIGNALS, help="repeat for several; default: all")
@@ -151,6 +151,20 @@ def train(prepared: Path, work: Path) -> Job:
     arguments = ("1", "3d_fullres", "0", "-p", "SAM3DPlans", "-tr", "SAM3DAdapterTrainer_demo", "-device", "cpu")
     return Job(
         (*TRAIN, *arguments), lambda text, count: "Epoch 0" in text and count > 2, environment=folders(prepared, work)
+    )
+
+
+def validate(prepared: Path, work: Path) -> Job:
+    """nnU-Net's command in its final validation, after a training of one step, with processes that write."""
+    shutil.copytree(prepared / "nnUNet_preprocessed", work / "preprocessed")
+    file = work / "preprocessed" / "Dataset001_Phantom" / "SAM3DPlans.json"
+    plans = json.loads(file.read_text())
+    plans["configurations"]["3d_fullres"]["sam3d"] |= {"num_epochs": 1, "steps_per_epoch": 1, "validation_steps": 1}
+    file.write_text(json.dumps(plans))
+    return Job(
+        train(prepared, work).arguments,
+        lambda text, _: "predicting phantom" in text,
+        environment=folders(prepared, work) | {"nnUNet_preprocessed": str(work / "preprocessed")},
     )
 
 
@@ -202,9 +216,9 @@ def evaluate(prepared: Path, work: Path) -> Job:
         for target in (test / "imagesTs" / f"case_{number}_0000.nii.gz", *cases(test, number)):
             source = labels.parent / "imagesTr" / "phantom_000_0000.nii.gz" if "images" in str(target.parent) else None
             shutil.copy(source or labels / "phantom_000.nii.gz", target)
-    arguments = ("-d", "1", "--test", str(test), "--predictions", str(test / "predicted"), "--name", "mine")
+    given = ("--test", str(test / "imagesTs"), str(test / "labelsTs"), "--predictions", str(test / "predicted"))
     return Job(
-        (*SAM3D, "evaluate", *arguments, "-o", str(work / "results"), "--device", "cpu"),
+        (*SAM3D, "evaluate", "-d", "1", *given, "--name", "mine", "-o", str(work / "results"), "--device", "cpu"),
         lambda text, count: count > 2,
         environment=folders(prepared, work),
     )
