@@ -29,7 +29,8 @@ for group in (nnunet, plan, predict, serve, export_napari, evaluate, report, wor
 def main() -> None:
     """Run `sam3d`. A mistake of the user, or a path that cannot be used, is one line on stderr and exit code 1.
 
-    So is Ctrl-C, with exit code 130, and SIGTERM to a command that has started others (demo, benchmark), with 143.
+    So is Ctrl-C, with exit code 130. A command that has started others (demo, benchmark) ends on SIGTERM with 143 and,
+    when its terminal is closed, on SIGHUP with 129.
     """
     try:
         with stopped_by(signal.SIGINT):

@@ -186,6 +186,7 @@ def serve(
         ws="none",
         limit_concurrency=1000,
         timeout_graceful_shutdown=2,
+        timeout_keep_alive=75,  # longer than clients': who closes first must not be us, with a request under way
     )
     host, port = listener.getsockname()[:2]
     say(f"Ready: http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)")
