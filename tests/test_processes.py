@@ -60,9 +60,13 @@ cli.main()
 
 
 def start(command: list, **options: Any) -> subprocess.Popen:
-    """A process that Ctrl-C reaches, also if the tests run in the background of a shell, which ignores it there."""
-    reachable = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **reachable, **options)
+    """A process that Ctrl-C and SIGHUP reach, also if the tests run in the background of a shell or under nohup."""
+
+    def reachable() -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=reachable, **options)
 
 
 def start_parent(command: list[str], *before: str) -> subprocess.Popen:

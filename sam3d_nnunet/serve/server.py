@@ -190,16 +190,19 @@ def serve(
     )
     host, port = listener.getsockname()[:2]
     say(f"Ready: http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)")
+    stopped = None
     try:
         Server(config).run(sockets=[listener])
-    except Stopped as stopped:
-        pool.close()
-        pool.wait(1.0)
-        say(str(stopped))
-        sys.stdout.flush()
-        os._exit(stopped.exit_code)  # a prediction can't be interrupted, and unloading torch takes seconds
+    except Stopped as e:
+        stopped = e
+        say(str(e))
     finally:
         pool.close()
+    # a prediction can't be interrupted, torch can't be unloaded in the middle of one, and without one it takes seconds;
+    # where a shell ignores Ctrl-C, uvicorn ends all the same, without `Stopped`
+    if not pool.wait(1.0) or stopped:
+        sys.stdout.flush()
+        os._exit(stopped.exit_code if stopped else 0)
 
 
 def about(pool: SessionPool, model: TrainedModel, served: ServedModel) -> list[str]:
