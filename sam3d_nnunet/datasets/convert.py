@@ -17,7 +17,7 @@ from sam3d_nnunet.geometry.images import check_axes, check_image_file
 from sam3d_nnunet.geometry.label_values import whole_labels
 from sam3d_nnunet.geometry.world import ImageGeometry, ImageHeader, read_header
 from sam3d_nnunet.geometry.writing import write_volume
-from sam3d_nnunet.io import kept_locale, listing, read_json, whole_files, write_json
+from sam3d_nnunet.io import PART, kept_locale, listing, read_json, whole_files, write_json
 from sam3d_nnunet.nnunet.folders import new_dataset_name, raw_root
 
 MARKER = "conversion.json"
@@ -87,7 +87,7 @@ def _begin(folder: Path, made_from: dict[str, str], has_test_images: bool) -> Pa
         raise SAM3DError(f"{folder} belongs to an unfinished conversion of another source. Finish it or delete it.")
     folder.mkdir(exist_ok=True)
     write_json(marker, made_from)
-    for left in folder.glob("*/.part_*"):  # by an attempt that was killed
+    for left in folder.glob(f"*/{PART}*"):  # by an attempt that was killed
         shutil.rmtree(left)
     for part in ("imagesTr", "labelsTr", *(["imagesTs"] if has_test_images else [])):
         (folder / part).mkdir(exist_ok=True)

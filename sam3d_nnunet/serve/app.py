@@ -25,11 +25,10 @@ from starlette.exceptions import HTTPException
 
 from sam3d_nnunet import __version__
 from sam3d_nnunet.errors import SAM3DError, last_line
-from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.prediction.session import SAM3DSession
 from sam3d_nnunet.serve import wire
 from sam3d_nnunet.serve.limits import JSON_BYTES, Body, Door, Gate, Refused
-from sam3d_nnunet.serve.pool import LeaseGone, PoolClosed, PoolFull, SessionPool
+from sam3d_nnunet.serve.pool import PoolClosed, SessionPool
 
 SWEEP = 5.0  # seconds between looks for sessions that have expired
 MOST_WAITING = 8  # requests of one client at a time
@@ -307,7 +306,7 @@ class Protocol:
                 asked.run_prediction,
             )
             # the client has copied the mask into its own buffer: what is otherwise here, it must hear of
-            differs = _box_of(session.target_buffer != mask.astype(session.target_buffer.dtype))
+            differs = session._last_paste_bbox
             return wire.mask_part(session, differs, asked.run_prediction or differs is not None)
 
         return work
@@ -338,23 +337,15 @@ def _lists(box: wire.Box) -> list[list[float]]:
     return [list(ends) for ends in box]
 
 
-def _box_of(different: np.ndarray) -> list[list[int]] | None:
-    box = Box.from_mask(different)
-    return None if box is None else box.as_lists()
-
-
 async def _sweep(pool: SessionPool) -> None:
     while True:
         await asyncio.sleep(SWEEP)
         pool.sweep()
 
 
-STATUS = {LeaseGone: 410, PoolFull: 503, PoolClosed: 503}
-
-
 async def _sentence(_: Request, error: SAM3DError) -> Response:
     """The answer to a mistake. The status, and with it the reason phrase, says what kind it is."""
-    status = error.status if isinstance(error, Refused) else STATUS.get(type(error), 422)
+    status = getattr(error, "status", 422)
     headers = {"Retry-After": "10"} if status == 503 else {}
     return JSONResponse({"detail": str(error)}, status, headers)
 

@@ -8,7 +8,7 @@ import socket
 import traceback
 from asyncio import TimeoutError as TooSlow  # Python 3.10 has two of that name
 from asyncio import wait_for
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -193,14 +193,9 @@ class Body:
             Refused: there are too many, or they come too slowly.
         """
         while len(self.read) < count:
-            try:
-                part = await wait_for(anext(self._stream, None), PATIENCE)
-            except TooSlow:
-                raise Refused(408, f"No part of the request came for {PATIENCE:g} s. Send it again.") from None
+            part = await next_part(self._stream, self._most - len(self.read), self._most)
             if part is None:
                 break
-            if len(self.read) + len(part) > self._most:
-                raise too_large(self._most)
             self.read += part
         return self.read
 
@@ -215,6 +210,26 @@ class Body:
         """
         self._most = min(self._most, most or self._most)
         return await self.at_least(self._most + 1)
+
+
+async def next_part(parts: AsyncIterator[bytes], room: int, most: int) -> bytes | None:
+    """The next part of a body; None at its end.
+
+    Args:
+        parts: of `Request.stream`, which ends with an empty one.
+        room: bytes that may still come.
+        most: bytes of the whole, for the refusal.
+
+    Raises:
+        Refused: it is too large, or comes too slowly.
+    """
+    try:
+        part = await wait_for(anext(parts, None), PATIENCE)
+    except TooSlow:
+        raise Refused(408, f"No part of the request came for {PATIENCE:g} s. Send it again.") from None
+    if part is not None and len(part) > room:
+        raise too_large(most)
+    return part
 
 
 def too_large(most: int) -> Refused:

@@ -5,8 +5,6 @@ header `X-SAM3D-Page`, which pages of other sites can't send: browsers ask befor
 """
 
 import shutil
-from asyncio import TimeoutError as AsyncTimeout  # Python 3.10 has two of that name
-from asyncio import wait_for
 from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -22,11 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from sam3d_nnunet.datasets.case_files import image_name
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.prediction.session import SAM3DSession
-from sam3d_nnunet.serve.limits import PATIENCE, Refused, too_large
+from sam3d_nnunet.serve.limits import next_part, too_large
 from sam3d_nnunet.serve.page_case import Interaction, PageCase, page_classes
 from sam3d_nnunet.serve.page_clients import PageClient, PageClients
 from sam3d_nnunet.serve.page_image import ENDINGS, ImageFolders, open_image
-from sam3d_nnunet.serve.pool import LeaseGone, PoolClosed, PoolFull, SessionPool
+from sam3d_nnunet.serve.pool import SessionPool
 
 HEADER = "X-SAM3D-Page"
 MAX_BODY = 1 << 20  # bytes of a request, uploads apart: a long line
@@ -45,7 +43,6 @@ SECURITY = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-STATUS = {LeaseGone: 410, PoolFull: 503, PoolClosed: 503}
 
 
 class FolderImage(BaseModel):
@@ -73,7 +70,7 @@ class _PageRoute(APIRoute):
             except RequestValidationError as e:
                 return _refusal(422, f"The page asked for something that the server doesn't know: {_first(e)}.")
             except SAM3DError as e:
-                return _refusal(e.status if isinstance(e, Refused) else STATUS.get(type(e), 400), str(e))
+                return _refusal(getattr(e, "status", 400), str(e))
 
         return answer
 
@@ -326,16 +323,8 @@ async def _store(request: Request, file: Path, limit: int) -> None:
     """
     arrived, parts = 0, request.stream()
     with file.open("wb") as out:
-        while True:
-            try:
-                part = await wait_for(anext(parts, b""), PATIENCE)
-            except AsyncTimeout:
-                raise Refused(408, f"No part of the file came for {PATIENCE:g} s. Send it again.") from None
-            if not part:
-                return
+        while part := await next_part(parts, limit - arrived, limit):
             arrived += len(part)
-            if arrived > limit:
-                raise too_large(limit)
             out.write(part)
 
 

@@ -33,13 +33,19 @@ PAUSE = 0.2  # seconds without work after which windows are embedded ahead
 class LeaseGone(SAM3DError):
     """There is no session for this token: it never existed, was given back, or has expired."""
 
+    status = 410  # of HTTP
+
 
 class PoolFull(SAM3DError):
     """All sessions are taken."""
 
+    status = 503
+
 
 class PoolClosed(SAM3DError):
     """The server is stopping."""
+
+    status = 503
 
 
 @dataclass(frozen=True)

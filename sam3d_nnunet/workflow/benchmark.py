@@ -12,7 +12,7 @@ from pathlib import Path
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.datasets.splits import draw_splits, read_splits, splits_file, write_splits
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.evaluation.results import METRICS, Results
+from sam3d_nnunet.evaluation.results import METRICS, TABLE, WORK, Results
 from sam3d_nnunet.io import write_json
 from sam3d_nnunet.network.device import AUTO, usable_device
 from sam3d_nnunet.nnunet.registration import EXT_FOLDER
@@ -20,7 +20,7 @@ from sam3d_nnunet.planning.recipe_data import refuse_other_labels
 from sam3d_nnunet.planning.recipes import known_recipes
 from sam3d_nnunet.processes import GRACE, guarded, shared_lock
 from sam3d_nnunet.report.tables import write_tables
-from sam3d_nnunet.workflow.comparison import TABLE, WORK, Comparison
+from sam3d_nnunet.workflow.comparison import Comparison
 from sam3d_nnunet.workflow.steps import Step, Steps
 
 SNAKEFILE = Path(__file__).parent / "Snakefile"

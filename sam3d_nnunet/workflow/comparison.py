@@ -6,8 +6,6 @@ from pydantic import Field
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results import RESERVED
-from sam3d_nnunet.evaluation.results import TABLE as TABLE
-from sam3d_nnunet.evaluation.results import WORK as WORK
 from sam3d_nnunet.file_names import NewName, alike, new_name_fault
 from sam3d_nnunet.io import brief
 from sam3d_nnunet.nnunet.folders import refuse_plans_name

@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.evaluation.measure import up_to_date
-from sam3d_nnunet.evaluation.results import WINDOWS, step_folders
+from sam3d_nnunet.evaluation.results import WINDOWS, WORK, step_folders
 from sam3d_nnunet.evaluation.results_folder import ResultsFolder, refuse_other_settings
 from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.nnunet.folders import dataset_number, preprocessed_root
@@ -25,7 +25,7 @@ from sam3d_nnunet.planning.settings import BLOCK as SETTINGS
 from sam3d_nnunet.prediction.model_folder import FINAL, trained_model_folder
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, Protocol
 from sam3d_nnunet.training.planned_trainer import PlannedTrainer, complete_settings
-from sam3d_nnunet.workflow.comparison import WORK, ComparedMethod, Comparison, Run, used_as_they_are
+from sam3d_nnunet.workflow.comparison import ComparedMethod, Comparison, Run, used_as_they_are
 
 NNUNET_PLANNERS = {
     "nnUNetPlans": "ExperimentPlanner",
