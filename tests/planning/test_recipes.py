@@ -16,6 +16,8 @@ NAMES = [
     "msd_pancreas_tumor",
     "spine_ablations",
     "spine_mr",
+    "sts_mr",
+    "sts_pet",
 ]
 
 
