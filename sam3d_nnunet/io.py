@@ -13,18 +13,14 @@ import shutil
 import time
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from sam3d_nnunet.errors import FULL, SAM3DError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from sam3d_nnunet.processes import shared_lock
 
 PART = ".part_"
 """How the names of temporary folders begin: with a dot, so that nobody takes them for a case or a module."""
@@ -152,10 +148,12 @@ def _working_folder(folder: Path) -> Iterator[Path]:
     While the block runs, the temporary folder is locked. The system ends the lock of a killed process, so that the next
     process that writes here knows what it may remove.
     """
-    _remove_left(folder)
+    remove_left(folder)
     temporary = str(folder / PART)
     try:
-        with TemporaryDirectory(prefix=PART, dir=folder) as temporary, _locked(temporary):
+        with TemporaryDirectory(prefix=PART, dir=folder) as temporary, ExitStack() as held:
+            with suppress(OSError):  # not every file system can
+                held.enter_context(shared_lock(Path(temporary)))
             yield Path(temporary)
     except OSError as e:
         if e.filename is None and e.errno in FULL:  # Python names no file when a write fails
@@ -167,34 +165,13 @@ def _working_folder(folder: Path) -> Iterator[Path]:
 
 
 @cache
-def _remove_left(folder: Path) -> None:
+def remove_left(folder: Path) -> None:
     """Remove the temporary folders of killed processes, once in the life of this process."""
     for left in folder.glob(f"{PART}*"):
         with suppress(OSError):  # it is in use, or gone, or not ours to remove
             if time.time() - left.lstat().st_mtime > UNLOCKED and not left.is_symlink():
-                with _locked(left, or_fail=True):
+                with shared_lock(left):
                     shutil.rmtree(left)
-
-
-@contextmanager
-def _locked(folder: str | Path, or_fail: bool = False) -> Iterator[None]:
-    """Lock a folder for this process, where the system can.
-
-    Raises:
-        OSError: another process has locked it, or the system can't. Only with `or_fail`.
-    """
-    if fcntl is None:
-        if or_fail:
-            raise OSError(errno.ENOTSUP, "folders can't be locked", str(folder))
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with nullcontext() if or_fail else suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def reserve(file: Path) -> None:

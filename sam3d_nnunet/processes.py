@@ -6,6 +6,7 @@ ends the group. A long computation, which keeps Python from handling signals, ca
 """
 
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -113,28 +114,29 @@ def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
 
 
 @contextmanager
-def shared_lock(file: Path) -> Iterator[tuple[int, ...]]:
+def shared_lock(path: Path) -> Iterator[tuple[int, ...]]:
     """Hold a lock together with the processes that inherit it, until the last of them has ended.
 
     On Windows, this process alone holds it.
 
     Args:
-        file: is made if it does not exist, and stays.
+        path: a folder, or a file, which is made if it does not exist, and stays.
 
     Yields:
         for `pass_fds` of `guarded`.
 
     Raises:
         BlockingIOError: others hold the lock.
-        OSError: the file can't be opened or locked.
+        OSError: the path can't be opened or locked; no folder can on Windows, and some network shares lock nothing.
     """
     if os.name == "nt":
-        with _lock_on_windows(file):
+        with _lock_on_windows(path):
             yield ()
         return
     import fcntl  # not on Windows
 
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    # network file systems lock only what is open for writing, and folders can't be
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield (descriptor,)
@@ -143,14 +145,16 @@ def shared_lock(file: Path) -> Iterator[tuple[int, ...]]:
 
 
 @contextmanager
-def _lock_on_windows(file: Path) -> Iterator[None]:
+def _lock_on_windows(path: Path) -> Iterator[None]:
+    if path.is_dir():
+        raise OSError(errno.ENOTSUP, "folders can't be locked", str(path))
     from filelock import FileLock, Timeout  # a guard is run without installed packages
 
     with ExitStack() as held:
         try:
-            held.enter_context(FileLock(file, timeout=0))
+            held.enter_context(FileLock(path, timeout=0))
         except Timeout as e:
-            raise BlockingIOError(f"{file} is locked") from e
+            raise BlockingIOError(f"{path} is locked") from e
         yield
 
 
