@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.network.checkpoint_files import read_checkpoint
 from sam3d_nnunet.network.image_encoder import EPS, SAM_PATCH, SAM_WINDOW, Neck3D
 from sam3d_nnunet.network.sam3d import Preset
-from sam3d_nnunet.network.weights import read_checkpoint
 
 PREFIX = "image_encoder."  # in SAM's files
 NECK = "neck."

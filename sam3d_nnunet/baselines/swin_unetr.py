@@ -12,7 +12,7 @@ from sam3d_nnunet.baselines.automatic_trainer import AutomaticTrainer
 from sam3d_nnunet.baselines.wrappers import Padded, SegLayers
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import listing
-from sam3d_nnunet.network.weights import read_checkpoint
+from sam3d_nnunet.network.checkpoint_files import read_checkpoint
 
 
 class SwinUNETRTrainer(AutomaticTrainer):

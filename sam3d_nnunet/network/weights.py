@@ -1,25 +1,23 @@
 """Weights from other projects: SAM's files, found or downloaded and lifted to 3-D, and released checkpoints.
 
 `sam_checkpoint` finds a file of SAM, `lift_sam` copies it into our image encoder. `load_released_checkpoint` turns a
-checkpoint of the authors of 3DSAM-adapter into a `SAM3D`. All files are read by `read_checkpoint`.
+checkpoint of the authors of 3DSAM-adapter into a `SAM3D`. `read_checkpoint` reads all files.
 """
 
 import os
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pooch
 import requests
-import torch
 from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import listing
+from sam3d_nnunet.network.checkpoint_files import read_checkpoint
 from sam3d_nnunet.network.image_encoder import ImageEncoder, Neck3D
 from sam3d_nnunet.network.sam3d import PRESETS, SAM3D
 
@@ -79,14 +77,6 @@ RELEASED_NAMES = {
 }
 # tensors of our image encoder that SAM's does not have
 NOT_SAMS = re.compile(r"^depth_embed$|^necks\.|slice_embed\.|channel_mix$|\.adapter\.|rel_pos_gain$|rel_pos_d$")
-# types in a pickled NumPy number, under their names in NumPy 1 and 2
-_SCALAR = type(np.float32(0)).__reduce__(np.float32(0))[0]
-NUMPY_SCALARS = [
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *(type(np.dtype(t)) for t in (np.float32, np.float64, np.int32, np.int64)),
-]
 # tensors of a released checkpoint that don't enter its forward pass
 WITHOUT_EFFECT = re.compile(r"(^|\.)(attn_mask|cross_attn_token_to_image\..*|positional_encoding_gaussian_matrix)$")
 
@@ -182,25 +172,6 @@ def _check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], pa
         raise SAM3DError(f"The tensors of {path} don't fit. " + "; ".join(problems) + ".")
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint: a dictionary of tensors, numbers and plain containers. Nothing else is unpickled.
-
-    Raises:
-        SAM3DError: there is no such file, it is damaged, or it holds other objects.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise SAM3DError(f"{path} is a folder, not a checkpoint." if path.is_dir() else f"There is no file {path}.")
-    try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # other bytes than a pickle raise any exception: IndexError, struct.error, ...
-        raise SAM3DError(f"{path} can't be read as a checkpoint: {_why_unreadable(path, e)}.") from e
-    if not isinstance(checkpoint, dict):
-        raise SAM3DError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary.")
-    return checkpoint
-
-
 def refuse_broken_weights(weights: Mapping[str, Tensor], what: str, remedy: str) -> None:
     """Refuse weights that are not finite, as a training leaves them that has gone wrong.
 
@@ -216,26 +187,6 @@ def refuse_broken_weights(weights: Mapping[str, Tensor], what: str, remedy: str)
     if broken:
         more = f" and {len(broken) - 1} more tensor(s)" if len(broken) > 1 else ""
         raise SAM3DError(f"{what} has weights that are NaN or infinite: {broken[0]}{more}. {remedy}")
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    """The reason in our own words, because torch's message advises to load the file without any safety."""
-    try:
-        with open(path, "rb") as f:
-            start = f.read(60)
-    except OSError as e:
-        return str(e.strerror)
-    if not start:
-        return "it is empty"
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
-        return "it is cut short; get a complete copy"
-    if start.isascii() and all(c.isprintable() or c.isspace() for c in start.decode("ascii")):
-        return f"it is a text file beginning with {start.decode('ascii').split(chr(10))[0]!r} (a web page, perhaps)"
-    if "TorchScript" in str(error):
-        return "it is a TorchScript archive; a state dict saved with torch.save is needed"
-    if foreign := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return f"in addition to tensors it holds {foreign[1]}, which is not loaded because it could run code"
-    return "it is damaged, cut short, or not a file of torch.save"
 
 
 def find_sam_checkpoint(model: str) -> Path | None:

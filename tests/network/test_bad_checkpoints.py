@@ -15,7 +15,8 @@ from sam_files import save_sam, small_encoder, small_sam
 from torch import nn
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.network.weights import lift_sam, read_checkpoint
+from sam3d_nnunet.network.checkpoint_files import read_checkpoint
+from sam3d_nnunet.network.weights import lift_sam
 
 
 def refused(path: Path) -> str:
