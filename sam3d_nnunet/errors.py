@@ -2,6 +2,9 @@
 
 import errno
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 SHEARED = (
@@ -34,17 +37,46 @@ def last_line(error: Exception) -> str:
     return lines[-1] if isinstance(error, (OSError, RuntimeError)) else f"{name}: {lines[-1]}"
 
 
-def refusal(error: OSError) -> str | None:
+def refusal(error: OSError, go_on: str = "repeat the command") -> str | None:
     """What the operating system refused, in a sentence: a path that can't be used, a full disk.
 
     None for anything else that is an OSError, such as a lost connection: only the traceback tells what happened.
+
+    Args:
+        error: of the operating system.
+        go_on: what to do once a full disk has room again.
     """
     path = error.filename2 or error.filename  # of a file that is moved, the user knows the target
     if error.errno in FULL:
-        return f"{path or 'The disk'}: {error.strerror}. Make room there and repeat the command."
+        return f"{path or 'The disk'}: {error.strerror}. Make room there and {go_on}."
     if path is None:
         return None
     return f"{path}: {error.strerror}. Give another path, or correct what is there and its rights."
+
+
+def reason(error: Exception) -> str:
+    """Why a case failed, in a sentence, where others go on; unexpected errors also print their traceback to stderr."""
+    if isinstance(error, SAM3DError):
+        return str(error)
+    if isinstance(error, OSError) and (sentence := refusal(error)):
+        return sentence
+    traceback.print_exception(error, file=sys.stderr)
+    return f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def full_disk_told(go_on: str) -> Iterator[None]:
+    """Raise a `SAM3DError` where the body meets a full disk.
+
+    Args:
+        go_on: what to do once it has room again.
+    """
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in FULL:
+            raise
+        raise SAM3DError(refusal(e, go_on)) from e
 
 
 def show_as_sentence() -> None:

@@ -3,10 +3,9 @@
 `SliceSAM` segments the slices of a volume from clicks. `SliceCases` applies it to the images of a data set.
 """
 
-import sys
 import time
-import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,12 @@ from torch import nn
 from tqdm import tqdm
 
 from sam3d_nnunet.datasets.case_files import cases_in_folder
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, reason
 from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.geometry.writing import write_label_map
 from sam3d_nnunet.io import whole_files
-from sam3d_nnunet.network.weights import read_checkpoint
+from sam3d_nnunet.network.checkpoint_files import read_checkpoint
 from sam3d_nnunet.nnunet.readers import find_reader
 from sam3d_nnunet.prompts.files import JSON, check_prompt, files_in_folder, find_prompts, read_prompt
 
@@ -218,7 +217,12 @@ class SliceCases:
         return clicked
 
     def predict(
-        self, sam: SliceSAM, names: list[str], prompts: str | Path, window: tuple[float, float] | None = None
+        self,
+        sam: SliceSAM,
+        names: list[str],
+        prompts: str | Path,
+        window: tuple[float, float] | None = None,
+        note: Callable[[SliceReport], None] | None = None,
     ) -> Iterator[SliceReport]:
         """Predict cases one after the other, and yield a report when a segmentation is written.
 
@@ -227,6 +231,7 @@ class SliceCases:
             names: of cases.
             prompts: folder of prompt files named like the cases, or one file, as `find_prompts` takes them.
             window: see `to_grey`.
+            note: keeps the report of a case, before its segmentation gets its name.
         """
         try:
             self.output.mkdir(parents=True, exist_ok=True)
@@ -234,15 +239,18 @@ class SliceCases:
             raise SAM3DError(f"{self.output} can't be the folder for segmentations: {e.strerror}.") from e
         for name in names:
             try:
-                yield self._predict(sam, name, prompts, window)
-            except SAM3DError as e:
-                yield SliceReport(name, str(e))
-            except Exception as e:  # an unexpected error in one image stops no other
-                traceback.print_exception(e, file=sys.stderr)
-                yield SliceReport(name, f"{type(e).__name__}: {e}")
+                report = self._predict(sam, name, prompts, window, note)
+            except Exception as e:  # an error in one image stops no other
+                report = SliceReport(name, reason(e))
+            yield report
 
     def _predict(
-        self, sam: SliceSAM, name: str, prompts: str | Path, window: tuple[float, float] | None
+        self,
+        sam: SliceSAM,
+        name: str,
+        prompts: str | Path,
+        window: tuple[float, float] | None,
+        note: Callable[[SliceReport], None] | None,
     ) -> SliceReport:
         start = time.perf_counter()
         image, properties, geometry = self._read(name)
@@ -253,9 +261,12 @@ class SliceCases:
         points = geometry.to_voxels(prompt.points)[:, axes]
         slices = to_grey(image, window).transpose(axes)
         segmentation = sam.predict(slices, points, prompt.labels, name).transpose(np.argsort(axes))
-        self._write(name, segmentation, properties)
         used = np.unique(slice_numbers(points, len(slices))[prompt.labels > 0])
-        return SliceReport(name, None, len(points), len(used), time.perf_counter() - start, prompt.notes)
+        with self._writing(name, segmentation, properties):
+            report = SliceReport(name, None, len(points), len(used), time.perf_counter() - start, prompt.notes)
+            if note is not None:
+                note(report)
+        return report
 
     def _read(self, name: str) -> tuple[np.ndarray, dict[str, Any], ImageGeometry]:
         file = self._images[name]
@@ -267,8 +278,13 @@ class SliceCases:
             raise SAM3DError(f"The image {file} holds values that are not finite numbers. Replace them.")
         return channels[0], properties, geometry
 
-    def _write(self, name: str, segmentation: np.ndarray, properties: dict[str, Any]) -> None:
-        """Write the segmentation, complete or not at all. nnU-Net's TIFF writer adds a file with the spacing."""
+    @contextmanager
+    def _writing(self, name: str, segmentation: np.ndarray, properties: dict[str, Any]) -> Iterator[None]:
+        """Write the segmentation, complete or not at all. It gets its name when the block ends.
+
+        nnU-Net's TIFF writer adds a file with the spacing.
+        """
         main = f"{name}{self.ending}"
         with whole_files(self.output, last=main) as part:
             write_label_map(np.ascontiguousarray(segmentation), part / main, properties, self._files)
+            yield

@@ -152,7 +152,7 @@ def predict_sam2d(
     Each slice is segmented from its own clicks. Exit code 1 if a case failed. Images without a prompt file are left
     out. prediction.csv holds the seconds per case, for sam3d evaluate.
     """
-    from sam3d_nnunet.baselines.sam2d import SliceCases, SliceSAM, load_sam
+    from sam3d_nnunet.baselines.sam2d import SliceCases, SliceReport, SliceSAM, load_sam
     from sam3d_nnunet.datasets.raw_dataset import RawDataset, read_dataset_json
     from sam3d_nnunet.evaluation.results_folder import add_cost
     from sam3d_nnunet.network.device import usable_device
@@ -172,11 +172,13 @@ def predict_sam2d(
     typer.echo(f"black and white: {'percentiles of each image' if window is None else '{:g} and {:g}'.format(*window)}")
     names = [name for name in clicked if not (skip_finished and cases.is_finished(name))]
     sam = SliceSAM(load_sam(model.value, checkpoint or sam_checkpoint(model.value)), where)
+
+    def note(report: SliceReport) -> None:
+        add_cost(output, report.name, report.clicks, None, report.seconds)
+
     failed = []
-    for report in shown(cases.predict(sam, names, prompts, window), len(names)):
-        if report.error is None:
-            add_cost(output, report.name, report.clicks, None, report.seconds)
-        else:
+    for report in shown(cases.predict(sam, names, prompts, window, note), len(names)):
+        if report.error is not None:
             failed.append(report.name)
     if len(clicked) < len(cases.names):
         left_out = len(cases.names) - len(clicked)

@@ -6,7 +6,7 @@ mean to a model is decided behind the interface, so that models of other program
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from sam3d_nnunet.evaluation.results_folder import note_cost
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.world import ImageGeometry
 from sam3d_nnunet.prediction.batch import CaseReport
@@ -93,7 +94,10 @@ class CaseAnswers(Protocol):
         """The label map after these further clicks. Without any, it stays as it is."""
 
     def write(self, folder: Path) -> CaseReport:
-        """Write the label map and all prompts. The report has the seconds since the last one, and all clicks."""
+        """Write the label map and all prompts, and note what they cost.
+
+        The report has the seconds since the last one, and all clicks.
+        """
 
 
 class AnsweringModel(Protocol):
@@ -222,14 +226,18 @@ class PredictorAnswers:
         return self._predict()
 
     def write(self, folder: Path) -> CaseReport:
-        with self._watch.running():
-            if self._objects:
-                self._unite()
-            CaseWriter(folder, self.predictor.model).write(self._clicks.image, self._prediction)
-        clicks, windows = len(self._clicks.points) - self._box_clicks, len(self._prediction.logits.windows)
-        seconds, outside = self._watch.take(), self._prediction.outside
-        notes = () if self.image.note is None else (self.image.note,)
-        return CaseReport(self._clicks.image, None, clicks, windows, seconds, outside=outside, notes=notes)
+        with ExitStack() as stack:
+            with self._watch.running():
+                if self._objects:
+                    self._unite()
+                writer = CaseWriter(folder, self.predictor.model)
+                stack.enter_context(writer.writing(self._clicks.image, self._prediction))
+            clicks, windows = len(self._clicks.points) - self._box_clicks, len(self._prediction.logits.windows)
+            seconds, outside = self._watch.take(), self._prediction.outside
+            notes = () if self.image.note is None else (self.image.note,)
+            report = CaseReport(self._clicks.image, None, clicks, windows, seconds, outside=outside, notes=notes)
+            note_cost(folder, report)
+        return report
 
     def _unite(self) -> None:
         """Take all objects together, as a prediction per lesion does."""

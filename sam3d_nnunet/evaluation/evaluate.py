@@ -19,8 +19,8 @@ from sam3d_nnunet.evaluation.each_prediction import EachPrediction
 from sam3d_nnunet.evaluation.measure import measure, print_failed
 from sam3d_nnunet.evaluation.model import EvaluatedModel, PredictionOptions
 from sam3d_nnunet.evaluation.protocol_prediction import IteratedPrediction, predict_automatic, predict_prompted_cases
-from sam3d_nnunet.evaluation.results import TEST, WEIGHTS, WINDOWS, step_folders
-from sam3d_nnunet.evaluation.results_folder import ResultsFolder, add_cost, check_settings
+from sam3d_nnunet.evaluation.results import PREDICTION, TEST, WEIGHTS, WINDOWS, step_folders
+from sam3d_nnunet.evaluation.results_folder import ResultsFolder, cases_without_cost, check_settings
 from sam3d_nnunet.io import listing, read_json_object
 from sam3d_nnunet.prediction.batch import CaseReport
 from sam3d_nnunet.prediction.model_folder import choose_folds, read_plans
@@ -252,15 +252,15 @@ class Method(ABC):
         if left and not self.predicted:
             self.predicted = True
             self.write_facts()  # now, since this may be interrupted
+        for where in folders:
+            _say_what_lacks_costs(where, [case for case in cases if (where / f"{case}{ending}").is_file()])
         prompts = {case: prompts[case] for case in left if case in prompts}
         reports = self.predict(data, protocol, trial, left, prompts, folders) if left else ()
         place, clicks, outside = str(folder.relative_to(self.results.root)), 0, 0
         with tqdm(total=len(left) * len(folders), desc=place, unit="case", disable=not left) as bar:
-            for where, report in reports:
+            for _, report in reports:
                 bar.update()
                 if report.error is None:
-                    windows = report.windows or None
-                    add_cost(where, report.name, report.clicks, windows, report.seconds, report.outside)
                     clicks, outside = clicks + report.clicks, outside + report.outside
                 else:
                     failed[report.name] = report.error
@@ -270,6 +270,15 @@ class Method(ABC):
         for where in folders if len(failed) < len(cases) else ():
             failed = measure(where, data, cases, tolerances) | failed
         return print_failed(place, failed)
+
+
+def _say_what_lacks_costs(folder: Path, predicted: Sequence[str]) -> None:
+    if lacking := cases_without_cost(folder, predicted):
+        tqdm.write(
+            f"{folder / PREDICTION} lacks {listing(lacking)}: an earlier version was interrupted. Tables show the "
+            "seconds of the others. Delete these predictions to have them predicted again.",
+            file=sys.stderr,
+        )
 
 
 @dataclass

@@ -3,7 +3,6 @@
 import math
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import pandas as pd
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from tqdm import tqdm
 
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, reason
 from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.evaluation.metrics import IGNORE, RULE, case_metrics, targets_of
 from sam3d_nnunet.evaluation.results import METRICS, METRICS_JSON
@@ -209,11 +208,8 @@ def _measure(
     """The name of a case, and what was measured or a sentence that says what is wrong with it."""
     try:
         return files.case, _measured(reader, dataset_json, tolerances, files)
-    except SAM3DError as e:
-        return files.case, str(e)
     except Exception as e:  # go on with the other cases
-        traceback.print_exception(e, file=sys.stderr)
-        return files.case, f"{files.case} can't be measured: {type(e).__name__}: {e}"
+        return files.case, reason(e)
 
 
 def _measured(

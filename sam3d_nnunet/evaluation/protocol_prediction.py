@@ -4,19 +4,21 @@ import contextlib
 import io
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tqdm import tqdm
 
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, reason
 from sam3d_nnunet.evaluation.answers import AnsweringModel, CaseAnswers
 from sam3d_nnunet.evaluation.data import EvaluationData, spacing_of
+from sam3d_nnunet.evaluation.results_folder import note_cost
 from sam3d_nnunet.geometry.images import check_axes, check_image_file
 from sam3d_nnunet.geometry.world import ImageGeometry
+from sam3d_nnunet.geometry.writing import refuse_cut_off
 from sam3d_nnunet.io import whole_files
 from sam3d_nnunet.nnunet.readers import TURNING, WITHOUT_WORLD
 from sam3d_nnunet.planning.settings import noted_orientation
@@ -45,19 +47,15 @@ def predict_automatic(
         folder: for the predictions.
     """
     for case in cases:
-        start = time.perf_counter()
         try:
-            _predict(predictor, data, case, folder)
-        except SAM3DError as e:
-            yield CaseReport(case, str(e))
+            report = _predict(predictor, data, case, folder)
         except Exception as e:  # go on with the other cases
-            traceback.print_exception(e, file=sys.stderr)
-            yield CaseReport(case, f"{type(e).__name__}: {e}")
-        else:
-            yield CaseReport(case, seconds=time.perf_counter() - start)
+            report = CaseReport(case, reason(e))
+        yield report
 
 
-def _predict(predictor: nnUNetPredictor, data: EvaluationData, case: str, folder: Path) -> None:
+def _predict(predictor: nnUNetPredictor, data: EvaluationData, case: str, folder: Path) -> CaseReport:
+    start = time.perf_counter()
     files = data.image_files(case)
     for file in files:
         check_image_file(file)  # nnU-Net reads it
@@ -67,8 +65,12 @@ def _predict(predictor: nnUNetPredictor, data: EvaluationData, case: str, folder
     with whole_files(folder, last=f"{case}{data.file_ending}") as part:
         with contextlib.redirect_stdout(io.StringIO()):  # many lines for each case
             predictor.predict_from_files_sequential([[str(file) for file in files]], [str(part / case)])
+        refuse_cut_off(part / f"{case}{data.file_ending}")
         for name in NNUNETS_FILES:
             (part / name).unlink(missing_ok=True)
+        report = CaseReport(case, seconds=time.perf_counter() - start)
+        note_cost(folder, report)
+    return report
 
 
 def _note_orientation(predictor: nnUNetPredictor, case: str, file: Path) -> None:
@@ -108,7 +110,8 @@ def predict_prompted_cases(
     writer.prepare()
     clicked = sorted(case for case, prompt in prompts.items() if len(prompt.points))
     clicks = ClickSource(predictor.model.class_names, prompt_folder)
-    yield from predict_cases(predictor, [_plan(data, case, clicks) for case in clicked], writer, per_lesion)
+    note = partial(note_cost, folder)
+    yield from predict_cases(predictor, [_plan(data, case, clicks) for case in clicked], writer, per_lesion, note)
     for case in sorted(prompts.keys() - set(clicked)):
         yield _nothing(predictor, data, prompts[case], writer)
 
@@ -127,10 +130,12 @@ def _nothing(predictor: SAM3DPredictor, data: EvaluationData, prompt: Prompt, wr
     start = time.perf_counter()
     try:
         image = read_case(data.image_files(prompt.image), predictor.model)
-        writer.write(prompt.image, predictor.predict_nothing(image, prompt))
-    except SAM3DError as e:
-        return CaseReport(prompt.image, str(e))
-    return CaseReport(prompt.image, seconds=time.perf_counter() - start)
+        with writer.writing(prompt.image, predictor.predict_nothing(image, prompt)):
+            report = CaseReport(prompt.image, seconds=time.perf_counter() - start)
+            note_cost(writer.folder, report)
+    except Exception as e:  # go on with the other cases
+        return CaseReport(prompt.image, reason(e))
+    return report
 
 
 NO_ERROR = -1
@@ -170,11 +175,8 @@ class IteratedPrediction:
             try:
                 with self.model.open(self.data.image_files(case), case) as answers:
                     yield from self._steps(prompt, answers)
-            except SAM3DError as e:
-                yield self.folders[-1], CaseReport(case, str(e))
             except Exception as e:  # go on with the other cases
-                traceback.print_exception(e, file=sys.stderr)
-                yield self.folders[-1], CaseReport(case, f"{type(e).__name__}: {e}")
+                yield self.folders[-1], CaseReport(case, reason(e))
 
     def _steps(self, prompt: Prompt, answers: CaseAnswers) -> Iterator[tuple[Path, CaseReport]]:
         so_far = answers.from_clicks(prompt)

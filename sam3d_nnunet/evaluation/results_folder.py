@@ -2,7 +2,7 @@
 
 import hashlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from sam3d_nnunet.io import brief, composed, read_json, read_text, write_json, w
 
 if TYPE_CHECKING:  # it imports torch, which tables need not wait for
     from sam3d_nnunet.evaluation.data import EvaluationData
+    from sam3d_nnunet.prediction.batch import CaseReport
 
 
 class ResultsFolder:
@@ -221,10 +222,24 @@ def refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:
         )
 
 
+def note_cost(folder: Path, report: "CaseReport") -> None:
+    """Note in prediction.csv what the prediction of a case cost.
+
+    To be called before the prediction gets its name: where it is, its cost is known, whatever ends the process.
+    """
+    add_cost(folder, report.name, report.clicks, report.windows or None, report.seconds, report.outside)
+
+
 def add_cost(folder: Path, case: str, clicks: int, windows: int | None, seconds: float, outside: int = 0) -> None:
     """Note in prediction.csv what the prediction of a case cost, and how many of the clicks lay outside the windows."""
     row = {"case": case, "clicks": clicks, "windows": windows, "seconds": round(seconds, 3), "clicks_outside": outside}
     _put_row(folder / PREDICTION, row)
+
+
+def cases_without_cost(folder: Path, cases: Iterable[str]) -> list[str]:
+    """Those that prediction.csv lacks: an earlier version noted the cost of a case only after its prediction."""
+    file = folder / PREDICTION
+    return sorted(set(cases) - set(read_table(file)["case"] if file.is_file() else ()))
 
 
 def add_scores(folder: Path, case: str, truth_voxels: int, scores: dict[str, Any]) -> None:

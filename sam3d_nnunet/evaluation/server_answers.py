@@ -10,6 +10,7 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.answers import ClassBoxes, Correction, Stopwatch
 from sam3d_nnunet.evaluation.data import EvaluationData
+from sam3d_nnunet.evaluation.results_folder import note_cost
 from sam3d_nnunet.evaluation.server_objects import ObjectPrompt, Objects
 from sam3d_nnunet.evaluation.server_session import Capabilities, Server
 from sam3d_nnunet.geometry.boxes import Box
@@ -124,11 +125,14 @@ class ServerAnswers:
     def write(self, folder: Path) -> CaseReport:
         """Write the label map and the clicks; files appear complete or not at all, the label map last."""
         name, ending = self._clicks.image, self.model.data.file_ending
-        with self._watch.running(), whole_files(folder, last=f"{name}{ending}") as part:
-            write_label_map(self._segmentation(), part / f"{name}{ending}", self._properties, self._reader)
-            # nnU-Net's TIFF writer stores the spacing in CASE.json
-            write_prompt(self._clicks, part / f"{name}{'.csv' if isinstance(self._reader, Tiff3DIO) else '.json'}")
-        return CaseReport(name, None, len(self._clicks.points), seconds=self._watch.take())
+        with whole_files(folder, last=f"{name}{ending}") as part:
+            with self._watch.running():
+                write_label_map(self._segmentation(), part / f"{name}{ending}", self._properties, self._reader)
+                # nnU-Net's TIFF writer stores the spacing in CASE.json
+                write_prompt(self._clicks, part / f"{name}{'.csv' if isinstance(self._reader, Tiff3DIO) else '.json'}")
+            report = CaseReport(name, None, len(self._clicks.points), seconds=self._watch.take())
+            note_cost(folder, report)
+        return report
 
     def _click(self, voxel: tuple[int, int, int], label: int) -> None:
         objects = self._opened()

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from sam3d_nnunet.errors import last_line
+from sam3d_nnunet.errors import SAM3DError, last_line
+from sam3d_nnunet.geometry.damaged_files import refuse_damaged
 
 CUT_OFF = "it was cut off while it was written, so the disk, a quota or the largest size of a file is reached"
 
@@ -35,6 +36,18 @@ def write_label_map(labels: np.ndarray, file: Path, properties: dict[str, Any], 
         raise _failure(e, file) from e
     if not np.array_equal(np.asarray(stored).reshape(-1), labels.reshape(-1)):
         raise OSError(errno.ENOSPC, CUT_OFF, str(file))
+
+
+def refuse_cut_off(file: Path) -> None:
+    """Refuse an image that nnU-Net has written, if it is not whole.
+
+    Raises:
+        OSError: it is cut off.
+    """
+    try:
+        refuse_damaged(file)
+    except SAM3DError as e:
+        raise OSError(errno.ENOSPC, CUT_OFF, str(file)) from e
 
 
 def write_volume(image: sitk.Image, file: Path) -> None:

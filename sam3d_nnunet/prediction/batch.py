@@ -1,10 +1,8 @@
 """Predict many images into a folder. Reading and writing run in the background; a bad case stops no other case."""
 
 import json
-import sys
 import time
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sam3d_nnunet.datasets.case_files import case_file
-from sam3d_nnunet.errors import SAM3DError, refusal
+from sam3d_nnunet.errors import SAM3DError, reason
 from sam3d_nnunet.geometry.world import ImageGeometry, read_header
 from sam3d_nnunet.io import read_json
 from sam3d_nnunet.nnunet.readers import WITHOUT_WORLD
@@ -79,6 +77,10 @@ class CaseReport:
         return "; ".join([f"{self.name}: {counts}", *self.notes])
 
 
+Note = Callable[[CaseReport], None]
+"""Keeps the report of a case. It is called before the files of the case get their names."""
+
+
 def plan_cases(
     predictor: SAM3DPredictor,
     images: str | Path,
@@ -119,7 +121,11 @@ def plan_cases(
 
 
 def predict_cases(
-    predictor: SAM3DPredictor, cases: Sequence[PlannedCase], writer: CaseWriter, per_lesion: bool = False
+    predictor: SAM3DPredictor,
+    cases: Sequence[PlannedCase],
+    writer: CaseWriter,
+    per_lesion: bool = False,
+    note: Note | None = None,
 ) -> Iterator[CaseReport]:
     """Predict cases one after the other, and yield a report when all files of a case are written.
 
@@ -128,6 +134,7 @@ def predict_cases(
         cases: to predict; those with an error are reported at once.
         writer: of the predictions.
         per_lesion: as in `SAM3DPredictor.predict_case`.
+        note: keeps the report of each case that is predicted.
     """
     yield from (CaseReport(case.name, case.error) for case in cases if case.error is not None)
     writer.prepare()
@@ -142,11 +149,11 @@ def predict_cases(
                 prediction = predictor.predict_read(image, prompt, per_lesion, case.refine_from)
                 seconds += time.perf_counter() - start
             except Exception as e:
-                yield CaseReport(case.name, _reason(e))
+                yield CaseReport(case.name, reason(e))
                 continue
             if written is not None:
                 yield written.result()
-            written = writing.submit(_write, writer, case.name, prediction, seconds)
+            written = writing.submit(_write, writer, case.name, prediction, seconds, note)
             del image, prediction  # large: only the writer keeps them, until it has finished
         if written is not None:
             yield written.result()
@@ -251,29 +258,22 @@ def _read(case: PlannedCase, model: TrainedModel) -> tuple[ImageCase, float]:
     return read_case(case.image_files, model), time.perf_counter() - start
 
 
-def _write(writer: CaseWriter, name: str, prediction: CasePrediction, seconds: float) -> CaseReport:
+def _write(writer: CaseWriter, name: str, prediction: CasePrediction, seconds: float, note: Note | None) -> CaseReport:
     start = time.perf_counter()
     try:
-        segmentation = writer.write(name, prediction)
+        with writer.writing(name, prediction) as segmentation:
+            report = CaseReport(
+                name,
+                None,
+                len(prediction.prompt.points),
+                len(prediction.logits.windows),
+                seconds + time.perf_counter() - start,
+                float(np.count_nonzero(segmentation)) * prediction.case.voxel_ml,
+                prediction.outside,
+                tuple(prediction.notes),
+            )
+            if note is not None:
+                note(report)
     except Exception as e:
-        return CaseReport(name, _reason(e))
-    return CaseReport(
-        name,
-        None,
-        len(prediction.prompt.points),
-        len(prediction.logits.windows),
-        seconds + time.perf_counter() - start,
-        float(np.count_nonzero(segmentation)) * prediction.case.voxel_ml,
-        prediction.outside,
-        tuple(prediction.notes),
-    )
-
-
-def _reason(error: Exception) -> str:
-    """A sentence for the report; unexpected errors also print their traceback to stderr."""
-    if isinstance(error, SAM3DError):
-        return str(error)
-    if isinstance(error, OSError) and (sentence := refusal(error)):
-        return sentence
-    traceback.print_exception(error, file=sys.stderr)
-    return f"{type(error).__name__}: {error}"
+        return CaseReport(name, reason(e))
+    return report

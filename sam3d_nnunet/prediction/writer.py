@@ -3,7 +3,8 @@
 import json
 import pickle
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,16 @@ class CaseWriter:
         Returns:
             The segmentation.
         """
+        with self.writing(name, prediction) as segmentation:
+            return segmentation
+
+    @contextmanager
+    def writing(self, name: str, prediction: CasePrediction) -> Iterator[np.ndarray]:
+        """As `write`, but the files get their names when the block ends: what it notes of the case is there before.
+
+        Yields:
+            The segmentation.
+        """
         main = f"{name}{self.model.file_ending}"
         properties = prediction.case.properties
         images = self.model.plans.image_reader_writer_class()
@@ -98,7 +109,7 @@ class CaseWriter:
                 (part / INSTANCES).mkdir()
                 found = prediction.instances(segmentation)
                 write_label_map(found, part / INSTANCES / main, properties, images)
-        return segmentation
+            yield segmentation
 
 
 def _write_npz(prediction: CasePrediction, file: Path) -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.evaluate import evaluate, evaluate_as_in_paper
 from sam3d_nnunet.evaluation.model import PredictionOptions
-from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.evaluation.results import Results, read_table, step_folders
 from sam3d_nnunet.prediction.cases import read_case
 from sam3d_nnunet.prediction.dense_prompts import DensePrompts
 from sam3d_nnunet.prediction.predictor import SAM3DPredictor
@@ -19,6 +20,7 @@ from sam3d_nnunet.prompts.files import read_prompt, write_prompt
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.report.case_images import CaseReader
 from sam3d_nnunet.simulation.draw import case_generator, clicks_per_class
+from sam3d_nnunet.simulation.protocols import Protocol
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
 from sam3d_nnunet.training.variants import nnUNetTrainer_smoke
 
@@ -118,6 +120,39 @@ def test_finished_cases_are_left_alone(make_evaluated, tmp_path, monkeypatch):
         *("case_2.nii.gz", "case_2.json", "metrics.csv", "metrics.json", "method.json"),
     }
     assert {file.parent for file in changed} == {gone.parent, root / model.folder.name}
+
+
+@pytest.mark.parametrize("protocol", ["automatic", "volume_1", "iterated_2"])
+def test_costs_are_known_wherever_there_is_a_prediction(make_evaluated, tmp_path, monkeypatch, protocol):
+    """A kill keeps the files that have their names, so the table comes first."""
+    model, root, replace, seen = make_evaluated(), tmp_path / "evaluated", os.replace, []
+
+    def watch(source, target):
+        target = Path(target)
+        if target.name.endswith(".nii.gz"):
+            assert target.name.removesuffix(".nii.gz") in read_table(target.parent / "prediction.csv")["case"].tolist()
+            seen.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr("sam3d_nnunet.io.os.replace", watch)
+    evaluate(model.folder, root, ["0"], [protocol], 1, QUICK)
+    assert len(seen) == len(step_folders(root, Protocol.parse(protocol))) * len(CASES)
+
+
+def test_predictions_of_older_versions_may_lack_their_costs(make_evaluated, tmp_path, capsys):
+    model, root = make_evaluated(), tmp_path / "evaluated"
+    asked = (model.folder, root, ["0"], ["volume_1"], 1, QUICK)
+    evaluate(*asked)
+    assert "prediction.csv" not in capsys.readouterr().err
+    file = root / model.folder.name / "volume_1/fold_0/trial_0/prediction.csv"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))  # of the first case alone
+    prediction = file.parent / "case_2.nii.gz"
+    before = prediction.stat().st_mtime_ns
+    evaluate(*asked)
+    assert f"{file} lacks case_2" in capsys.readouterr().err and prediction.stat().st_mtime_ns == before
+    prediction.unlink()
+    evaluate(*asked)
+    assert read_table(file)["case"].tolist() == CASES
 
 
 def test_only_devices_that_predicted_are_noted(make_evaluated, tmp_path):

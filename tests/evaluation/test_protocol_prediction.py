@@ -44,7 +44,7 @@ def test_automatic_predictions_keep_their_spacing_and_nothing_else_of_nnunets(tm
     folder = tmp_path / "predictions"
     folder.mkdir()
     reports = list(predict_automatic(PredictorOfTIFF(), data, ["case_1", "case_2"], folder))
-    assert [file.name for file in sorted(folder.iterdir())] == ["case_1.json", "case_1.tif"]
+    assert [file.name for file in sorted(folder.iterdir())] == ["case_1.json", "case_1.tif", "prediction.csv"]
     assert reports[0].error is None and "case_2_0000.tif" in reports[1].error
 
 

@@ -138,14 +138,14 @@ def test_wrong_clicks_are_found_before_any_prediction(model, predictor, prompts,
 
 
 def test_failed_writing_is_reported(model, predictor, prompts, tmp_path, monkeypatch, capsys):
-    write = CaseWriter.write
+    writing = CaseWriter.writing
 
     def fail(writer, name, prediction):
         if name == "case_2":
             raise OSError("no space left on device")
-        return write(writer, name, prediction)
+        return writing(writer, name, prediction)
 
-    monkeypatch.setattr(CaseWriter, "write", fail)
+    monkeypatch.setattr(CaseWriter, "writing", fail)
     reports = predict_from_files(predictor, model.images, tmp_path / "out", prompts)
     assert {report.name for report in reports if report.error} == {"case_2"}
     assert "no space left on device" in capsys.readouterr().err
@@ -155,7 +155,7 @@ def test_full_disk_is_a_sentence(model, predictor, prompts, tmp_path, monkeypatc
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(CaseWriter, "write", fail)
+    monkeypatch.setattr(CaseWriter, "writing", fail)
     (report,) = predict_from_files(predictor, model.images / "case_1_0000.nii.gz", tmp_path / "out", prompts)
     assert "No space left on device. Make room" in report.error
     assert "Traceback" not in capsys.readouterr().err
@@ -179,6 +179,23 @@ def test_files_appear_complete_or_not_at_all(model, predictor, prompts, tmp_path
     monkeypatch.setattr("sam3d_nnunet.io.os.replace", replace)
     list(predict_cases(predictor, cases, writer))
     assert writer.is_finished("case_1")
+
+
+def test_a_case_is_noted_before_its_files_get_their_names(model, predictor, prompts, tmp_path):
+    out, noted = tmp_path / "out", []
+
+    def note(report):
+        assert not writer.is_finished(report.name)
+        noted.append(report)
+        if report.name == "case_2":
+            raise OSError(errno.ENOSPC, "No space left on device", str(out / "notes"))
+
+    clicks, writer = ClickSource(predictor.model.class_names, prompts), CaseWriter(out, predictor.model)
+    cases = [case for case in plan_cases(predictor, model.images, clicks, writer) if case.name in ("case_1", "case_2")]
+    reports = list(predict_cases(predictor, cases, writer, note=note))
+    assert [report.name for report in noted] == ["case_1", "case_2"] and noted[0] == reports[0]
+    assert "notes: No space left" in reports[1].error
+    assert writer.is_finished("case_1") and not writer.is_finished("case_2")
 
 
 def test_finished_cases_are_skipped(model, predictor, prompts, tmp_path):
