@@ -194,6 +194,11 @@ def takes_prompts(trainer: type) -> bool:
     return getattr(trainer, "takes_prompts", False)
 
 
+def validation_folders(trainer: type) -> tuple[str, ...]:
+    """Folders that a trainer's final validation writes. The last file in each is summary.json."""
+    return getattr(trainer, "validation_folders", ("validation",))
+
+
 def follows_block(trainer: type) -> bool:
     """Whether a trainer takes batch size, lengths, clicks and seed from the plan's block "sam3d"."""
     return getattr(trainer, "follows_block", False)

@@ -16,7 +16,7 @@ from sam3d_nnunet.evaluation.results import WINDOWS, WORK, step_folders
 from sam3d_nnunet.evaluation.results_folder import ResultsFolder, refuse_other_settings
 from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.nnunet.folders import dataset_number, preprocessed_root
-from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts
+from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts, validation_folders
 from sam3d_nnunet.planning.fingerprint import FINGERPRINT, is_clipped
 from sam3d_nnunet.planning.plan_dataset import differences
 from sam3d_nnunet.planning.recipes import load_recipe
@@ -26,6 +26,7 @@ from sam3d_nnunet.prediction.model_folder import FINAL, trained_model_folder
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, Protocol
 from sam3d_nnunet.training.planned_trainer import PlannedTrainer, complete_settings
 from sam3d_nnunet.workflow.comparison import ComparedMethod, Comparison, Run, used_as_they_are
+from sam3d_nnunet.workflow.cut_off import has_whole_checkpoint, has_whole_json, has_whole_pickle, is_shorter
 
 NNUNET_PLANNERS = {
     "nnUNetPlans": "ExperimentPlanner",
@@ -36,6 +37,8 @@ NNUNET_PLANNERS = {
 """nnU-Net's planners by the name of the plans that they write. The recipe makes all other plans."""
 PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"
 FINGERPRINTED = f"{PREPARE}/fingerprint"
+CHECKPOINTS = (FINAL, "checkpoint_latest.pth", "checkpoint_best.pth")
+"""nnUNetv2_train --c loads the first that is there."""
 
 Command = list[str]
 
@@ -127,9 +130,10 @@ class Steps:
 
     def _prepare(self) -> Iterable[Step]:
         needed = self.trained or is_clipped(self.data.raw.dataset_json)  # 2-D SAM sees CT as it is clipped
-        if needed and not (self._preprocessed / FINGERPRINT).is_file():
+        fingerprint = self._preprocessed / FINGERPRINT
+        if needed and not has_whole_json(fingerprint):
             check = ["nnUNetv2_extract_fingerprint", "-d", self.number, "--verify_dataset_integrity"]
-            yield Step(FINGERPRINTED, [check], [])
+            yield Step(FINGERPRINTED, [*_remove([fingerprint]), check], [])
         for plans, method in self._by_plans.items():
             if not self._plans_file(plans).is_file():
                 yield Step(_planned(plans), [self._plan_command(method)], [FINGERPRINTED])
@@ -141,28 +145,41 @@ class Steps:
             if not self._is_preprocessed(folder):
                 command = ["nnUNetv2_preprocess", "-d", self.number, "-plans_name", method.plans]
                 command += ["-c", method.configuration]
-                yield Step(f"{PREPARE}/{folder.name}", [command], [_planned(method.plans)])
+                # nnU-Net keeps a copy that is newer than its original
+                commands = [*_remove(filter(self._is_cut_off, self._truth)), command]
+                yield Step(f"{PREPARE}/{folder.name}", commands, [_planned(method.plans)])
 
     def _is_preprocessed(self, folder: Path) -> bool:
         """CASE.pkl is the last file that nnU-Net writes for a case; it copies the label maps at the end."""
-        truth, ending = self._preprocessed / "gt_segmentations", self.data.file_ending
-        return all(
-            (folder / f"{case}.pkl").is_file() and (truth / f"{case}{ending}").is_file()
-            for case in self.data.raw.cases_with_images
+        return all(has_whole_pickle(folder / f"{case}.pkl") for case in self.data.raw.cases_with_images) and all(
+            copy.is_file() and not self._is_cut_off(copy) for copy in self._truth
         )
+
+    @property
+    def _truth(self) -> list[Path]:
+        """The copies of the label maps that nnU-Net measures with."""
+        folder, ending = self._preprocessed / "gt_segmentations", self.data.file_ending
+        return [folder / f"{case}{ending}" for case in self.data.raw.cases_with_images]
+
+    def _is_cut_off(self, copy: Path) -> bool:
+        return is_shorter(copy, self.data.raw.label_file(copy.name.removesuffix(self.data.file_ending)))
 
     def _train(self) -> Iterable[Step]:
         for model, method in {method.model: method for method in self.trained}.items():
             folder = self._model_folder(method)
             needs = [_planned(method.plans), f"{PREPARE}/{self._preprocessed_folder(method).name}"]
+            validated = validation_folders(find_trainer(method.trainer))
             for fold in self.comparison.folds:
                 trained = folder / f"fold_{fold}"
-                if (trained / FINAL).is_file() and (trained / "validation" / "summary.json").is_file():
+                is_trained = has_whole_checkpoint(trained / FINAL)
+                if is_trained and all(has_whole_json(trained / name / "summary.json") for name in validated):
                     continue
-                # --c starts from the beginning if there is nothing to continue
                 command = ["nnUNetv2_train", self.number, method.configuration, str(fold), "-p", method.plans]
-                command += ["-tr", method.trainer, "-device", self.device, "--c"]
-                yield Step(_trained(model, fold), [command], needs)
+                # --c starts from the beginning if there is nothing to continue
+                command += ["-tr", method.trainer, "-device", self.device, "--val" if is_trained else "--c"]
+                files = [trained / name for name in CHECKPOINTS]
+                commands = [*_remove(file for file in files if not has_whole_checkpoint(file)), command]
+                yield Step(_trained(model, fold), commands, needs)
 
     def _evaluate(self) -> Iterable[Step]:
         for method in self.trained:
@@ -344,6 +361,12 @@ def _read_configuration(file: Path, name: str) -> ConfigurationManager:
     if configuration.previous_stage_name is not None:
         raise SAM3DError(f"The configuration {name} of {file} is the second stage of a cascade. Leave it out.")
     return configuration
+
+
+def _remove(files: Iterable[Path]) -> list[Command]:
+    """The command that deletes those files that are there, since nnU-Net would go on with them; none if none is."""
+    there = [str(file) for file in files if file.is_file()]
+    return [["rm", "-f", *there]] if there else []
 
 
 def _planned(plans: str) -> str:

@@ -1,4 +1,5 @@
 import json
+import pickle
 import subprocess
 from contextlib import nullcontext
 from pathlib import Path
@@ -50,6 +51,11 @@ def left(dataset: SimpleNamespace, methods: list[dict], recipe: str = "kits21_tu
 def touch(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch()
+
+
+def write_summary(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "summary.json").write_text("{}")
 
 
 def write_label_map(file: Path) -> None:
@@ -110,7 +116,7 @@ def test_nnunets_plans_share_what_is_preprocessed(dataset):
 def test_sam_slice_by_slice(dataset):
     fingerprint, step = left(dataset, [SAM], slice_protocols=["slice_3"], trials=1)
     assert fingerprint.name == "prepare/fingerprint" and step.needs == [fingerprint.name]  # it says how to clip CT
-    touch(dataset.base / "dataset_fingerprint.json")
+    (dataset.base / "dataset_fingerprint.json").write_text("{}")
     (step,) = left(dataset, [SAM], slice_protocols=["slice_3"], trials=1)
     assert step.needs == []
     draw, predict, *measure = step.commands
@@ -142,13 +148,13 @@ def test_sams_commands_do_what_they_say(make_evaluated, tmp_path, monkeypatch):
 def test_what_is_finished_is_not_left(dataset):
     folds = [0]
     (dataset.base / "SAM3DPlans_3d_fullres").mkdir()
-    touch(dataset.base / "dataset_fingerprint.json")
+    (dataset.base / "dataset_fingerprint.json").write_text("{}")
     write_plans(dataset.base / "SAM3DPlans.json")
     names = [step.name for step in left(dataset, [OURS], folds=folds)]
     assert names[0] == "prepare/SAM3DPlans_3d_fullres"
 
     for case in CASES:
-        touch(dataset.base / "SAM3DPlans_3d_fullres" / f"{case}.pkl")
+        (dataset.base / "SAM3DPlans_3d_fullres" / f"{case}.pkl").write_bytes(pickle.dumps({"spacing": [1, 1, 1]}))
     assert len(left(dataset, [OURS], folds=folds)) == 3  # nnU-Net copies the truth at the end
     for case in CASES:
         touch(dataset.base / "gt_segmentations" / f"{case}.nii.gz")
@@ -156,9 +162,13 @@ def test_what_is_finished_is_not_left(dataset):
     assert train.name.startswith("train/") and train.needs == []
 
     fold = dataset.trained / "SAM3DAdapterTrainer__SAM3DPlans__3d_fullres" / "fold_0"
-    touch(fold / "checkpoint_final.pth")
-    assert len(left(dataset, [OURS], folds=folds)) == 2  # the final validation is missing
-    touch(fold / "validation" / "summary.json")
+    fold.mkdir(parents=True)
+    torch.save({}, fold / "checkpoint_final.pth")
+    validate, _ = left(dataset, [OURS], folds=folds)
+    assert validate.name == train.name and validate.commands[0][-1] == "--val"  # nothing is trained
+    write_summary(fold / "validation")
+    assert left(dataset, [OURS], folds=folds)[0] == validate  # the validation from clicks is missing
+    write_summary(fold / "validation_1click")
     (evaluate,) = left(dataset, [OURS], folds=folds)
     assert evaluate.name == "evaluate/ours/fold_0" and evaluate.needs == []
 
@@ -175,6 +185,39 @@ def test_what_is_finished_is_not_left(dataset):
     assert left(dataset, [OURS], **options) == []
     assert len(left(dataset, [OURS], **options | {"trials": 3})) == 1
     assert len(left(dataset, [OURS], **options, tolerances=[1.0])) == 1
+
+
+def test_what_was_cut_off_is_made_again(dataset, nnunet_folders):
+    """nnU-Net would read it, or keep it because it is there."""
+    write_plans(dataset.base / "nnUNetPlans.json")
+    raw, case = nnunet_folders.raw / NAME / "labelsTr", f"{CASES[0]}.nii.gz"
+    (raw / case).write_bytes(b"whole")
+    copies, fold = dataset.base / "gt_segmentations", dataset.trained / "nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0"
+    fold.mkdir(parents=True)
+    (dataset.base / "nnUNetPlans_3d_fullres").mkdir()
+    for name in CASES:
+        touch(copies / f"{name}.nii.gz")
+        (dataset.base / "nnUNetPlans_3d_fullres" / f"{name}.pkl").write_bytes(pickle.dumps(name))
+    (dataset.base / "dataset_fingerprint.json").write_text('{"spacings": [')
+    torch.save({}, fold / "checkpoint_latest.pth")
+    (fold / "checkpoint_final.pth").write_bytes((fold / "checkpoint_latest.pth").read_bytes()[:-9])
+    write_summary(fold / "validation")
+    fingerprint, prepare, train, _ = left(dataset, [NNUNET], folds=[0])
+    cut_off = dataset.base / "dataset_fingerprint.json", copies / case, fold / "checkpoint_final.pth"
+    for step, file in zip((fingerprint, prepare, train), cut_off, strict=True):
+        assert step.commands[0] == ["rm", "-f", str(file)] and len(step.commands) == 2
+    assert train.commands[1][-1] == "--c"
+
+    (dataset.base / "dataset_fingerprint.json").write_text("{}")
+    (copies / case).write_bytes(b"whole")
+    torch.save({}, fold / "checkpoint_final.pth")
+    assert [step.name for step in left(dataset, [NNUNET], folds=[0])] == ["evaluate/nnU-Net/fold_0"]
+    (fold / "validation" / "summary.json").write_text('{"foreground_mean": ')
+    train, _ = left(dataset, [NNUNET], folds=[0])
+    assert len(train.commands) == 1 and train.commands[0][-1] == "--val"
+    pickled = dataset.base / "nnUNetPlans_3d_fullres" / f"{CASES[1]}.pkl"
+    pickled.write_bytes(pickled.read_bytes()[:-2])
+    assert left(dataset, [NNUNET], folds=[0])[0].name == "prepare/nnUNetPlans_3d_fullres"
 
 
 def test_other_plans_are_refused(dataset):
