@@ -11,13 +11,21 @@ from typing import Any
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.evaluation.results_folder import fingerprint
 from sam3d_nnunet.evaluation.training_facts import training_facts
+from sam3d_nnunet.network.checkpoint_files import read_as_data
 from sam3d_nnunet.network.device import AUTO, usable_device
 from sam3d_nnunet.nnunet.names import takes_prompts
 from sam3d_nnunet.prediction.growth import MAX_WINDOWS
-from sam3d_nnunet.prediction.model_folder import FINAL, load_checkpoint, read_plans, trainer_of
+from sam3d_nnunet.prediction.model_folder import (
+    FINAL,
+    load_checkpoint,
+    read_dataset,
+    read_plans,
+    refuse_configuration,
+    trainer_of,
+)
 from sam3d_nnunet.prediction.predictor import SAM3DPredictor
 from sam3d_nnunet.prediction.windows import FOLLOW, SINGLE
 
@@ -69,13 +77,16 @@ class EvaluatedModel:
             SAM3DError: the first fold holds no usable checkpoint, or its trainer is not installed.
         """
         self.folder, self.folds, self.options = folder, list(folds), options
-        self.plans: str = read_plans(folder)["plans_name"]
+        plans = read_plans(folder)
+        self.plans: str = plans["plans_name"]
+        read_dataset(folder)  # or says what is wrong with it
         fold = folder / f"fold_{folds[0]}"
         checkpoint = load_checkpoint(fold / options.checkpoint)
         trainer = trainer_of(checkpoint, folder)
         self.trainer: str = checkpoint["trainer_name"]
         self.takes_clicks = takes_prompts(trainer)
         self.configuration: str = checkpoint["init_args"]["configuration"]
+        refuse_configuration(plans, self.configuration, folder)
         self._training = training_facts(checkpoint, trainer, fold)
 
     @cached_property
@@ -136,11 +147,14 @@ def load_automatic(folder: Path, folds: Sequence[str], options: PredictionOption
                 device=usable_device(options.device),
                 allow_tqdm=False,
             )
-            predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), options.checkpoint)
-    except (OSError, RuntimeError) as e:
+            with read_as_data(*(folder / f"fold_{fold}" / options.checkpoint for fold in folds)):
+                predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), options.checkpoint)
+    except SAM3DError:
+        raise
+    except Exception as e:  # plans can describe networks that can't be built in many ways
         raise SAM3DError(
-            f"nnU-Net can't load the model {folder}: {e} If its trainer is ours, sam3d doctor says whether nnU-Net "
-            "finds it."
+            f"nnU-Net can't load the model {folder}: {last_line(e)[:500]} If its trainer is ours, sam3d doctor says "
+            "whether nnU-Net finds it."
         ) from e
     if predictor.configuration_manager.previous_stage_name is not None:
         raise SAM3DError(

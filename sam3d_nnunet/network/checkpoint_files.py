@@ -1,7 +1,7 @@
 """Read checkpoints as data: tensors, numbers, text and plain containers.
 
 A checkpoint is a pickle, which can name any function for Python to call. Here only harmless ones are called, and
-`reading` has nnU-Net read its checkpoints in the same way.
+`read_as_data` has nnU-Net read its checkpoints in the same way.
 """
 
 import os
@@ -31,9 +31,58 @@ NUMPY_SCALARS = [
 ]
 
 
+def trusted() -> bool:
+    """Whether the user has said that models may run code."""
+    return os.environ.get(TRUST, "") not in ("", "0")
+
+
+def read_checkpoint(path: str | Path, may_be_trusted: bool = False) -> dict[Any, Any]:
+    """A checkpoint on the CPU: a dictionary.
+
+    Args:
+        path: of the file.
+        may_be_trusted: whether it may hold more than data, and run code, where the user has set `TRUST`.
+
+    Raises:
+        SAM3DError: there is no such file, it is damaged, or it holds more than data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SAM3DError(f"{path} is a folder, not a checkpoint." if path.is_dir() else f"There is no file {path}.")
+    everything = may_be_trusted and trusted()
+    try:
+        with nullcontext() if everything else _as_data():
+            checkpoint = torch.load(path, map_location="cpu", weights_only=not everything)
+    except Exception as e:  # other bytes than a pickle raise any exception: IndexError, struct.error, ...
+        hint = f" Set the variable {TRUST} to 1 if you trust it." if may_be_trusted and _foreign(e) else ""
+        raise SAM3DError(f"{path} can't be read as a checkpoint: {_why_unreadable(path, e)}.{hint}") from e
+    if not isinstance(checkpoint, dict):
+        raise SAM3DError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary.")
+    return checkpoint
+
+
 @contextmanager
-def _only_data() -> Iterator[None]:
-    """Have torch read checkpoints as data while the block runs, also where nnU-Net asks it to call what they name."""
+def read_as_data(*paths: str | Path) -> Iterator[None]:
+    """Have nnU-Net's code in the block read checkpoints as `read_checkpoint` does, unless the user has set `TRUST`.
+
+    Args:
+        paths: the checkpoints that it reads.
+
+    Raises:
+        SAM3DError: the block failed, and `read_checkpoint` refuses one of the files.
+    """
+    try:
+        with nullcontext() if trusted() else _as_data():
+            yield
+    except Exception:
+        for path in paths:
+            read_checkpoint(path, may_be_trusted=True)  # says what is wrong with it, if that was the reason
+        raise
+
+
+@contextmanager
+def _as_data() -> Iterator[None]:
+    """Have torch.load call nothing but what makes tensors and numbers, whatever its caller asks for."""
     before = {name: os.environ.pop(name) for name in _SWITCHES if name in os.environ}
     os.environ[_SWITCHES[0]] = "1"
     try:
@@ -42,45 +91,6 @@ def _only_data() -> Iterator[None]:
     finally:
         del os.environ[_SWITCHES[0]]
         os.environ.update(before)
-
-
-def trusted() -> bool:
-    """Whether the user has said that models may run code."""
-    return os.environ.get(TRUST, "") not in ("", "0")
-
-
-@contextmanager
-def reading(path: str | Path, may_be_trusted: bool = False) -> Iterator[None]:
-    """Have torch read nothing but data while the block runs, whatever nnU-Net asks it for.
-
-    Args:
-        path: of the checkpoint that the block reads.
-        may_be_trusted: whether everything is read where the user has set `TRUST`.
-
-    Raises:
-        SAM3DError: the checkpoint is missing, damaged, or holds more than data.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise SAM3DError(f"{path} is a folder, not a checkpoint." if path.is_dir() else f"There is no file {path}.")
-    try:
-        with nullcontext() if may_be_trusted and trusted() else _only_data():
-            yield
-    except SAM3DError:
-        raise
-    except Exception as e:  # other bytes than a pickle raise any exception: IndexError, struct.error, ...
-        hint = f" Set the variable {TRUST} to 1 if you trust it." if may_be_trusted and _foreign(e) else ""
-        raise SAM3DError(f"{path} can't be read as a checkpoint: {_why_unreadable(path, e)}.{hint}") from e
-
-
-def read_checkpoint(path: str | Path, may_be_trusted: bool = False) -> dict[Any, Any]:
-    """A checkpoint on the CPU: a dictionary. Arguments and errors are those of `reading`."""
-    path = Path(path)
-    with reading(path, may_be_trusted):
-        checkpoint = torch.load(path, map_location="cpu", weights_only=not (may_be_trusted and trusted()))
-    if not isinstance(checkpoint, dict):
-        raise SAM3DError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary.")
-    return checkpoint
 
 
 def _foreign(error: Exception) -> str | None:

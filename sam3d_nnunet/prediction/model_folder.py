@@ -4,25 +4,49 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
 from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from pydantic import Field
+from torch import nn
 
-from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.io import listing, read_json_object
+from sam3d_nnunet.datasets.description import description_problems
+from sam3d_nnunet.errors import SAM3DError, last_line
+from sam3d_nnunet.file_content import Content, check_content
+from sam3d_nnunet.io import brief, listing, read_json_object
+from sam3d_nnunet.network.checkpoint_files import TRUST, read_checkpoint, trusted
 from sam3d_nnunet.network.prompts import PromptableNetwork
 from sam3d_nnunet.network.weights import refuse_broken_weights
 from sam3d_nnunet.nnunet.folders import dataset_name
 from sam3d_nnunet.nnunet.names import TRAINERS, find_trainer, takes_prompts
+from sam3d_nnunet.nnunet.plans_content import check_configuration, check_plans, named_code
 from sam3d_nnunet.planning.networks import BUILDERS
 from sam3d_nnunet.planning.settings import BLOCK, noted_orientation, trained_settings
 
 FINAL = "checkpoint_final.pth"
 Fold = int | str
 """A number, or "all"."""
+DAMAGED = "Get a complete copy of the model, or correct what was changed."
+
+
+class InitialArguments(Content):
+    """What a trainer was made with."""
+
+    plans: dict[str, Any]
+    configuration: str
+
+
+class Checkpoint(Content):
+    """What one of nnU-Net's checkpoints must hold for a prediction."""
+
+    trainer_name: str
+    network_weights: dict[str, Any]
+    init_args: InitialArguments
+    inference_allowed_mirroring_axes: (
+        Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(strict=False, max_length=3)] | None
+    ) = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +110,7 @@ def load_model_folder(
 ) -> TrainedModel:
     """Load a model on the CPU.
 
-    Loading one of nnU-Net's checkpoints can run code. Load only checkpoints that you trust.
+    Its files are read as data, and run no code: see `load_checkpoint` and `refuse_configuration`.
 
     Args:
         folder: TRAINER__PLANS__CONFIGURATION, with plans.json, dataset.json and fold_X/.
@@ -98,29 +122,26 @@ def load_model_folder(
     """
     folder = Path(folder)
     plans = PlansManager(read_plans(folder))
-    dataset_json = _read_json(folder, "dataset.json", ("labels", "file_ending"))
+    dataset_json = read_dataset(folder)
     chosen = choose_folds(folder, folds, checkpoint_name)
-    checkpoints = [load_checkpoint(folder / f"fold_{fold}" / checkpoint_name) for fold in chosen]
+    files = [folder / f"fold_{fold}" / checkpoint_name for fold in chosen]
+    checkpoints = [load_checkpoint(file) for file in files]
     build = _builder(checkpoints[0], folder)
     configuration_name = checkpoints[0]["init_args"]["configuration"]
-    if configuration_name not in plans.available_configurations:
-        raise SAM3DError(f"{folder / 'plans.json'} lacks the configuration {configuration_name} of fold_{chosen[0]}.")
+    refuse_configuration(plans.plans, configuration_name, folder)
     configuration = plans.get_configuration(configuration_name)
     settings = trained_settings(configuration.configuration.get(BLOCK, {}), str(folder / "plans.json"))
     labels = plans.get_label_manager(dataset_json)
     channels = determine_num_input_channels(plans, configuration, dataset_json)
     networks = []
-    for fold, checkpoint in zip(chosen, checkpoints):
-        network = build(plans, configuration, channels, labels.num_segmentation_heads, enable_deep_supervision=False)
+    for file, checkpoint in zip(files, checkpoints):
+        network = _build(build, plans, configuration, channels, labels.num_segmentation_heads, folder)
         try:
             network.load_state_dict(checkpoint["network_weights"])
-        except RuntimeError as e:
-            file = folder / f"fold_{fold}" / checkpoint_name
-            raise SAM3DError(f"{file} doesn't fit the network of {folder / 'plans.json'}: {e}") from e
+        except (RuntimeError, AttributeError, TypeError) as e:  # values that are no tensors raise all of them
+            raise SAM3DError(f"{file} doesn't fit the network of {folder / 'plans.json'}: {_short(e)}") from e
         refuse_broken_weights(
-            checkpoint["network_weights"],
-            str(folder / f"fold_{fold}" / checkpoint_name),
-            "Choose another checkpoint or fold, or train the fold again.",
+            checkpoint["network_weights"], str(file), "Choose another checkpoint or fold, or train the fold again."
         )
         networks.append(network.eval())
     mirror_axes = checkpoints[0].get("inference_allowed_mirroring_axes")
@@ -148,7 +169,40 @@ def read_plans(folder: Path) -> dict[str, Any]:
     Raises:
         SAM3DError: this is not a model folder, or its plans can't be used.
     """
-    return _read_json(folder, "plans.json", ("dataset_name", "plans_name", "configurations"))
+    plans = _read_json(folder, "plans.json", ("dataset_name", "plans_name", "configurations"))
+    check_plans(plans, folder / "plans.json", DAMAGED)
+    return plans
+
+
+def refuse_configuration(plans: dict[str, Any], name: str, folder: Path) -> None:
+    """Refuse a configuration of a model's plans that can't be used.
+
+    nnU-Net imports and calls the classes that it names. Others than nnU-Net's and torch's are refused, unless the user
+    has set `TRUST`.
+
+    Raises:
+        SAM3DError: the plans lack this configuration, a key is wrong, or it names other code.
+    """
+    file = folder / "plans.json"
+    foreign = named_code(check_configuration(plans, name, file, DAMAGED))
+    if foreign and not trusted():
+        raise SAM3DError(
+            f"{file}, configuration {brief(name)}, names {brief(foreign[0])}, which is not loaded because it could run "
+            f"any code. Set the variable {TRUST} to 1 if you trust it."
+        )
+
+
+def read_dataset(folder: Path) -> dict[str, Any]:
+    """nnU-Net's dataset.json in a model folder.
+
+    Raises:
+        SAM3DError: it is missing, or can't be used.
+    """
+    content = _read_json(folder, "dataset.json", ("labels", "file_ending"))
+    known = content | ({"channel_names": content["modality"]} if "modality" in content else {})  # as of nnU-Net v1
+    for key, problem in description_problems({"numTraining": 1} | known).items():
+        raise SAM3DError(f'{folder / "dataset.json"}: "{key}" {problem}. {DAMAGED}')
+    return content
 
 
 def choose_folds(folder: Path, folds: Sequence[Fold] | Fold | None, checkpoint_name: str) -> list[str]:
@@ -177,19 +231,22 @@ def choose_folds(folder: Path, folds: Sequence[Fold] | Fold | None, checkpoint_n
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
-    """One of nnU-Net's checkpoints, on the CPU. Loading can run code: load only checkpoints that you trust.
+    """One of nnU-Net's checkpoints, on the CPU.
+
+    It is read as data. One that holds more is refused, since loading that could run code, unless the user has set
+    `TRUST`.
 
     Raises:
-        SAM3DError: the file is missing or damaged, or is not a checkpoint of nnU-Net.
+        SAM3DError: the file is missing or damaged, holds more than data, or is not a checkpoint of nnU-Net.
     """
-    try:
-        # as nnU-Net does: its checkpoints hold more than tensors
-        checkpoint = torch.load(file, map_location="cpu", weights_only=False)
-    except Exception as e:  # a damaged file fails in many ways
-        raise SAM3DError(f"The checkpoint {file} can't be read: {type(e).__name__}: {e}") from e
+    checkpoint = read_checkpoint(file, may_be_trusted=True)
     needed = {"trainer_name", "init_args", "network_weights"}
-    if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
+    if not needed <= checkpoint.keys():
         raise SAM3DError(f"{file} is no checkpoint of nnU-Net's. (sam3d import-released converts the authors' files.)")
+    check_content({name: checkpoint.get(name) for name in Checkpoint.model_fields}, Checkpoint, file, DAMAGED)
+    initial = checkpoint["init_args"]
+    check_plans(initial["plans"], file, DAMAGED)
+    check_configuration(initial["plans"], initial["configuration"], file, DAMAGED)
     return checkpoint
 
 
@@ -223,6 +280,34 @@ def _builder(checkpoint: dict[str, Any], folder: Path) -> Callable[..., Promptab
             "model of SAM3DAdapterTrainer or PromptedUNetTrainer."
         )
     return build
+
+
+def _build(
+    build: Callable[..., PromptableNetwork],
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    channels: int,
+    classes: int,
+    folder: Path,
+) -> nn.Module:
+    """
+    Raises:
+        SAM3DError: the plans describe a network that can't be built.
+    """
+    try:
+        return build(plans, configuration, channels, classes, enable_deep_supervision=False)
+    except SAM3DError:
+        raise
+    except Exception as e:  # whatever nnU-Net's code does with such plans
+        raise SAM3DError(
+            f"The network of {folder / 'plans.json'} can't be built: {last_line(e)[:200]}. {DAMAGED}"
+        ) from e
+
+
+def _short(error: Exception) -> str:
+    """The beginning of torch's message, which can list all tensors."""
+    text = str(error)
+    return text if len(text) < 1000 else f"{text[:1000]} ..."
 
 
 def _read_json(folder: Path, name: str, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -1,12 +1,23 @@
 import json
+import os
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from sam3d_nnunet.baselines.prompted_unet import PromptedUNetTrainer
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.prediction.model_folder import choose_folds, load_model_folder, trained_model_folder
+from sam3d_nnunet.evaluation.model import PredictionOptions, load_automatic
+from sam3d_nnunet.prediction.model_folder import (
+    choose_folds,
+    load_checkpoint,
+    load_model_folder,
+    trained_model_folder,
+)
+from sam3d_nnunet.prediction.napari_folder import copy_for_napari
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
 
 
@@ -142,3 +153,119 @@ def test_folder_by_names(nnunet_folders, monkeypatch):
     monkeypatch.delenv("nnUNet_results")
     with pytest.raises(SAM3DError, match="nnUNet_results is not defined"):
         trained_model_folder("7", "3d_fullres", "SAM3DAdapterTrainer", "SAM3DPlans")
+
+
+class Evil:
+    """Makes a file when unpickled without care."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def test_no_code_of_a_checkpoint_runs(make_model, tmp_path, monkeypatch):
+    folder, marker = make_model().folder, tmp_path / "ran"
+    checkpoint = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(checkpoint, weights_only=False)
+    torch.save(content | {"logging": Evil(marker)}, checkpoint)
+    said = f"{checkpoint} can't be read.*holds {os.mkdir.__module__}.mkdir.*variable SAM3D_TRUST_MODELS to 1"
+    for load in (load_model_folder, lambda folder: copy_for_napari(folder, tmp_path / "copy")):
+        with pytest.raises(SAM3DError, match=said):
+            load(folder)
+    assert not marker.exists()
+    monkeypatch.setenv("SAM3D_TRUST_MODELS", "1")
+    load_model_folder(folder)
+    assert marker.exists()  # so it would
+
+
+def test_no_code_of_plans_runs(make_model, tmp_path, monkeypatch):
+    """nnU-Net calls what plans name, with arguments that they hold."""
+    folder, marker = make_model(trainer_class=PromptedUNetTrainer).folder, tmp_path / "ran"
+    plans = json.loads((folder / "plans.json").read_text())
+    arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    arguments |= {"nonlin": "subprocess.Popen", "nonlin_kwargs": {"args": ["mkdir", str(marker)]}}
+    (folder / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(SAM3DError, match=r"plans.json, configuration '3d_fullres', names 'subprocess.Popen'"):
+        load_model_folder(folder)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, np.int64, np.bool_])
+def test_numbers_of_logs(kind, make_model):
+    """nnU-Net's logs hold NumPy's numbers, which older versions pickle under another name of the module."""
+    folder = make_model().folder
+    checkpoint = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(checkpoint, weights_only=False)
+    torch.save(content | {"logging": {"train_losses": [kind(1)]}, "_best_ema": kind(0)}, checkpoint)
+    assert load_checkpoint(checkpoint)["logging"] == {"train_losses": [1]}
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("network_weights", {1: torch.zeros(1)}, "network_weights.1"),
+        ("network_weights", [], "network_weights"),
+        ("init_args", {"configuration": 3, "plans": {}}, "init_args.configuration .*not 3"),
+        ("init_args", None, "init_args"),
+        ("trainer_name", 5, "trainer_name .*not 5"),
+        ("inference_allowed_mirroring_axes", (0, 7), "inference_allowed_mirroring_axes.1 .*not 7"),
+    ],
+)
+def test_what_checkpoints_hold(key, value, said, make_model):
+    checkpoint = make_model().folder / "fold_0" / "checkpoint_final.pth"
+    torch.save(torch.load(checkpoint, weights_only=False) | {key: value}, checkpoint)
+    with pytest.raises(SAM3DError, match=f"{checkpoint}: {said}"):
+        load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "path, value, said",
+    [
+        (["transpose_forward"], [0, 0, 1], "transpose_forward should hold the axes"),
+        (["configurations", "3d_fullres", "patch_size"], [16, 16, 2**40], r"'3d_fullres': patch_size.2 .*4096"),
+        (["configurations", "3d_fullres", "spacing"], [1, 1, 0], "spacing.2 should be greater than 0, not 0"),
+        (["configurations", "3d_fullres", "inherits_from"], "3d_fullres", "inherits '3d_fullres' from itself"),
+        (["configurations", "3d_fullres", "inherits_from"], "none", "lacks the configuration 'none'"),
+        (["configurations"], [], "configurations should be a valid dictionary, not"),
+    ],
+)
+def test_what_plans_hold(path, value, said, make_model):
+    folder = make_model().folder
+    plans = json.loads((folder / "plans.json").read_text())
+    part = plans
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    (folder / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(SAM3DError, match=f"plans.json.*{said}"):
+        load_model_folder(folder)
+
+
+def test_what_dataset_json_holds(make_model):
+    folder = make_model().folder
+    content = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(content | {"labels": {"background": 0, "core": "1"}}))
+    with pytest.raises(SAM3DError, match='dataset.json: "labels" must be whole numbers'):
+        load_model_folder(folder)
+
+
+def test_nnunet_reads_checkpoints_as_data(make_model, tmp_path, monkeypatch):
+    """Continued trainings of our trainers, and predictions without clicks, are loaded by nnU-Net."""
+    model, marker = make_model(), tmp_path / "ran"
+    checkpoint = model.folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(checkpoint, weights_only=False)
+    model.trainer.load_checkpoint(str(checkpoint))
+    torch.save(content | {"more": Evil(marker)}, checkpoint)
+    for load in (
+        lambda: model.trainer.load_checkpoint(str(checkpoint)),
+        lambda: load_automatic(model.folder, ["0"], PredictionOptions("cpu")),
+    ):
+        with pytest.raises(SAM3DError, match=f"holds {os.mkdir.__module__}.mkdir, which is not loaded"):
+            load()
+        assert not marker.exists()
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+    monkeypatch.setenv("SAM3D_TRUST_MODELS", "1")
+    model.trainer.load_checkpoint(str(checkpoint))
+    assert marker.exists()
