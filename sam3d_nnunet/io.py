@@ -148,7 +148,7 @@ def _working_folder(folder: Path) -> Iterator[Path]:
     While the block runs, the temporary folder is locked. The system ends the lock of a killed process, so that the next
     process that writes here knows what it may remove.
     """
-    remove_left(folder)
+    _remove_left_once(folder)
     temporary = str(folder / PART)
     try:
         with TemporaryDirectory(prefix=PART, dir=folder) as temporary, ExitStack() as held:
@@ -165,11 +165,21 @@ def _working_folder(folder: Path) -> Iterator[Path]:
 
 
 @cache
-def remove_left(folder: Path) -> None:
-    """Remove the temporary folders of killed processes, once in the life of this process."""
+def _remove_left_once(folder: Path) -> None:
+    """Once in the life of this process."""
+    remove_left(folder)
+
+
+def remove_left(folder: Path, seconds: float = UNLOCKED) -> None:
+    """Remove the temporary folders of killed processes.
+
+    Args:
+        folder: in which they lie.
+        seconds: since when they must not have changed. 0 if no other process writes into the folder.
+    """
     for left in folder.glob(f"{PART}*"):
         with suppress(OSError):  # it is in use, or gone, or not ours to remove
-            if time.time() - left.lstat().st_mtime > UNLOCKED and not left.is_symlink():
+            if time.time() - left.lstat().st_mtime > seconds and not left.is_symlink():
                 with shared_lock(left):
                     shutil.rmtree(left)
 

@@ -13,9 +13,9 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import (
     PART,
     UNLOCKED,
+    _remove_left_once,
     find_file,
     listing,
-    remove_left,
     read_json,
     read_json_object,
     read_text,
@@ -131,7 +131,7 @@ def test_the_next_process_removes_what_a_killed_one_left(tmp_path, kind):
     assert left.is_dir()
     _age(left)
     with whole_files(tmp_path / "..") as other:  # of another folder: stays
-        remove_left.cache_clear()
+        _remove_left_once.cache_clear()
         _age(other)
         write_text(tmp_path / "next", "")
         write_text(other.parent / "next", "")

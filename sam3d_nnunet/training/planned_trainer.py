@@ -2,25 +2,29 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
 from sam3d_nnunet.datasets.splits import FILE, draw_splits, read_fold
 from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
-from sam3d_nnunet.errors import SAM3DError, show_as_sentence
+from sam3d_nnunet.errors import SAM3DError, full_disk_told, show_as_sentence
 from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
-from sam3d_nnunet.io import listing, read_json_object, whole_file
+from sam3d_nnunet.io import listing, read_json_object, whole_file, whole_files
+from sam3d_nnunet.network.checkpoint_files import read_as_data
 from sam3d_nnunet.network.weights import refuse_broken_weights
 from sam3d_nnunet.planning.settings import (
     BEFORE,
@@ -32,6 +36,7 @@ from sam3d_nnunet.planning.settings import (
     trained_settings,
 )
 from sam3d_nnunet.processes import forks_end_with_us
+from sam3d_nnunet.training.exchanged import exchanged
 from sam3d_nnunet.training.finite import (
     LONGEST_RUN,
     RunningStatistics,
@@ -41,13 +46,30 @@ from sam3d_nnunet.training.finite import (
     step_if_finite,
     with_finite_losses,
 )
+from sam3d_nnunet.training.fold_claim import claim_fold
 from sam3d_nnunet.training.seeding import BATCHES, WEIGHTS, ordered_workers, seed_everything
+from sam3d_nnunet.training.whole_outputs import (
+    copy_whole_file,
+    export_whole_case,
+    measure_into_whole_file,
+    save_whole_json,
+)
 
 show_as_sentence()
 
 PATIENCE = timedelta(hours=12)
 PLANS_COPY = "plans.json"  # which nnU-Net writes into the folder of a model
+CONTINUE, VALIDATE_AGAIN = "continue with --c", "validate again with --val"
 Answer = TypeVar("Answer")
+
+
+class WholeProgress(MetaLogger):
+    """nnU-Net's logger, whose figure appears complete or not at all."""
+
+    def plot_progress_png(self, output_folder: str) -> None:
+        """Write `progress.png`."""
+        with whole_files(Path(output_folder)) as part:
+            super().plot_progress_png(str(part))
 
 
 class PlannedTrainer(nnUNetTrainer):
@@ -91,10 +113,15 @@ class PlannedTrainer(nnUNetTrainer):
         """Arguments are those of nnU-Net's trainer.
 
         Raises:
-            SAM3DError: the configuration is not 3-D, or its block "sam3d" is not usable. Nothing is written then.
+            SAM3DError: the configuration is not 3-D, or its block "sam3d" is not usable, or another process trains or
+                validates the fold. Nothing is written then.
         """
         self.settings = complete_settings(plans, configuration, dataset_json, type(self))
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        with full_disk_told("repeat the command"), exchanged(MetaLogger=WholeProgress):
+            if not is_distributed() or dist.get_rank() == 0:
+                names = (plans["dataset_name"], type(self).__name__, plans["plans_name"], configuration)
+                self.claim = claim_fold(Path(get_output_folder(*names, fold=fold)))
+            super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.settings.num_epochs
         self.num_iterations_per_epoch = self.settings.steps_per_epoch
         self.num_val_iterations_per_epoch = self.settings.validation_steps
@@ -103,6 +130,27 @@ class PlannedTrainer(nnUNetTrainer):
         self.save_every = 1
         self.gradient_clip = 12.0  # nnU-Net's
         self.skipped = SkippedSteps()
+
+    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+        """As in nnU-Net, but a line that can't be written is not tried again for seconds."""
+        if self.local_rank == 0:
+            args = (f"{datetime.now()}:", *args) if add_timestamp else args
+            try:
+                with open(self.log_file, "a", encoding="utf-8") as log:
+                    log.write(" ".join(map(str, args)) + " \n")
+            except OSError as e:
+                print(f"WARNING: {self.log_file}: {e.strerror}. The next line is not in it.")
+        if also_print_to_console:
+            print(*args)
+
+    def run_training(self) -> None:
+        """nnU-Net's training.
+
+        Raises:
+            SAM3DError: a disk is full. The last checkpoint is whole.
+        """
+        with full_disk_told(CONTINUE):
+            super().run_training()
 
     def initialize(self) -> None:
         """As in nnU-Net; the weights come from the seed of the plan's block, if it has one."""
@@ -185,16 +233,32 @@ class PlannedTrainer(nnUNetTrainer):
                 self._refuse_misread_labels([case for part in self.do_split() for case in part])
             if self.is_ddp:
                 wait_for_all_ranks()
-        super().on_train_start()
+        with exchanged(save_json=save_whole_json, shutil=SimpleNamespace(copyfile=copy_whole_file)):
+            super().on_train_start()
+
+    def on_train_end(self) -> None:
+        """As in nnU-Net; what the final validation of earlier weights has measured goes before they do."""
+        self._remove_summaries()
+        super().on_train_end()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's final validation.
+        """nnU-Net's final validation. Where it was not finished there is no summary, not even an earlier one.
 
         Raises:
-            SAM3DError: nnU-Net would misread a true label map, and so measure nonsense.
+            SAM3DError: nnU-Net would misread a true label map, and so measure nonsense; or a disk is full.
         """
         self._refuse_misread_labels(self.do_split()[1])
-        super().perform_actual_validation(save_probabilities)
+        self._remove_summaries()
+        whole = {
+            "export_prediction_from_logits": export_whole_case,
+            "compute_metrics_on_folder": measure_into_whole_file,
+        }
+        with full_disk_told(VALIDATE_AGAIN), exchanged(**whole):
+            super().perform_actual_validation(save_probabilities)
+
+    def _remove_summaries(self) -> None:
+        for summary in Path(self.output_folder).glob("validation*/summary.json") if self.local_rank == 0 else ():
+            summary.unlink()
 
     def train_step(self, batch: dict) -> dict:
         """nnU-Net's training step. It changes nothing if the loss or the gradient is not finite.
@@ -270,16 +334,21 @@ class PlannedTrainer(nnUNetTrainer):
             f"{filename} is not written: after epoch {self.current_epoch} the network",
             "Continue from the last checkpoint (--c) with a lower learning rate.",
         )
-        with whole_file(Path(filename)) as part:
-            super().save_checkpoint(str(part))
+        with whole_file(Path(filename)) as part, part.open("wb") as stream:
+            try:
+                super().save_checkpoint(stream)
+            except RuntimeError as e:  # torch's, and what has happened to Python's stream comes before it
+                raise e.__context__ if isinstance(e.__context__, OSError) else e  # noqa: B904
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """As in nnU-Net.
+        """As in nnU-Net, but as data: see `network.checkpoint_files`.
 
         Raises:
-            SAM3DError: the weights are not finite, or belong to a network that computes something else.
+            SAM3DError: the file is damaged or holds more than data, or its weights are not finite or belong to a
+                network that computes something else.
         """
-        super().load_checkpoint(filename_or_checkpoint)
+        with read_as_data(filename_or_checkpoint):
+            super().load_checkpoint(filename_or_checkpoint)
         self._refuse_other_function(self.my_init_kwargs["plans"], str(filename_or_checkpoint))  # the checkpoint's plans
         refuse_broken_weights(
             self.plain_network().state_dict(),

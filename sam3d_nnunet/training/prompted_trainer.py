@@ -3,18 +3,18 @@
 from functools import partial
 from typing import Any
 
-import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as upstream
 import numpy as np
 import torch
 from torch import Tensor
 
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, full_disk_told
 from sam3d_nnunet.network.prompts import Prompts
 from sam3d_nnunet.planning.orientation import orientation_of_array
 from sam3d_nnunet.planning.settings import BLOCK, planned_block
 from sam3d_nnunet.simulation.maps import MapSimulator
 from sam3d_nnunet.simulation.simulator import ClickSimulator, PromptSimulator
-from sam3d_nnunet.training.planned_trainer import PlannedTrainer, from_first_rank
+from sam3d_nnunet.training.exchanged import exchanged
+from sam3d_nnunet.training.planned_trainer import VALIDATE_AGAIN, PlannedTrainer, from_first_rank
 from sam3d_nnunet.training.preprocessed_cases import for_each_preprocessed
 from sam3d_nnunet.training.prompted_batches import Correction, PackedPrompts, PromptedDataLoader
 from sam3d_nnunet.training.prompted_validation import validate_prompted
@@ -28,6 +28,9 @@ class PromptedTrainer(PlannedTrainer):
 
     takes_prompts = True
     """Prediction from clicks needs such a trainer; `load_model_folder` reads this."""
+
+    validation_folders = ("validation", "validation_1click")
+    """`nnunet.names.validation_folders` reads this."""
 
     loader_class: type[PromptedDataLoader] = PromptedDataLoader
     """What loads the batches of training and validation."""
@@ -46,12 +49,8 @@ class PromptedTrainer(PlannedTrainer):
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """nnU-Net's loaders, with prompts in each batch."""
-        original = upstream.nnUNetDataLoader  # the method below has no other hook for the class of the loader
-        upstream.nnUNetDataLoader = partial(self.loader_class, **self.loader_options())
-        try:
+        with exchanged(nnUNetDataLoader=partial(self.loader_class, **self.loader_options())):
             return super().get_dataloaders()
-        finally:
-            upstream.nnUNetDataLoader = original
 
     def loader_options(self) -> dict[str, Any]:
         """What the loader takes beside the arguments of nnU-Net's."""
@@ -85,7 +84,8 @@ class PromptedTrainer(PlannedTrainer):
         """nnU-Net's validation without clicks in `validation/`, then the paper's protocol in `validation_1click/`."""
         super().perform_actual_validation(save_probabilities)
         self.set_deep_supervision_enabled(False)
-        validate_prompted(self, 1, save_probabilities=save_probabilities)
+        with full_disk_told(VALIDATE_AGAIN):
+            validate_prompted(self, 1, save_probabilities=save_probabilities)
         self.set_deep_supervision_enabled(True)
 
     def plot_network_architecture(self) -> None:

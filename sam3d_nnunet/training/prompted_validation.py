@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 from nnunetv2.configuration import default_num_processes
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from tqdm import tqdm
 
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
@@ -20,6 +19,7 @@ from sam3d_nnunet.prediction.writer import CaseWriter
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.simulation.draw import case_generator, clicks_per_class
 from sam3d_nnunet.training.planned_trainer import wait_for_all_ranks
+from sam3d_nnunet.training.whole_outputs import measure_into_whole_file
 
 if TYPE_CHECKING:
     from sam3d_nnunet.training.prompted_trainer import PromptedTrainer
@@ -114,7 +114,7 @@ def _draw_prompt(trainer: "PromptedTrainer", case: str, file: Path | None, image
 
 def _summarise(trainer: "PromptedTrainer", folder: Path) -> None:
     labels = trainer.label_manager
-    metrics = compute_metrics_on_folder(
+    metrics = measure_into_whole_file(
         str(Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"),
         str(folder),
         str(folder / "summary.json"),

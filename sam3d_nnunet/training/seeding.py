@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as upstream
 import numpy as np
 import torch
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+
+from sam3d_nnunet.training.exchanged import exchanged
 
 WEIGHTS, BATCHES = 0, 1
 """What is drawn from a seed; each has random numbers of its own."""
@@ -35,7 +36,7 @@ def ordered_workers(*numbers: int) -> Iterator[None]:
     Args:
         numbers: as for `seed_everything`.
     """
-    original, count = upstream.NonDetMultiThreadedAugmenter, 0
+    count = 0
 
     def build(
         data_loader: Any, transform: None, num_processes: int, num_cached: int, pin_memory: bool, **_: Any
@@ -45,11 +46,8 @@ def ordered_workers(*numbers: int) -> Iterator[None]:
         cached = max(1, num_cached // num_processes)
         return MultiThreadedAugmenter(loader, transform, num_processes, cached, pin_memory=pin_memory)
 
-    upstream.NonDetMultiThreadedAugmenter = build
-    try:
+    with exchanged(NonDetMultiThreadedAugmenter=build):
         yield
-    finally:
-        upstream.NonDetMultiThreadedAugmenter = original
 
 
 class _SeededWorker:
