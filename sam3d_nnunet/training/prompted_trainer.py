@@ -15,7 +15,7 @@ from sam3d_nnunet.simulation.maps import MapSimulator
 from sam3d_nnunet.simulation.simulator import ClickSimulator, PromptSimulator
 from sam3d_nnunet.training.exchanged import exchanged
 from sam3d_nnunet.training.planned_trainer import VALIDATE_AGAIN, PlannedTrainer, from_first_rank
-from sam3d_nnunet.training.preprocessed_cases import for_each_preprocessed
+from sam3d_nnunet.training.preprocessed_cases import for_each_preprocessed, load_preprocessed
 from sam3d_nnunet.training.prompted_batches import Correction, PackedPrompts, PromptedDataLoader
 from sam3d_nnunet.training.prompted_validation import validate_prompted
 
@@ -120,7 +120,7 @@ class PromptedTrainer(PlannedTrainer):
     def _refuse_empty_training_set(self) -> None:
         training_set, _ = self.get_tr_and_val_datasets()
         for case in training_set.identifiers:
-            locations = training_set.load_case(case)[3]["class_locations"]
+            locations = load_preprocessed(training_set, case)[3]["class_locations"]
             # with an ignore label, an entry with -1 in its key holds the background too
             if any(len(voxels) for key, voxels in locations.items() if -1 not in np.atleast_1d(key)):
                 return

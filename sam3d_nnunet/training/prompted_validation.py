@@ -19,6 +19,7 @@ from sam3d_nnunet.prediction.writer import CaseWriter
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.simulation.draw import case_generator, clicks_per_class
 from sam3d_nnunet.training.planned_trainer import wait_for_all_ranks
+from sam3d_nnunet.training.preprocessed_cases import load_preprocessed
 from sam3d_nnunet.training.whole_outputs import measure_into_whole_file
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def validate_prompted(trainer: "PromptedTrainer", count: int, save_probabilities
     predictor.use(model)
     raw = _raw_dataset(trainer)
     for case in tqdm(cases, desc=folder.name, disable=trainer.local_rank != 0):
-        data, _, _, properties = dataset.load_case(case)
+        data, _, _, properties = load_preprocessed(dataset, case)
         file = _image_file(raw, case)
         geometry = None if file is None else ImageGeometry.from_file(file, properties)
         image = ImageCase.from_preprocessed(data[:], properties, model, geometry)

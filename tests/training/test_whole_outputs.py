@@ -4,6 +4,7 @@ import errno
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -233,3 +234,16 @@ def test_nnunets_writers_take_what_theirs_do(tmp_path):
     whole_outputs.save_whole_json({"b": 1, "a": 2}, str(tmp_path / "whole.json"), sort_keys=False)
     save_json({"b": 1, "a": 2}, str(tmp_path / "theirs.json"), sort_keys=False)
     assert (tmp_path / "whole.json").read_bytes() == (tmp_path / "theirs.json").read_bytes()
+
+
+@pytest.mark.parametrize("ending", [".b2nd", ".pkl"])
+def test_a_case_whose_preprocessing_was_cut_off_is_named(make_trainer, prepared, monkeypatch, tmp_path, ending):
+    base = prepared("one class").base
+    shutil.copytree(base, tmp_path / "preprocessed" / base.name)
+    trainer = make_trainer("one class")
+    trainer.preprocessed_dataset_folder_base = str(tmp_path / "preprocessed" / base.name)
+    trainer.preprocessed_dataset_folder = str(Path(trainer.preprocessed_dataset_folder_base, "SAM3DPlans_3d_fullres"))
+    file = Path(trainer.preprocessed_dataset_folder, f"case_1{ending}")
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(SAM3DError, match=r"case_1 in .* can't be read: .*\. Preprocess it again\."):
+        trainer.on_train_start()
