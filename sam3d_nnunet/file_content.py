@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.file_names import NAME_FAULT
-from sam3d_nnunet.io import brief, read_json
+from sam3d_nnunet.io import brief
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -45,18 +45,20 @@ def check_content(content: Any, kind: Any, where: str | Path, hint: str = "") ->
         raise SAM3DError(f"{where}: {_sentence(fault)} {hint}".rstrip()) from e
 
 
-def read_content(file: Path, kind: Any, hint: str = "") -> Any:
-    """The content of a JSON file that fits a model. Arguments and errors: `read_json` and `check_content`."""
-    content = read_json(file, hint)
-    check_content(content, kind, file, hint)
-    return content
+def fits(content: Any, kind: Any) -> bool:
+    """Whether content fits a model."""
+    try:
+        _adapter(kind).validate_python(content, strict=True)
+    except (RecursionError, ValidationError):
+        return False
+    return True
 
 
 _adapter = cache(TypeAdapter)
 
 
 def _sentence(fault: dict[str, Any]) -> str:
-    place = ".".join(_short(str(part)) for part in fault["loc"] if part != "[key]") or "the content"
+    place = ".".join(short(str(part)) for part in fault["loc"] if part != "[key]") or "the content"
     if fault["type"] == "missing":
         return f"{place} is missing."
     found = brief(fault["input"])
@@ -66,5 +68,6 @@ def _sentence(fault: dict[str, Any]) -> str:
     return f"{place} {reason[0].lower()}{reason[1:]}, not {found}."
 
 
-def _short(key: str) -> str:
+def short(key: str) -> str:
+    """A key as a message shows it, whatever its length."""
     return key if len(key) <= 60 else f"{key[:60]!r} ..."

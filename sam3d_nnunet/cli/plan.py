@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sam3d_nnunet.cli.options import AUTO_HELP, CONFIGURATION, Device, device_name
+from sam3d_nnunet.io import brief
 
 app = typer.Typer()
 
@@ -70,10 +71,10 @@ def plan(
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise typer.BadParameter(f"--settings is no JSON: {e}.") from e
     if not isinstance(value, dict):
-        raise typer.BadParameter(f'--settings must be a JSON object such as {{"num_epochs": 50}}, not {text}.')
+        raise typer.BadParameter(f'--settings must be a JSON object such as {{"num_epochs": 50}}, not {brief(text)}.')
     return value
 
 

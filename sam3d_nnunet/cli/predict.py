@@ -153,7 +153,8 @@ def predict_sam2d(
     out. prediction.csv holds the seconds per case, for sam3d evaluate.
     """
     from sam3d_nnunet.baselines.sam2d import SliceCases, SliceReport, SliceSAM, load_sam
-    from sam3d_nnunet.datasets.raw_dataset import RawDataset, read_dataset_json
+    from sam3d_nnunet.datasets.description import read_dataset_json
+    from sam3d_nnunet.datasets.raw_dataset import RawDataset
     from sam3d_nnunet.evaluation.results_folder import add_cost
     from sam3d_nnunet.network.device import usable_device
     from sam3d_nnunet.network.weights import sam_checkpoint

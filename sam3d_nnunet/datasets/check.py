@@ -149,11 +149,7 @@ class _DatasetCheck:
 
     def _listed_cases(self) -> tuple[dict[str, dict[int, Path]], dict[str, Path]] | None:
         """Images by channel and label maps that dataset.json lists, by case; files that are missing are left out."""
-        try:
-            listed = RawDataset(self.folder, self.description).listed
-        except SAM3DError as e:
-            self._fault(True, DESCRIPTION, reason(e), "correct it")
-            return None
+        listed = RawDataset(self.folder, self.description).listed
         if listed is None:
             return None
         images = {c: {n: Path(f) for n, f in enumerate(e["images"]) if Path(f).is_file()} for c, e in listed.items()}

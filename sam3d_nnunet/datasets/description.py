@@ -1,12 +1,17 @@
-"""dataset.json, nnU-Net's description of a data set: what its keys must hold."""
+"""dataset.json, nnU-Net's description of a data set: what its keys must hold, and its one reader."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from sam3d_nnunet.file_names import file_name_fault
-from sam3d_nnunet.io import brief
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.file_names import alike, file_name_fault
+from sam3d_nnunet.io import brief, read_json_object
+
+LONGEST_PATH = 1000
+"""Characters of a path to a file of a case."""
 
 
 class DatasetDescription(BaseModel):
@@ -19,6 +24,7 @@ class DatasetDescription(BaseModel):
         file_ending: of images and label maps, with the dot.
         regions_class_order: the label that each region writes; needed with regions.
         overwrite_image_reader_writer: nnU-Net's reader to use whatever the file ending.
+        dataset: files by case, where they don't lie in imagesTr and labelsTr.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -29,6 +35,7 @@ class DatasetDescription(BaseModel):
     file_ending: str
     regions_class_order: list[int] | None = Field(None, validate_default=True)
     overwrite_image_reader_writer: str | None = None
+    dataset: dict[str, Any] | None = None
 
     @field_validator("channel_names", mode="before")
     @classmethod
@@ -96,6 +103,33 @@ class DatasetDescription(BaseModel):
             raise ValueError(f"must be the name of a reader, not {brief(name)}")
         return name
 
+    @field_validator("dataset", mode="before")
+    @classmethod
+    def _files(cls, cases: Any) -> Any:
+        if not isinstance(cases, dict) or not cases or not all(map(_lists_files, cases.values())):
+            raise ValueError('must name "images" and "label" of each case, by paths that files can have')
+        for case in cases:
+            if fault := file_name_fault(case):
+                raise ValueError(f"can't have a case {brief(case)}: the name {fault}. Give it another name")
+        if same := alike(cases):
+            raise ValueError(f"has the cases {same[0]!a} and {same[1]!a}, one file on some systems. Rename one")
+        return cases
+
+
+def read_dataset_json(file: Path) -> dict[str, Any]:
+    """nnU-Net's description of a data set. The number of training cases may be missing: nothing depends on it.
+
+    Raises:
+        SAM3DError: the file can't be read, or is no dataset.json of nnU-Net v2. It tells all that is wrong.
+    """
+    content = read_json_object(file, hint="It must be the dataset.json of an nnU-Net v2 data set.")
+    if "modality" in content:  # as version 1 called them, which nnU-Net still reads
+        content.setdefault("channel_names", content["modality"])
+    if problems := description_problems({"numTraining": 0} | content):
+        found = "; ".join(f'"{key}" {problem}' for key, problem in problems.items())
+        raise SAM3DError(f"{file} can't be used: {found}. Correct it as nnU-Net's documentation describes.")
+    return content
+
 
 def description_problems(content: Mapping[str, Any]) -> dict[str, str]:
     """What is wrong with the content of a dataset.json: sentences without subject, by the key they are about."""
@@ -117,6 +151,18 @@ def _is_label(value: Any) -> bool:
 
 def _is_labels(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_label, value))
+
+
+def _lists_files(case: Any) -> bool:
+    if not isinstance(case, dict) or not isinstance(case.get("images"), list) or not case["images"]:
+        return False
+    return all(isinstance(path, str) and _is_path(path) for path in (*case["images"], case.get("label")))
+
+
+def _is_path(text: str) -> bool:
+    """Whether each folder and the file of a path can have its name."""
+    parts = [part for part in Path(text).parts if part not in (Path(text).anchor, "..")]
+    return bool(parts) and len(text) <= LONGEST_PATH and not any(map(file_name_fault, parts))
 
 
 def _words(problem: Mapping[str, Any]) -> str:

@@ -130,7 +130,7 @@ def check_case_names(names: Collection[str], place: str = "", training: bool = T
             yield Fault(True, f"{place}{name}", f"the name {fault}", "rename the case's files")
     for name in (name for same in alike.values() if len(same) > 1 for name in same):
         found = "names differ only in upper and lower case or in their form of Unicode: other systems take them for one"
-        yield Fault(False, f"{place}{name}", found, "rename them")
+        yield Fault(training, f"{place}{name}", found, "rename them")
 
 
 def _numbers(channels: Collection[int]) -> str:

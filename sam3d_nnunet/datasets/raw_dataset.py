@@ -15,10 +15,10 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
 from sam3d_nnunet.datasets.case_files import NUMBERED, name_fault
-from sam3d_nnunet.datasets.description import description_problems
+from sam3d_nnunet.datasets.description import read_dataset_json
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.file_names import alike, file_name_fault
-from sam3d_nnunet.io import brief, find_file, read_json_object
+from sam3d_nnunet.file_names import alike
+from sam3d_nnunet.io import find_file
 from sam3d_nnunet.nnunet.folders import dataset_name, raw_root
 
 
@@ -28,7 +28,7 @@ class RawDataset:
 
     Attributes:
         folder: in nnUNet_raw.
-        dataset_json: nnU-Net's description of it.
+        dataset_json: nnU-Net's description of it, as `read_dataset_json` reads it.
     """
 
     folder: Path
@@ -102,6 +102,11 @@ class RawDataset:
         """
         cases = self._cases_of_nnunet() if self.listed is None else sorted(self.listed)
         self.refuse_case_names(cases)
+        if same := alike(cases):
+            raise SAM3DError(
+                f"{self.name} has the cases {same[0]!a} and {same[1]!a}, whose files are one on some systems: capitals "
+                "don't tell names apart there, nor do two forms of Unicode. Rename one of them."
+            )
         for case in cases:
             label = self.label_file(case)
             other = find_file(label.parent, label.name)
@@ -148,50 +153,16 @@ class RawDataset:
         """Files that dataset.json lists, by case: "images" and "label", which may lie anywhere, by absolute paths.
 
         None where they lie in imagesTr and labelsTr.
-
-        Raises:
-            SAM3DError: the list isn't nnU-Net's, or it names a case as no file can be called or two are.
         """
-        if "dataset" not in self.dataset_json:
+        if not self.dataset_json.get("dataset"):
             return None
         content = copy.deepcopy(self.dataset_json)  # nnU-Net writes the absolute paths into it
-        try:
-            self._refuse_listed_names(content["dataset"].keys())
-            return get_filenames_of_train_images_and_targets(str(self.folder), content)
-        except (AttributeError, KeyError, TypeError) as e:
-            raise SAM3DError(
-                f'The "dataset" in {self.folder / "dataset.json"} can\'t be used: it must name "images" and "label" of '
-                "each case."
-            ) from e
-
-    def _refuse_listed_names(self, cases: Collection[str]) -> None:
-        where = f'The "dataset" in {self.folder / "dataset.json"}'
-        for case in cases:
-            if fault := file_name_fault(case):
-                raise SAM3DError(f"{where} can't have a case {brief(case)}: the name {fault}. Give it another name.")
-        if same := alike(cases):
-            raise SAM3DError(
-                f"{where} has the cases {same[0]!a} and {same[1]!a}, which are one file on some systems. Rename one."
-            )
+        return get_filenames_of_train_images_and_targets(str(self.folder), content)
 
     def _listed_case(self, case: str) -> dict[str, Any]:
         if case not in self.listed:
             raise SAM3DError(f"{self.folder / 'dataset.json'} lists no files of the case {case}. Add them there.")
         return self.listed[case]
-
-
-def read_dataset_json(file: Path) -> dict[str, Any]:
-    """nnU-Net's description of a data set.
-
-    Raises:
-        SAM3DError: the file can't be read, is no dataset.json of nnU-Net v2, or no file can end as it says.
-    """
-    content = read_json_object(
-        file, ("channel_names", "labels", "file_ending"), "It must be the dataset.json of an nnU-Net v2 data set."
-    )
-    if problem := description_problems(content).get("file_ending"):
-        raise SAM3DError(f'The "file_ending" in {file} {problem}. Correct it.')
-    return content
 
 
 Result = TypeVar("Result")

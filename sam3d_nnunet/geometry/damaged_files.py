@@ -14,11 +14,16 @@ from typing import BinaryIO
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.file_sizes import needed_bytes, nifti_bytes
+from sam3d_nnunet.io import brief
 
 BLOCK = 1 << 18  # bytes that are read at once
 HEAD = 4096  # bytes that hold the header of every format of which the size is checked
 LONGEST_LINE = 1 << 24  # bytes in the header of a segmentation that lists its segments
 REMEMBERED = 10_000  # files
+LONGEST_FIELD = 500
+"""Bytes of a field in NRRD's header. From about 1000 on, ITK writes what it can't read beyond the end of its memory."""
+WORDED = ("content",)
+"""Fields of NRRD's header of which ITK reads any length."""
 GZIP, PNG = b"\x1f\x8b", b"\x89PNG\r\n\x1a\n"
 PAIR = re.compile(r"(.+)\.(hdr|img)(\.gz)?", re.IGNORECASE)
 
@@ -29,7 +34,7 @@ def refuse_damaged(file: str | Path) -> None:
     Raises:
         SAM3DError: names the file, and says what is wrong with it.
     """
-    refuse_name(file)
+    refuse_crashing(file)
     try:
         _check(Path(file))
     except _Damage as e:
@@ -48,6 +53,26 @@ def refuse_name(file: str | Path) -> None:
         str(file).encode()
     except UnicodeEncodeError as e:
         raise SAM3DError(f"The path {str(file)!a} is no Unicode, which ITK can't open. Rename the file.") from e
+
+
+def refuse_crashing(file: str | Path) -> None:
+    """Refuse a file that would end the process instead of ITK's reader: by its path, or by the header of NRRD.
+
+    Raises:
+        SAM3DError: names the file.
+    """
+    refuse_name(file)
+    try:
+        with Path(file).open("rb") as stream:
+            if stream.read(4) != b"NRRD":
+                return
+            fields = _fields(stream, ":", last="")
+    except OSError:
+        return  # will be an error of the reader, too
+    for name, value in fields.items():
+        if not name.startswith("#") and not value.startswith("=") and name not in WORDED:  # comments, pairs, texts
+            if len(name) + len(value) > LONGEST_FIELD:
+                raise SAM3DError(f"{file} is damaged: {brief(name)} in its header is too long. Copy or make it again.")
 
 
 class _Damage(Exception):

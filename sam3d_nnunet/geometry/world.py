@@ -22,7 +22,7 @@ from nibabel.orientations import (
 )
 
 from sam3d_nnunet.errors import SAM3DError, last_line
-from sam3d_nnunet.geometry.damaged_files import refuse_name
+from sam3d_nnunet.geometry.damaged_files import refuse_crashing
 from sam3d_nnunet.io import kept_locale
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -77,7 +77,7 @@ def read_header(file: str | Path) -> ImageHeader:
     """
     if not Path(file).is_file():
         raise SAM3DError(f"There is no image file {file}.")
-    refuse_name(file)
+    refuse_crashing(file)
     header = sitk.ImageFileReader()
     header.SetFileName(str(file))
     try:

@@ -182,7 +182,7 @@ def find_trainer(name: str) -> type:
 
     try:
         found = class_lookup(__name__)(name) if name in TRAINERS else recursive_find_trainer_class_by_name(name)
-    except (ImportError, RuntimeError) as error:
+    except (AssertionError, ImportError, RuntimeError) as error:  # AssertionError: another class than a trainer
         raise SAM3DError(f"The trainer {name} cannot be loaded ({error}). Run sam3d doctor to see why.") from error
     if found is None:
         raise SAM3DError(f"nnU-Net finds no trainer {name}. Correct the name; sam3d trainers lists ours.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from nnunetv2.configuration import default_num_processes
@@ -10,15 +10,62 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
 from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
+from pydantic import Field
 
 from sam3d_nnunet.datasets.raw_dataset import RawDataset, for_each_case
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.file_content import Content, Finite, check_content
 from sam3d_nnunet.geometry.images import read_image
-from sam3d_nnunet.io import listing, read_json_object
+from sam3d_nnunet.io import listing, read_json
 from sam3d_nnunet.nnunet.folders import dataset_number, preprocessed_root
 
 FINGERPRINT = "dataset_fingerprint.json"
 INTENSITIES = "foreground_intensity_properties_per_channel"
+Voxels = Annotated[int, Field(ge=1, le=100_000)]
+"""Along an axis of an image."""
+Millimetres = Annotated[float, Field(gt=0, lt=10_000)]
+
+
+class Statistics(Content):
+    """Intensities of a channel under the labels. They may be NaN: see `refuse_broken_statistics`."""
+
+    mean: float
+    median: float
+    std: float
+    min: float
+    max: float
+    percentile_00_5: float
+    percentile_99_5: float
+
+
+class Fingerprint(Content):
+    """What nnU-Net's extractor writes about a data set. Each image has an entry in the two lists."""
+
+    spacings: Annotated[list[Annotated[list[Millimetres], Field(min_length=3, max_length=3)]], Field(min_length=1)]
+    shapes_after_crop: Annotated[list[Annotated[list[Voxels], Field(min_length=3, max_length=3)]], Field(min_length=1)]
+    median_relative_size_after_cropping: Finite
+    foreground_intensity_properties_per_channel: dict[str, Statistics]
+
+
+def read_fingerprint(name: str, channels: int) -> dict[str, Any]:
+    """The fingerprint of a data set.
+
+    Args:
+        name: of the data set.
+        channels: of its images.
+
+    Raises:
+        SAM3DError: there is none, or it isn't as nnU-Net writes it.
+    """
+    file = preprocessed_root() / name / FINGERPRINT
+    hint = f"Delete it and run  nnUNetv2_extract_fingerprint -d {dataset_number(name)}"
+    content = read_json(file, hint)
+    check_content(content, Fingerprint, file, hint)
+    if len(content["spacings"]) != len(content["shapes_after_crop"]):
+        raise SAM3DError(f"{file}: spacings and shapes_after_crop are of different images. {hint}")
+    if missing := {str(channel) for channel in range(channels)} - content[INTENSITIES].keys():
+        raise SAM3DError(f"{file}: {INTENSITIES} has no channel {listing(missing)}. {hint}")
+    return content
 
 
 def extract_fingerprint(name: str, images: Mapping[str, list[Path]], reader: BaseReaderWriter) -> None:
@@ -58,7 +105,7 @@ def refuse_broken_statistics(
         f"the {key} is {value}"
         for statistics in fingerprint[INTENSITIES].values()
         for key, value in statistics.items()
-        if not np.isfinite(value)
+        if key in Statistics.model_fields and not np.isfinite(value)
     ]
     if not wrong:
         return
@@ -121,11 +168,8 @@ def clipping_window(dataset: RawDataset) -> tuple[float, float] | None:
     extract = f"nnUNetv2_extract_fingerprint -d {dataset_number(dataset.name)}"
     if not file.is_file():
         raise SAM3DError(f"There is no {file}, which says where nnU-Net clips the images of {dataset.name}: {extract}")
-    statistics = read_json_object(file, (INTENSITIES,))[INTENSITIES]
-    try:
-        low, high = (float(statistics["0"][key]) for key in ("percentile_00_5", "percentile_99_5"))
-    except (KeyError, TypeError, ValueError) as e:
-        raise SAM3DError(f"{file} has no percentiles of the first channel. Delete it and run {extract}") from e
+    statistics = read_fingerprint(dataset.name, channels=1)[INTENSITIES]["0"]
+    low, high = statistics["percentile_00_5"], statistics["percentile_99_5"]
     if not -np.inf < low < high < np.inf:
         raise SAM3DError(
             f"{file} gives {low:g} and {high:g} as percentiles of the first channel, between which no image can be "

@@ -10,11 +10,11 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
 
+from sam3d_nnunet.datasets.description import read_dataset_json
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.label_maps import read_label_map
-from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.network.sam3d import PRESETS
 from sam3d_nnunet.nnunet.folders import dataset_name, refuse_plans_name
 from sam3d_nnunet.planning.fingerprint import extract_fingerprint
@@ -111,7 +111,7 @@ def _usable_images(name: str) -> tuple[dict[str, list[Path]], BaseReaderWriter]:
     label maps without foreground, on which the fingerprint ends in an IndexError.
     """
     folder = Path(nnUNet_raw) / name
-    dataset_json = read_json_object(folder / "dataset.json", ("labels", "file_ending"))
+    dataset_json = read_dataset_json(folder / "dataset.json")
     RawDataset(folder, dataset_json).refuse_file_names()
     listed = "dataset" in dataset_json or (folder / "imagesTr").is_dir()
     cases = get_filenames_of_train_images_and_targets(str(folder), dataset_json) if listed else {}
@@ -130,7 +130,7 @@ def _usable_images(name: str) -> tuple[dict[str, list[Path]], BaseReaderWriter]:
     raise SAM3DError(f"The label maps of {name} hold no foreground voxel. Correct them.")
 
 
-def differences(plans: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
+def differences(plans: dict[str, Any], recipe: dict[str, Any], where: str | Path = "the plans") -> list[str]:
     """Names of the settings in which the configuration 3d_fullres of plans differs from a recipe.
 
     Target spacing and patch size are compared only if the recipe sets them.
@@ -138,13 +138,14 @@ def differences(plans: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
     Args:
         plans: content of nnU-Net's plans file.
         recipe: as `load_recipe` reads it.
+        where: the file of the plans, for errors.
 
     Raises:
         SAM3DError: the block "sam3d" of the plans or of the recipe cannot be used.
         KeyError: the plans have no configuration 3d_fullres.
     """
     configuration = plans["configurations"]["3d_fullres"]
-    planned = parse_settings(planned_block(plans, "3d_fullres"), "the plans").model_dump()
+    planned = parse_settings(planned_block(plans, "3d_fullres"), where).model_dump()
     found = {key: planned[key] for key in ("stride", "orientation")}  # by the planner, unless the recipe says otherwise
     wanted = parse_settings(merge(found, recipe.get(BLOCK, {})), "the recipe").model_dump()
     found = [key for key in planned if planned[key] != wanted[key]]

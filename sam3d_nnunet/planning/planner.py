@@ -14,17 +14,17 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from sam3d_nnunet.datasets.description import read_dataset_json
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.datasets.spacing import DEFAULT, describe_finer, isotropic_spacing, refuse_flat_images
 from sam3d_nnunet.datasets.splits import refuse_other_splits
 from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
 from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
-from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.network.sam3d import default_stride
-from sam3d_nnunet.nnunet.folders import dataset_name, raw_root
+from sam3d_nnunet.nnunet.folders import dataset_name, preprocessed_root, raw_root
 from sam3d_nnunet.nnunet.names import TRAINERS
-from sam3d_nnunet.planning.fingerprint import refuse_broken_statistics
+from sam3d_nnunet.planning.fingerprint import FINGERPRINT, read_fingerprint, refuse_broken_statistics
 from sam3d_nnunet.planning.orientation import shared_orientation
 from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, merge, parse_settings
 
@@ -62,8 +62,10 @@ class SAM3DPlanner(ExperimentPlanner):
         if get_allowed_n_proc_DA() == 0:
             raise SAM3DError("nnU-Net cannot plan while nnUNet_n_proc_DA is 0. Unset it for planning.")
         name = dataset_name(str(dataset_name_or_id))
-        _refuse_file_names(name)  # again where plan_dataset has just extracted the fingerprint; takes milliseconds
+        dataset_json = _refuse_file_names(name)  # again where plan_dataset has just done so; takes milliseconds
         refuse_other_splits(name)
+        if (preprocessed_root() / name / FINGERPRINT).is_file():
+            read_fingerprint(name, len(dataset_json["channel_names"]))
         super().__init__(
             dataset_name_or_id,
             gpu_memory_target_in_gb,
@@ -85,9 +87,6 @@ class SAM3DPlanner(ExperimentPlanner):
             raise SAM3DError(
                 f"{self.dataset_name} is a 2-D data set. SAM3DPlanner needs volumes; use nnU-Net's own planner instead."
             )
-        labels = [v for k, v in self.dataset_json["labels"].items() if k not in ("background", "ignore")]
-        if not labels:
-            raise SAM3DError(f"dataset.json of {self.dataset_name} has no label other than the background. Add one.")
         images = {case: [Path(file) for file in files["images"]] for case, files in self.dataset.items()}
         fingerprint = Path(nnUNet_preprocessed) / self.dataset_name / "dataset_fingerprint.json"
         refuse_broken_statistics(self.dataset_name, self.dataset_fingerprint, images, self._reader, fingerprint)
@@ -153,11 +152,16 @@ class SAM3DPlanner(ExperimentPlanner):
         return plan
 
 
-def _refuse_file_names(dataset: str) -> None:
-    """Refuse names with which nnU-Net would lose files. Its own commands may have extracted the fingerprint."""
+def _refuse_file_names(dataset: str) -> dict[str, Any]:
+    """Refuse names with which nnU-Net would lose files. Its own commands may have extracted the fingerprint.
+
+    Returns:
+        the content of dataset.json.
+    """
     folder = raw_root() / dataset
-    dataset_json = read_json_object(folder / "dataset.json", ("labels", "file_ending"))
-    RawDataset(folder, dataset_json).refuse_file_names()
+    raw = RawDataset(folder, read_dataset_json(folder / "dataset.json"))
+    raw.refuse_file_names()
+    return raw.dataset_json
 
 
 def _refuse_unknown_trainers(settings: SAM3DSettings, plans: str) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-from sam3d_nnunet.datasets.raw_dataset import RawDataset, read_dataset_json
+from sam3d_nnunet.datasets.description import read_dataset_json
+from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import listing
 from sam3d_nnunet.nnunet.folders import dataset_number
@@ -65,7 +66,7 @@ def _derived(target: Target, dataset: RawDataset) -> Iterator[str]:
         try:
             content = read_dataset_json(file)
             classes = foreground(content)
-        except (SAM3DError, TypeError):
+        except SAM3DError:
             continue  # that of another data set
         if content.get("derived_from") == dataset.name and len(classes) == 1 and target.is_named(classes[0]):
             yield file.parent.name

@@ -1,7 +1,6 @@
 """Recipes: JSON files with the settings of an experiment, found by name if installed, else by path."""
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,8 @@ from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
 from sam3d_nnunet.io import read_json
 from sam3d_nnunet.planning.settings import Block
 
-KEYS = ("description", "target", "target_spacing", "patch_size", "sam3d", "benchmark")
+LARGEST_PATCH = 4096
+"""Voxels along an axis."""
 
 
 class Target(Block):
@@ -33,6 +33,17 @@ class Target(Block):
         return any(name.casefold() in label.casefold() for name in self.names)
 
 
+class Recipe(Block):
+    """A recipe. The blocks for trainings and for comparisons are checked by whatever uses them."""
+
+    description: str = ""
+    target: Target = None
+    target_spacing: list[Annotated[float, Field(gt=0, lt=1000)]] = Field([], min_length=3, max_length=3)
+    patch_size: list[Annotated[int, Field(ge=SMALLEST_PATCH, le=LARGEST_PATCH)]] = Field([], min_length=3, max_length=3)
+    sam3d: dict[str, Any] = {}
+    benchmark: dict[str, Any] = {}
+
+
 def known_recipes() -> dict[str, Path]:
     """Name and file of each installed recipe."""
     spec = importlib.util.find_spec("sam3d_nnunet.plans")
@@ -49,7 +60,7 @@ def load_recipe(name_or_path: str | Path) -> dict[str, Any]:
     """
     file = _find(name_or_path)
     recipe = read_json(file, hint="Correct it, or name another recipe.")
-    _check(recipe, file)
+    Recipe.read(recipe, f"The recipe {file}")
     return recipe
 
 
@@ -62,34 +73,3 @@ def _find(name_or_path: str | Path) -> Path:
         return file
     known = ", ".join(recipes) or "none"
     raise SAM3DError(f"There is no recipe {str(name_or_path)!r}. Use one of {known}, or the path of a .json file.")
-
-
-def _check(recipe: Any, file: Path) -> None:
-    if not isinstance(recipe, dict):
-        raise SAM3DError(f"The recipe {file} must be a JSON object with any of the keys {', '.join(KEYS)}.")
-    unknown = [key for key in recipe if key not in KEYS]
-    if unknown:
-        raise SAM3DError(
-            f"The recipe {file} has unknown keys: {', '.join(unknown)}. The known keys are {', '.join(KEYS)}."
-        )
-    if not isinstance(recipe.get("description", ""), str):
-        raise SAM3DError(f"The recipe {file} has a description that is not a text. Put it in quotes.")
-    for block in ("sam3d", "benchmark"):
-        if not isinstance(recipe.get(block, {}), dict):
-            raise SAM3DError(f"{block} of the recipe {file} must be an object with settings.")
-    if "target" in recipe:
-        Target.of(recipe, file)
-    _check_triple(recipe, "target_spacing", (int, float), file)
-    _check_triple(recipe, "patch_size", (int,), file)
-    if min(recipe.get("patch_size", [SMALLEST_PATCH])) < SMALLEST_PATCH:
-        raise SAM3DError(f"patch_size of the recipe {file} must be {SMALLEST_PATCH} or more along every axis.")
-
-
-def _check_triple(recipe: dict[str, Any], key: str, types: tuple[type, ...], file: Path) -> None:
-    if key not in recipe:
-        return
-    value = recipe[key]
-    # type() instead of isinstance(), which accepts true as 1
-    if not isinstance(value, list) or len(value) != 3 or not all(type(v) in types and v > 0 for v in value):
-        kind = "whole numbers" if types == (int,) else "numbers"
-        raise SAM3DError(f"{key} of the recipe {file} must be a list of three {kind} above 0, not {json.dumps(value)}.")

@@ -7,11 +7,18 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.file_content import short
 from sam3d_nnunet.geometry.turn import ORIENTATIONS
+from sam3d_nnunet.io import brief
 from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS
 from sam3d_nnunet.network.sam3d import PRESETS, STRIDES
 
 BLOCK = "sam3d"
+SHOWN = 5
+"""Problems of a block that a message tells."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 BEFORE: dict[str, Any] = {"start": "published", "click_map": "gaussian", "click_unit": "voxel", "refine": False}
 """Settings that decide what a network computes and that older trainings did not write down: what they were then."""
 
@@ -32,11 +39,14 @@ class Block(BaseModel):
         Raises:
             SAM3DError: a key is unknown, or a value has the wrong type or an impossible value. The error names the key.
         """
+        if not isinstance(block, dict):
+            raise SAM3DError(f"{what} cannot be used. It must be a JSON object {{...}}, not {brief(block)}.")
         try:
             return cls.model_validate(block)
         except ValidationError as e:
-            problems = "; ".join(f"'{'.'.join(map(str, p['loc']))}': {_reason(p)}" for p in e.errors())
-            raise SAM3DError(f"{what} cannot be used. {problems}.") from e
+            problems = [f"'{'.'.join(short(str(part)) for part in p['loc'])}': {_reason(p)}" for p in e.errors()]
+            more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+            raise SAM3DError(f"{what} cannot be used. {'; '.join(problems[:SHOWN] + more)}.") from e
 
 
 def _is_orientation(code: str) -> str:
@@ -53,25 +63,23 @@ class ClickSettings(Block):
     policy: Literal["default", "paper", "released"] = Field(
         "default", description="how clicks are drawn: default, paper or released"
     )
-    no_click_share: float = Field(0.15, ge=0, le=1, description="share of patches without clicks (policy default)")
-    mask_share: float = Field(0.2, ge=0, le=1, description="share of patches with a previous mask (policy default)")
-    scribble_share: float = Field(0.1, ge=0, le=1, description="share of patches with scribbles (policy default)")
-    box_share: float = Field(0.1, ge=0, le=1, description="share of patches with boxes (policy default)")
-    iterated_share: float = Field(
-        0.3, ge=0, le=1, description="share of steps that correct the first mask (policy default)"
-    )
-    most_corrections: int = Field(
-        1, ge=1, description="corrections in such a step, one after the other: a random number up to this"
+    no_click_share: Share = Field(0.15, description="share of patches without clicks (policy default)")
+    mask_share: Share = Field(0.2, description="share of patches with a previous mask (policy default)")
+    scribble_share: Share = Field(0.1, description="share of patches with scribbles (policy default)")
+    box_share: Share = Field(0.1, description="share of patches with boxes (policy default)")
+    iterated_share: Share = Field(0.3, description="share of steps that correct the first mask (policy default)")
+    most_corrections: Count = Field(
+        1, description="corrections in such a step, one after the other: a random number up to this"
     )
 
 
 class OptimizerSettings(Block):
     """AdamW with linear decay (paper, Table 5)."""
 
-    lr: float = Field(1e-4, gt=0, description="learning rate at the start")
-    weight_decay: float = Field(1e-5, ge=0, description="weight decay of AdamW")
-    final_lr_share: float = Field(0.1, ge=0, le=1, description="learning rate at the end, as a share of `lr`")
-    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    lr: float = Field(1e-4, gt=0, allow_inf_nan=False, description="learning rate at the start")
+    weight_decay: float = Field(1e-5, ge=0, allow_inf_nan=False, description="weight decay of AdamW")
+    final_lr_share: Share = Field(0.1, description="learning rate at the end, as a share of `lr`")
+    gradient_clip: float = Field(1.0, gt=0, allow_inf_nan=False, description="largest norm of the gradient")
 
 
 class SAM3DSettings(Block):
@@ -87,7 +95,7 @@ class SAM3DSettings(Block):
     )
     labelled_prompts: bool | None = Field(None, description="clicks carry labels; null: as the preset has it")
     num_click_labels: int | None = Field(
-        None, ge=2, description="number of click labels with background; null: as the data set"
+        None, ge=2, lt=2**15, description="number of click labels with background; null: as the data set"
     )
     prompt_encoding: Literal["sampler", "position", "sam_position"] = Field(
         "sampler",
@@ -122,11 +130,11 @@ class SAM3DSettings(Block):
         description="where the indices i, j, k of training images run to, such as LPS; new images are turned to it. "
         "null: the images differ, or their format does not tell",
     )
-    batch_size: int = Field(2, ge=1, description="patches of a step, over all GPUs")
-    training_cases: int | None = Field(
-        None, ge=1, description="train on so many of a fold's training cases, the same for all methods; null: all"
+    batch_size: Count = Field(2, description="patches of a step, over all GPUs")
+    training_cases: Count | None = Field(
+        None, description="train on so many of a fold's training cases, the same for all methods; null: all"
     )
-    foreground_share: float = Field(0.5, ge=0, le=1, description="share of patches centred on a foreground voxel")
+    foreground_share: Share = Field(0.5, description="share of patches centred on a foreground voxel")
     target_policy: Literal["semantic", "clicked"] = Field(
         "semantic", description="semantic: every voxel of a class is the target; clicked: components that hold a click"
     )
@@ -135,14 +143,13 @@ class SAM3DSettings(Block):
     networks: dict[str, dict[str, Any]] = Field(
         {}, description="by trainer: arguments of the baselines' networks that differ from their authors'"
     )
-    seed: int | None = Field(
+    seed: Seed | None = Field(
         None,
-        ge=0,
         description="seeds weights, patches, augmentation and prompts of a training; null: none",
     )
-    num_epochs: int = Field(200, ge=1, description="epochs of a training")
-    steps_per_epoch: int = Field(250, ge=1, description="training steps of an epoch")
-    validation_steps: int = Field(50, ge=1, description="validation steps of an epoch")
+    num_epochs: Count = Field(200, description="epochs of a training")
+    steps_per_epoch: Count = Field(250, description="training steps of an epoch")
+    validation_steps: Count = Field(50, description="validation steps of an epoch")
 
     @property
     def clicks_carry_labels(self) -> bool:
@@ -175,12 +182,12 @@ def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
     settings = SAM3DSettings.read(block, f"The block '{BLOCK}' of {where}")
     if settings.preset not in PRESETS:
         raise SAM3DError(
-            f"The block '{BLOCK}' of {where} names the preset {settings.preset!r}, which does not exist. "
+            f"The block '{BLOCK}' of {where} names the preset {brief(settings.preset)}, which does not exist. "
             f"Choose one of {', '.join(PRESETS)}."
         )
     if settings.stride not in (None, *STRIDES):
         raise SAM3DError(
-            f"The block '{BLOCK}' of {where} sets stride to {settings.stride}. Choose one of {STRIDES} or null."
+            f"The block '{BLOCK}' of {where} sets stride to {brief(settings.stride)}. Choose one of {STRIDES} or null."
         )
     if not settings.clicks_carry_labels and settings.clicks.policy == "default":
         raise SAM3DError(
@@ -219,7 +226,7 @@ def as_trained(block: dict[str, Any]) -> dict[str, Any]:
 def _reason(problem: dict[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         return "there is no such setting"
-    return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, but it is {problem['input']!r}"
+    return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, but it is {brief(problem['input'])}"
 
 
 def noted_orientation(configuration: dict[str, Any]) -> str | None:
@@ -239,7 +246,7 @@ def planned_block(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     own = entry.get(BLOCK, {})
     if not isinstance(own, dict):
         where = f"{plans.get('plans_name')}, configuration {configuration}"
-        raise SAM3DError(f"The block '{BLOCK}' of {where} must be an object with settings, not {own!r}.")
+        raise SAM3DError(f"The block '{BLOCK}' of {where} must be an object with settings, not {brief(own)}.")
     parent = entry.get("inherits_from")
     return merge(planned_block(plans, parent), own) if parent else own
 

@@ -17,6 +17,7 @@ from sam3d_nnunet.evaluation.results_folder import ResultsFolder, refuse_other_s
 from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.nnunet.folders import dataset_number, preprocessed_root
 from sam3d_nnunet.nnunet.names import find_trainer, takes_prompts, validation_folders
+from sam3d_nnunet.nnunet.plans_content import check_configuration, check_plans
 from sam3d_nnunet.planning.fingerprint import FINGERPRINT, is_clipped
 from sam3d_nnunet.planning.plan_dataset import differences
 from sam3d_nnunet.planning.recipes import load_recipe
@@ -37,6 +38,7 @@ NNUNET_PLANNERS = {
 """nnU-Net's planners by the name of the plans that they write. The recipe makes all other plans."""
 PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"
 FINGERPRINTED = f"{PREPARE}/fingerprint"
+FULL_RESOLUTION = "3d_fullres"
 CHECKPOINTS = (FINAL, "checkpoint_latest.pth", "checkpoint_best.pth")
 """nnUNetv2_train --c loads the first that is there."""
 
@@ -294,7 +296,7 @@ class Steps:
             return
         seed = {"seed": method.seed} if isinstance(method, Run) else {}
         recipe = merge(load_recipe(self.recipe), {SETTINGS: method.sam3d | seed})
-        differs = differences(_read_plans(file), recipe) if file.is_file() else []
+        differs = differences(_read_plans(file, FULL_RESOLUTION), recipe, str(file)) if file.is_file() else []
         if differs:
             raise SAM3DError(
                 f"{file} differs from the recipe {self.recipe} in {', '.join(differs)}. Give the methods of the recipe "
@@ -330,8 +332,7 @@ class Steps:
             method: to train with them.
             by_a_training: whether they are the copy, in which older trainings did not write down all settings.
         """
-        _read_configuration(file, method.configuration)
-        plans = read_json_object(file)
+        plans = _read_plans(file, method.configuration)
         trainer = find_trainer(method.trainer)
         if issubclass(trainer, PlannedTrainer):  # it completes the settings in its copy of the plans
             configuration = plans["configurations"][method.configuration]
@@ -344,20 +345,17 @@ class Steps:
         return common | PlansManager(plans).get_configuration(method.configuration).configuration
 
 
-def _read_plans(file: Path) -> dict[str, Any]:
+def _read_plans(file: Path, configuration: str) -> dict[str, Any]:
+    """Plans that hold all that a training takes of a configuration."""
     plans = read_json_object(file)
-    try:
-        plans["configurations"]["3d_fullres"]["patch_size"]
-    except (KeyError, TypeError) as e:
-        raise SAM3DError(f"{file} has no configuration 3d_fullres with a patch_size: {type(e).__name__}: {e}.") from e
+    hint = "Correct the plans, or delete them to make them again."
+    check_plans(plans, file, hint)
+    check_configuration(plans, configuration, file, hint)
     return plans
 
 
 def _read_configuration(file: Path, name: str) -> ConfigurationManager:
-    try:
-        configuration = PlansManager(str(file)).get_configuration(name)
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
-        raise SAM3DError(f"{file} has no usable configuration {name}: {e}") from e
+    configuration = PlansManager(_read_plans(file, name)).get_configuration(name)
     if configuration.previous_stage_name is not None:
         raise SAM3DError(f"The configuration {name} of {file} is the second stage of a cascade. Leave it out.")
     return configuration

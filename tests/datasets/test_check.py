@@ -293,10 +293,10 @@ IN_CASE = {
         "éCASE.*other forms of Unicode",
     ),
     "reserved name": (lambda raw, case: raw.rename(case, f"{case}.nii"), "FAIL", r"CASE\.nii: the name ends in .nii"),
-    "same name in capitals": (lambda raw, case: raw.add(case.upper()), "note", "CASE.*upper and lower case"),
+    "same name in capitals": (lambda raw, case: raw.add(case.upper()), "FAIL", "CASE.*upper and lower case"),
     "same name in unicode": (
         lambda raw, case: [raw.add(unicodedata.normalize(form, f"é{case}")) for form in ("NFC", "NFD")],
-        "note",
+        "FAIL",
         "éCASE.*unicode",
     ),
     "damaged test image": (lambda raw, case: cut(raw.add_test(case)[0]), "FAIL", "imagesTs/CASE.*damaged"),

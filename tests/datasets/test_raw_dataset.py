@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from sam3d_nnunet.datasets.raw_dataset import RawDataset, read_dataset_json
+from sam3d_nnunet.datasets.description import read_dataset_json
+from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.errors import SAM3DError
 
 DATASET = {"labels": {"background": 0, "organ": 1}, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}
@@ -39,15 +40,18 @@ def test_listed_files(nnunet_folders, monkeypatch):
             files("c")
 
 
-@pytest.mark.parametrize("listing", [["a"], {"a": "b"}, {"a": {"images": ["b"]}}])
+@pytest.mark.parametrize(
+    "listing", [None, {}, ["a"], {"a": "b"}, {"a": {"images": ["b"]}}, {"a": {"images": ["\0"], "label": "c"}}]
+)
 def test_unusable_lists_of_files(tmp_path, listing):
-    with pytest.raises(SAM3DError, match='"dataset" in .* can.t be used'):
-        RawDataset(tmp_path, DATASET | {"dataset": listing}).image_files("a")
+    (tmp_path / "dataset.json").write_text(json.dumps(DATASET | {"dataset": listing}))
+    with pytest.raises(SAM3DError, match='dataset.json can.t be used: "dataset" must name "images" and "label"'):
+        read_dataset_json(tmp_path / "dataset.json")
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(None, "no file"), ("{", "line 1"), ('{"labels": {}}', "channel_names, file_ending"), ("[]", "object")],
+    [(None, "no file"), ("{", "line 1"), ('{"labels": {}}', '"channel_names" is missing'), ("[]", "object")],
 )
 def test_unusable_descriptions(tmp_path, text, said):
     file = tmp_path / "dataset.json"

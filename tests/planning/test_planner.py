@@ -348,7 +348,7 @@ def test_no_class_beside_the_background(nnunet_folders, write_dataset, write_fin
     name = "Dataset705_NoClass"
     write_dataset(nnunet_folders.raw, name, cases((6, 6, 6)), {"background": 0})
     write_fingerprint(nnunet_folders.preprocessed / name, [(6, 6, 6)] * 4)
-    with pytest.raises(SAM3DError, match=f"{name}.*no label"):
+    with pytest.raises(SAM3DError, match=f"{name}.*a label other than the background"):
         plan_dataset("705")
 
 

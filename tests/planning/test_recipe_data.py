@@ -25,6 +25,8 @@ def dataset(nnunet_folders):
         folder = nnunet_folders.raw / name
         folder.mkdir()
         content = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"} | more
+        if any(isinstance(values, list) for values in labels.values()):
+            content["regions_class_order"] = list(range(1, len(labels)))
         (folder / "dataset.json").write_text(json.dumps(content))
         return RawDataset.find(name)
 

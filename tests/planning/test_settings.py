@@ -121,7 +121,7 @@ def test_clicks_that_select():
 
 @pytest.mark.parametrize("block", [None, [], "tiny"])
 def test_blocks_of_trained_models_that_are_none(block):
-    with pytest.raises(SAM3DError, match="The block 'sam3d' of MyPlans cannot be used.*but it is"):
+    with pytest.raises(SAM3DError, match="The block 'sam3d' of MyPlans cannot be used.*, not "):
         trained_settings(block, "MyPlans")
 
 

@@ -30,6 +30,7 @@ from sam3d_nnunet.workflow.steps import Step, Steps
 NAME = "Dataset220_Some"
 CASES = [f"case_{n}" for n in range(5)]
 OURS = {"name": "ours", "trainer": "SAM3DAdapterTrainer"}
+PLANS = Path(__file__).parents[1] / "data" / "before" / "model" / "plans.json"
 NNUNET = {"name": "nnU-Net", "trainer": "nnUNetTrainer", "plans": "nnUNetPlans"}
 RESENC = {"name": "ResEnc", "trainer": "nnUNetTrainer", "plans": "nnUNetResEncUNetLPlans"}
 SAM = {"name": "SAM", "sam2d": "vit_b"}
@@ -65,8 +66,10 @@ def write_label_map(file: Path) -> None:
 
 def write_plans(file: Path, block: dict | None = None, **more: dict) -> None:
     fullres = {"patch_size": [128] * 3, "spacing": [1.0] * 3, "data_identifier": f"{file.stem}_3d_fullres"}
-    fullres |= {"architecture": {}, "sam3d": {"stride": 4} | load_recipe("kits21_tumor")["sam3d"] | (block or {})}
-    file.write_text(json.dumps({"configurations": {"3d_fullres": fullres} | more}))
+    fullres |= {"sam3d": {"stride": 4} | load_recipe("kits21_tumor")["sam3d"] | (block or {})}
+    plans = json.loads(PLANS.read_text())
+    plans["configurations"] = {"3d_fullres": plans["configurations"]["3d_fullres"] | fullres} | more
+    file.write_text(json.dumps(plans))
 
 
 def test_all_steps_of_a_model(dataset):
@@ -227,7 +230,7 @@ def test_other_plans_are_refused(dataset):
         left(dataset, [OURS])
     assert left(dataset, [OURS | {"plans": "Others"}, NNUNET])
     file.write_text("{}")
-    with pytest.raises(SAM3DError, match="SAM3DPlans.json .*configurations"):
+    with pytest.raises(SAM3DError, match="SAM3DPlans.json: dataset_name is missing"):
         left(dataset, [OURS])
 
 
@@ -247,7 +250,7 @@ def test_models_of_other_plans_are_refused(dataset, method):
     write_plans(file, other={"inherits_from": "3d_fullres"})  # a configuration that the model has nothing to do with
     assert left(dataset, [method])
     content = json.loads(file.read_text())
-    content["configurations"]["3d_fullres"]["normalization_schemes"] = ["ZScoreNormalization"]
+    content["configurations"]["3d_fullres"]["normalization_schemes"] = ["CTNormalization"]
     file.write_text(json.dumps(content))
     with pytest.raises(SAM3DError, match=f"{model.name} .*normalization_schemes"):
         left(dataset, [method])
