@@ -14,7 +14,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.geometry.damaged_files import refuse_name
+from sam3d_nnunet.geometry.damaged_files import refuse_crashing
 
 WITHOUT_WORLD = (Tiff3DIO, NaturalImage2DIO)
 """Readers of formats without a position in the world. Their files may hold an image in several ways."""
@@ -37,7 +37,7 @@ def find_reader(dataset_json: dict[str, Any], examples: Iterable[str | Path]) ->
     for example in filter(lambda file: Path(file).is_file(), examples):
         # nnU-Net prints a traceback for each reader that refuses the example
         with contextlib.suppress(RuntimeError, SAM3DError), contextlib.redirect_stderr(io.StringIO()):
-            refuse_name(example)
+            refuse_crashing(example)
             return determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False)
     try:
         return determine_reader_writer_from_dataset_json(dataset_json, verbose=False)
