@@ -1,13 +1,16 @@
 """`sam3d benchmark`: run all steps of a comparison with Snakemake, from raw images to a table."""
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from zlib import crc32
 
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.datasets.splits import draw_splits, read_splits, splits_file, write_splits
@@ -30,6 +33,8 @@ ONE_MACHINE = ("--cores", "all", "--resources", "machine=1")
 """Snakemake runs one step at a time, with all cores."""
 QUEUE_GRACE = 20.0
 """Seconds in which Snakemake may take its jobs out of the queue of a cluster."""
+ANSWER = 60.0
+"""Seconds in which SLURM may say what is in its queue."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ class Benchmark:
             the steps that are still unfinished.
 
         Raises:
-            SAM3DError: as in `left`; or Snakemake or the device is missing, or the same comparison is running already.
+            SAM3DError: as in `left`; or Snakemake or the device is missing, or the same comparison is running already,
+                or SLURM still has jobs of an earlier start.
         """
         if find_spec("snakemake") is None:
             raise SAM3DError(
@@ -94,6 +100,7 @@ class Benchmark:
         except OSError as e:
             raise SAM3DError(f"The folder of results {self.results} can't be made: {e.strerror}.") from e
         with _only_one(self._work) as lock:
+            _refuse_jobs_in_queue(self._work)
             steps = self.left()
             if steps:
                 self._run(steps, profile, lock)
@@ -118,7 +125,7 @@ class Benchmark:
 
     def explain(self, step: Step) -> str:
         """Why a step is unfinished, in a sentence."""
-        file = self._work / "logs" / f"{step.name}.txt"
+        file = self._log(step)
         if file.is_file():
             return f"See {file}."
         return "It was not started because a step before it failed." if step.needs else "See Snakemake's output above."
@@ -126,7 +133,9 @@ class Benchmark:
     def _run(self, steps: list[Step], profile: str | None, lock: tuple[int, ...]) -> None:
         for folder in ("done", "logs"):  # results show what is finished, so these can go
             shutil.rmtree(self._work / folder, ignore_errors=True)
-        listed = [asdict(step) | {"shell": step.shell} for step in steps]
+        listed = [asdict(step) | {"job": _job(step), "shell": step.shell} for step in steps]
+        for step in steps:
+            self._log(step).parent.mkdir(parents=True, exist_ok=True)
         write_json(self._work / "steps.json", listed)
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(self._work)]
         command += ["--config", f"device={self._device_name}", "--keep-going", "--nolock", "--rerun-incomplete"]
@@ -135,6 +144,10 @@ class Benchmark:
         grace = QUEUE_GRACE if profile else GRACE
         with guarded(command, grace, env=_environment(), pass_fds=lock) as snakemake:
             snakemake.wait()
+
+    def _log(self, step: Step) -> Path:
+        """The Snakefile knows it, too."""
+        return self._work / "logs" / f"{step.name}.txt"
 
     @property
     def _device_name(self) -> str:
@@ -163,6 +176,37 @@ def _environment() -> dict[str, str]:
     paths["nnUNet_extTrainer"] = os.pathsep.join(map(os.path.abspath, trainers.split(os.pathsep)))
     paths["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     return os.environ | paths
+
+
+def _job(step: Step) -> str:
+    """KIND/NAME of a step for Snakemake, which puts it into lines for shells and into names of files.
+
+    A scheduler's shell would run what the name of a method holds. Jobs that an earlier start has left in a queue find
+    the same step under it, or none.
+    """
+    kind, name = step.name.split("/", 1)
+    return f"{kind}/{re.sub('[^A-Za-z0-9_-]+', '_', name)[:100]}_{crc32(name.encode()):08x}"
+
+
+def _refuse_jobs_in_queue(folder: Path) -> None:
+    """SLURM's jobs outlive whoever scheduled them, for instance when a machine is switched off.
+
+    Raises:
+        SAM3DError: there are some that work in this folder.
+    """
+    if shutil.which("squeue") is None:
+        return
+    command = ["squeue", "--noheader", "--user", str(os.getuid()), "--format", "%i %Z"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=ANSWER).stdout
+    except subprocess.TimeoutExpired:  # there may be no SLURM behind it
+        return
+    jobs = [line.split(" ", 1) for line in listed.splitlines()]
+    if left := [number for number, place in jobs if Path(place).resolve() == folder.resolve()]:
+        raise SAM3DError(
+            f"SLURM still has jobs of an earlier sam3d benchmark for {folder.parent}. Wait until they have ended, or "
+            f"cancel them: scancel {' '.join(left)}"
+        )
 
 
 @contextmanager
