@@ -4,11 +4,13 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
+from sam3d_nnunet.datasets.description import refuse_problems
 from sam3d_nnunet.datasets.raw_dataset import for_each_case
 from sam3d_nnunet.datasets.sources import ENDING, LAYOUTS, Source
 from sam3d_nnunet.errors import SAM3DError, last_line
@@ -67,6 +69,7 @@ def convert(
         raise SAM3DError(f"There is no folder {source}.")
     root = raw_root()
     found = LAYOUTS[layout](source)
+    refuse_problems(_description(found), source)
     name = new_dataset_name(dataset, found.title)
     folder = _begin(root / f".{name}.part", {"source": str(source), "layout": layout}, bool(found.test))
     converter = CaseConverter(found, folder, ignore_label_geometry)
@@ -94,15 +97,20 @@ def _begin(folder: Path, made_from: dict[str, str], has_test_images: bool) -> Pa
     return folder
 
 
-def _finish(folder: Path, final: Path, source: Source) -> None:
-    content = {
+def _description(source: Source) -> dict[str, Any]:
+    """What dataset.json will hold."""
+    return {
         "channel_names": {str(number): name for number, name in enumerate(source.channels)},
         "labels": source.labels,
-        "numTraining": sum(1 for _ in (folder / "labelsTr").iterdir()),
+        "numTraining": len(source.training),
         "file_ending": ENDING,
         "name": source.title,
         **source.more,
     }
+
+
+def _finish(folder: Path, final: Path, source: Source) -> None:
+    content = _description(source) | {"numTraining": sum(1 for _ in (folder / "labelsTr").iterdir())}
     write_json(folder / "dataset.json", content, indent=4)
     (folder / MARKER).unlink()
     os.rename(folder, final)

@@ -125,10 +125,19 @@ def read_dataset_json(file: Path) -> dict[str, Any]:
     content = read_json_object(file, hint="It must be the dataset.json of an nnU-Net v2 data set.")
     if "modality" in content:  # as version 1 called them, which nnU-Net still reads
         content.setdefault("channel_names", content["modality"])
-    if problems := description_problems({"numTraining": 0} | content):
-        found = "; ".join(f'"{key}" {problem}' for key, problem in problems.items())
-        raise SAM3DError(f"{file} can't be used: {found}. Correct it as nnU-Net's documentation describes.")
+    refuse_problems({"numTraining": 0} | content, file)
     return content
+
+
+def refuse_problems(content: Mapping[str, Any], where: Path) -> None:
+    """Refuse a description with which nnU-Net would fail.
+
+    Raises:
+        SAM3DError: tells all that is wrong, and `where`.
+    """
+    if problems := description_problems(content):
+        found = "; ".join(f'"{key}" {problem}' for key, problem in problems.items())
+        raise SAM3DError(f"{where} can't be used: {found}. Correct it as nnU-Net's documentation describes.")
 
 
 def description_problems(content: Mapping[str, Any]) -> dict[str, str]:

@@ -5,10 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, Field
+
+from sam3d_nnunet.datasets.case_files import name_fault
+from sam3d_nnunet.datasets.description import read_dataset_json
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.io import listing, read_json, read_json_object
+from sam3d_nnunet.file_content import Content, check_content
+from sam3d_nnunet.io import listing, read_json
 
 ENDING = ".nii.gz"
 KITS21_CASES = [f"case_{number:05}" for number in range(300)]
@@ -62,6 +67,37 @@ class Source:
     more: dict[str, Any] = field(default_factory=dict)
 
 
+Number = Annotated[str, Field(pattern=r"^[0-9]{1,4}$")]
+Text = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _of_a_file(path: str) -> str:
+    name = Path(path).name.removesuffix(ENDING)
+    if fault := name_fault(name):
+        raise ValueError(f"should be a path to a file: its name {fault}")
+    return path
+
+
+Given = Annotated[str, AfterValidator(_of_a_file)]
+"""A path, of which the name counts."""
+
+
+class DecathlonCase(Content):
+    """A training case of the Decathlon."""
+
+    label: Given
+
+
+class Decathlon(Content):
+    """dataset.json of a task of the Medical Segmentation Decathlon."""
+
+    name: Text | None = None
+    modality: dict[Number, Text]
+    labels: dict[Number, Text]
+    training: list[DecathlonCase]
+    test: list[Given] = []
+
+
 def find_msd(folder: Path) -> Source:
     """A task of the Medical Segmentation Decathlon: dataset.json, imagesTr, labelsTr, imagesTs.
 
@@ -70,16 +106,11 @@ def find_msd(folder: Path) -> Source:
     """
     file = folder / "dataset.json"
     content = read_json(file, f"{folder} must be a task of the Decathlon.")
-    try:
-        channels = [content["modality"][key] for key in sorted(content["modality"], key=int)]
-        labels = {name: int(value) for value, name in content["labels"].items()}
-        listed = [Path(case["label"]).name.removesuffix(ENDING) for case in content["training"]]
-        tests = {Path(image).name.removesuffix(ENDING) for image in content.get("test", [])}
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise SAM3DError(
-            f'{file} is not that of a task of the Decathlon ({type(e).__name__}: {e}): it needs "modality", "labels" '
-            'and "training". Data sets of nnU-Net need no conversion.'
-        ) from e
+    check_content(content, Decathlon, file, "Give a task of the Decathlon. Data sets of nnU-Net need no conversion.")
+    channels = [content["modality"][key] for key in sorted(content["modality"], key=int)]
+    labels = {name: int(value) for value, name in content["labels"].items()}
+    listed = [Path(case["label"]).name.removesuffix(ENDING) for case in content["training"]]
+    tests = {Path(image).name.removesuffix(ENDING) for image in content.get("test", [])}
     if labels.get("background") != 0 or len(labels) != len(content["labels"]):
         raise SAM3DError(f'The "labels" of {file} need a different name for each value, and "background" for 0.')
     names = {*listed, *_names(folder / "imagesTr"), *_names(folder / "labelsTr")}
@@ -173,7 +204,7 @@ def find_sts(folder: Path, modality: str) -> Source:
         file = folder / "dataset.json"
         if not file.is_file():
             raise SAM3DError(f"{folder} holds no {kind.channel} images of the soft-tissue sarcomas. {hint}")
-        content = read_json_object(file, ("channel_names", "labels"), hint)
+        content = read_dataset_json(file)
         if content["channel_names"] != {"0": kind.channel} or content["labels"] != labels:
             raise SAM3DError(f"{file} has other channels or labels than {kind.channel} and {labels}. {hint}")
         published, image, label = folder, f"imagesTr/{{0}}_0000{ENDING}", f"labelsTr/{{0}}{ENDING}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sam3d_nnunet.datasets.description import refuse_problems
 from sam3d_nnunet.datasets.raw_dataset import RawDataset, for_each_case
 from sam3d_nnunet.datasets.splits import FILE, PARTS, Splits, read_splits, splits_file, write_splits
 from sam3d_nnunet.errors import SAM3DError
@@ -100,7 +101,9 @@ def derive_target(dataset: str, labels: list[str], new_dataset: str, drop_empty:
         kept = sorted(found.keys() - dropped)
         splits = splits and _restricted(splits, kept)
         links = [link for case in kept for link in writer.link_images(case)] + writer.link_test_images()
-        write_json(part / "dataset.json", _description(source, labels, len(kept)), indent=4)
+        content = _description(source, labels, len(kept))
+        refuse_problems(content, root / name / "dataset.json")
+        write_json(part / "dataset.json", content, indent=4)
     folds = splits_file(name) if splits else None
     if folds:
         write_splits(splits, folds)

@@ -1,4 +1,4 @@
-"""The good files of the campaign of mutated files: each function writes one into an empty folder, with all around it."""
+"""Good files for the campaign of mutated files: each function writes one into an empty folder, with all around it."""
 
 import json
 import pickle

@@ -40,7 +40,7 @@ import psutil
 from mutators import Mutator, mutated_bytes
 from tqdm import tqdm
 
-os.environ |= {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "1"}  # nnU-Net reads them when it is imported
+os.environ.setdefault("nnUNet_def_n_proc", "1")  # nnU-Net reads it when it is imported
 
 from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.errors import SAM3DError
@@ -137,7 +137,7 @@ class Inputs:
 def environment(folder: Path) -> dict[str, str]:
     """nnU-Net's variables for a folder of inputs."""
     places = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "models"}
-    return {name: str(folder / place) for name, place in places.items()} | {"OMP_NUM_THREADS": "1"}
+    return {name: str(folder / place) for name, place in places.items()} | {"nnUNet_n_proc_DA": "1"}
 
 
 def _run(kind: Kind, work: Path, file: str) -> Outcome:

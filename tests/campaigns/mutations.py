@@ -132,48 +132,52 @@ def kinds() -> Iterator[tuple[str, Kind]]:
     region = command("dataset", "target", "-d", NUMBER, "--label", "all", "-o", 320)
     readers = {"doctor": DOCTOR, "splits show": SHOW, "prompts": DRAW, "target": region, "plan": PLAN}
     for name, read in (readers | {"evaluate": EVALUATE}).items():
-        yield f"dataset.json: {name}", Kind(description, read, tree, ("dataset.json", NAME), share=2)
+        share = 1 if name in ("plan", "evaluate") else 3
+        yield f"dataset.json: {name}", Kind(description, read, tree, ("dataset.json", NAME), share)
     for name, read in (readers | {"target": TARGET}).items():
         yield f"dataset.json with a list: {name}", Kind(listed, read, tree, ("dataset.json", NAME, *case))
     for name, read in {"doctor": DOCTOR, "splits show": SHOW, "prompts": DRAW, "target": TARGET}.items():
         yield f"splits_final.json: {name}", Kind(folds, read, tree, case, share=2)
     yield "splits_final.json: evaluate", Kind(folds, EVALUATE, tree, case)
     show = command("splits", "show", f"@preprocessed/{NAME}/splits_final.json")
-    yield "splits_final.json: splits show FILE", Kind(folds, show, tree)
-    yield "recipe: plan", Kind(recipe, plan, tree, ("recipe", "plans"), share=4)
-    yield "recipe: benchmark", Kind(recipe, BENCHMARK, tree, ("recipe", "method"), share=4)
+    yield "splits_final.json: splits show FILE", Kind(folds, show, tree, share=3)
+    yield "recipe: plan", Kind(recipe, plan, tree, ("recipe", "plans"), share=3)
+    yield "recipe: benchmark", Kind(recipe, BENCHMARK, tree, ("recipe", "method"), share=3)
     yield "--settings: plan", Kind(settings, plan_with_settings, tree, ("--settings", "block 'sam3d'"), share=2)
-    yield "plans: benchmark", Kind(planned, BENCHMARK, tree, share=4)
+    yield "plans: benchmark", Kind(planned, BENCHMARK, tree, share=3)
     yield "fingerprint: plan", Kind(fingerprint, PLAN, tree, (NAME,), share=2)
-    yield "fingerprint: clipping window", Kind(fingerprint, clipped, tree)
+    yield "fingerprint: clipping window", Kind(fingerprint, clipped, tree, share=3)
     for kind, mutators in {"json": tree, "slicer": tree, "csv": table, "tsv": table, "fcsv": table}.items():
         make = partial(clicks, kind)
-        yield f"clicks ({kind}): read", Kind(make, read_clicks, mutators, ("click",), share=3)
-        yield f"clicks ({kind}): predict", Kind(make, command(*PREDICT, "--prompts", "@clicks"), mutators, share=0.2)
+        yield f"clicks ({kind}): read", Kind(make, read_clicks, mutators, ("click",), share=8)
+        yield f"clicks ({kind}): predict", Kind(make, command(*PREDICT, "--prompts", "@clicks"), mutators, share=0.1)
     for ending, (_, mutators) in IMAGES.items():
         for part, read in (("imagesTr", read_volume), ("labelsTr", read_labels)):
             make = partial(image, ending, part)
             what = "image" if part == "imagesTr" else "label map"
-            yield f"{what} {ending}: read", Kind(make, partial(read, ending), mutators, ("image's header",), share=2)
+            yield f"{what} {ending}: read", Kind(make, partial(read, ending), mutators, ("image's header",), share=6)
             yield f"{what} {ending}: doctor", Kind(make, DOCTOR, mutators, ("case_", "images"), good=ending != ".png")
     for part in ("imagesTr", "labelsTr"):
         make, what = partial(image, ".nii.gz", part), "image" if part == "imagesTr" else "label map"
         for name, read in {"plan": PLAN, "prompts": DRAW, "target": TARGET}.items():
-            yield f"{what} .nii.gz: {name}", Kind(make, read, gzipped, case, share=0.5)
-    yield "image: predict", Kind(given_image, command(*PREDICT, "--prompts", "@clicks"), gzipped, share=0.5)
-    yield "segmentation: predict", Kind(segmentation, command(*PREDICT, "--refine-from", "@found"), gzipped, share=0.5)
+            yield f"{what} .nii.gz: {name}", Kind(make, read, gzipped, case, share=0.3)
+    yield "image: predict", Kind(given_image, command(*PREDICT, "--prompts", "@clicks"), gzipped, share=0.3)
+    yield "segmentation: predict", Kind(segmentation, command(*PREDICT, "--refine-from", "@found"), gzipped, share=0.3)
     yield (
         "folds (.pkl): splits import",
-        Kind(pickled, command("splits", "import", "@folds.pkl", "-d", NUMBER), (mutated_pickle,)),
+        Kind(pickled, command("splits", "import", "@folds.pkl", "-d", NUMBER), (mutated_pickle,), share=3),
     )
-    yield "folds (.pkl): splits show", Kind(pickled, command("splits", "show", "@folds.pkl"), (mutated_pickle,))
+    yield (
+        "folds (.pkl): splits show",
+        Kind(pickled, command("splits", "show", "@folds.pkl"), (mutated_pickle,), share=3),
+    )
     yield "Decathlon's dataset.json: convert", Kind(decathlon, CONVERT, tree, (*case, "Task99_Ball"), share=2)
     for part in ("imagesTr", "labelsTr"):
-        yield f"Decathlon's {part}: convert", Kind(partial(decathlon_file, part), CONVERT, gzipped)
+        yield f"Decathlon's {part}: convert", Kind(partial(decathlon_file, part), CONVERT, gzipped, share=2)
     yield "conversion.json: convert", Kind(begun, CONVERT_NAMED, tree, (NAME,))
     yield "fetched dataset.json: fetch", Kind(partial(sarcomas, "dataset.json"), FETCH, tree)
     for part in ("image", "mask"):
-        yield f"sarcomas' {part}: fetch", Kind(partial(sarcomas, part), FETCH, gzipped, ("STS_001",))
+        yield f"sarcomas' {part}: fetch", Kind(partial(sarcomas, part), FETCH, gzipped, ("PET_",))
 
 
 KINDS = dict(kinds())
