@@ -17,8 +17,8 @@ BLOCK = "sam3d"
 SHOWN = 5
 """Problems of a block that a message tells."""
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+MOST = 1_000_000
+Count = Annotated[int, Field(ge=1, le=MOST)]
 BEFORE: dict[str, Any] = {"start": "published", "click_map": "gaussian", "click_unit": "voxel", "refine": False}
 """Settings that decide what a network computes and that older trainings did not write down: what they were then."""
 
@@ -131,8 +131,11 @@ class SAM3DSettings(Block):
         "null: the images differ, or their format does not tell",
     )
     batch_size: Count = Field(2, description="patches of a step, over all GPUs")
-    training_cases: Count | None = Field(
-        None, description="train on so many of a fold's training cases, the same for all methods; null: all"
+    training_cases: int | None = Field(
+        None,
+        ge=1,
+        le=MOST,
+        description="train on so many of a fold's training cases, the same for all methods; null: all",
     )
     foreground_share: Share = Field(0.5, description="share of patches centred on a foreground voxel")
     target_policy: Literal["semantic", "clicked"] = Field(
@@ -143,8 +146,10 @@ class SAM3DSettings(Block):
     networks: dict[str, dict[str, Any]] = Field(
         {}, description="by trainer: arguments of the baselines' networks that differ from their authors'"
     )
-    seed: Seed | None = Field(
+    seed: int | None = Field(
         None,
+        ge=0,
+        lt=2**63,
         description="seeds weights, patches, augmentation and prompts of a training; null: none",
     )
     num_epochs: Count = Field(200, description="epochs of a training")

@@ -12,7 +12,7 @@ from sam3d_nnunet.nnunet.folders import refuse_plans_name
 from sam3d_nnunet.planning.plan_dataset import seeded_plans
 from sam3d_nnunet.planning.planner import PLANS
 from sam3d_nnunet.planning.recipes import load_recipe
-from sam3d_nnunet.planning.settings import Block, Count, Seed
+from sam3d_nnunet.planning.settings import Block
 from sam3d_nnunet.simulation.protocols import PAPER, Protocol
 
 BLOCK = "benchmark"
@@ -111,7 +111,7 @@ class Comparison(Block):
     methods: list[ComparedMethod] = Field(
         [ComparedMethod(**method) for method in PAPER_METHODS], min_length=1, description="methods to compare"
     )
-    seeds: list[Seed] = Field(
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(
         [], description="train our methods once with each of these seeds; empty: once, without a seed"
     )
     folds: list[int] = Field([0, 1, 2, 3, 4], min_length=1, description="folds of splits_final.json")
@@ -121,7 +121,7 @@ class Comparison(Block):
         description="protocols of methods that take clicks; the others are automatic",
     )
     slice_protocols: list[str] = Field(["slice_1", "slice_3", "slice_10"], description="protocols of 2-D SAM")
-    trials: Annotated[Count, Field(le=1000)] = Field(3, description="how many times clicks are drawn")
+    trials: int = Field(3, ge=1, le=1000, description="how many times clicks are drawn")
     windows: Literal["follow", "single"] = Field(
         "follow", description="windows of predictions from clicks, as for `sam3d evaluate`; single: as in the paper"
     )

@@ -325,6 +325,8 @@ def count(
             outcome = Outcome("the good file is refused", outcome.detail[-300:])
         counts[name]["fault" if outcome.is_fault else outcome.what] += number > 0 or outcome.is_fault
         if outcome.is_fault:
+            if not quiet:
+                tqdm.write(f"{outcome.what}, {name}, input {number}: {outcome.detail}")
             faults.setdefault((name, outcome.what, outcome.detail), []).append(number)
     return counts, faults, slowest
 
