@@ -9,7 +9,8 @@ import pandas as pd
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData, TestFolders
 from sam3d_nnunet.evaluation.measure import measure, print_failed
-from sam3d_nnunet.evaluation.results import METRICS, METRICS_JSON, PREDICTION, TEST, read_table
+from sam3d_nnunet.evaluation.result_files import read_rows
+from sam3d_nnunet.evaluation.results import METRICS, METRICS_JSON, PREDICTION, TEST
 from sam3d_nnunet.evaluation.results_folder import ResultsFolder
 from sam3d_nnunet.io import find_file, listing, whole_file, write_text
 from sam3d_nnunet.simulation.protocols import AUTOMATIC, Protocol
@@ -95,11 +96,12 @@ def _read_costs(file: Path, cases: Collection[str]) -> pd.DataFrame | None:
     """The cost of each case from prediction.csv, which `sam3d predict-sam2d` writes; None without any."""
     if not file.is_file():
         return None
-    try:
-        table = read_table(file).astype({"seconds": float})
-        costs = table.loc[table["case"].isin(cases), COSTS]
-    except (OSError, ValueError, KeyError) as e:
+    table = read_rows(file)
+    missing = [column for column in COSTS if column not in table]
+    if missing:
         raise SAM3DError(
-            f"{file} is not a table with the columns {', '.join(COSTS)}: {e}. Correct or delete it."
-        ) from e
+            f"{file} is not a table with the columns {', '.join(COSTS)}: it lacks {', '.join(missing)}. Correct or "
+            "delete it."
+        )
+    costs = table.loc[table["case"].isin(cases), COSTS]
     return costs if len(costs) else None

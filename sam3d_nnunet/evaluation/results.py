@@ -22,30 +22,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from sam3d_nnunet.datasets.splits import read_splits
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.result_files import (
+    DATA,
+    GIVEN,
+    KEYS,
+    METHOD,
+    METRICS,
+    PREDICTION,
+    SCORES,
+    SETTINGS,
+    WRITTEN,
+    read_object,
+    read_rows,
+)
 from sam3d_nnunet.file_names import file_name_fault
-from sam3d_nnunet.io import brief, read_json, read_json_object
+from sam3d_nnunet.io import brief
 from sam3d_nnunet.simulation.protocols import Protocol
 
-if TYPE_CHECKING:  # it imports torch, which tables need not wait for
-    pass
-
-DATA = "data.json"
-METHOD = "method.json"
-METRICS = "metrics.csv"
 METRICS_JSON = "metrics.json"
-PREDICTION = "prediction.csv"
 PROMPTS = "prompts"
 TABLE = "table"
 WORK = "workflow"
 RESERVED = (PROMPTS, TABLE, WORK, "figures")
 """Folders that don't belong to a method: clicks, tables, logs and intermediate files of a benchmark, figures."""
-SCORES = "scores.csv"
-SETTINGS = "settings.json"
 SPLITS = "splits_final.json"
 TEST = "test"
 """The fold of a separate test set."""
@@ -56,17 +61,6 @@ WINDOWS = "windows"
 """In settings.json: the rule for the windows of predictions from clicks."""
 OLDER = {WINDOWS: "follow"}
 """Settings that older results do not name, and the only value they had."""
-KEYS = ["method", "run", "protocol", "fold", "trial", "clicks"]
-"""Columns that tell the rows of one folder of predictions from those of another."""
-NEEDED = {
-    METRICS: ["case", "target", "dice", "truth_voxels"],
-    PREDICTION: ["seconds"],
-    SCORES: ["case", "target", "truth_voxels"],
-}
-"""Columns that a table must have."""
-NAMES = {"case": str, "target": str}
-"""Columns of names; all others hold numbers."""
-WRITTEN = "sam3d evaluate writes this file."
 _PLACE = re.compile(r"fold_(?P<fold>[0-9]+|test)/trial_(?P<trial>[0-9]+)(?:/after_(?P<clicks>[0-9]+))?")
 
 
@@ -115,10 +109,8 @@ class Results:
             SAM3DError: it is no folder of results, or a file in it can't be read.
         """
         self.root = Path(root)
-        self.data = read_json_object(self.root / DATA, hint=WRITTEN)
-        found = {
-            file.parent.name: read_json_object(file, hint=WRITTEN) for file in sorted(self.root.glob(f"*/{METHOD}"))
-        }
+        self.data = read_object(self.root / DATA)
+        found = {file.parent.name: read_object(file) for file in sorted(self.root.glob(f"*/{METHOD}"))}
         if not found:
             raise SAM3DError(f"{self.root} holds no method. Run sam3d evaluate with -o {self.root} first.")
         self.runs: dict[str, list[str]] = {}
@@ -193,10 +185,10 @@ class Results:
         """The splits that a method was trained on; None where they are not known.
 
         Raises:
-            SAM3DError: its runs were trained on different splits.
+            SAM3DError: they can't be read, or its runs were trained on different ones.
         """
         files = [self.root / folder / SPLITS for folder in self.runs[method]]
-        known = [read_json(file, WRITTEN) for file in files if file.is_file()]
+        known = [read_splits(file) for file in files if file.is_file()]
         if any(splits != known[0] for splits in known):
             raise SAM3DError(
                 f"{self.root}: the runs of {method} were trained on different splits. They can't be pooled."
@@ -207,10 +199,32 @@ class Results:
         """Where the clicks of a case are, if the protocol draws them before the prediction."""
         return self.root / PROMPTS / protocol / f"trial_{trial}" / f"{case}.json"
 
+    def known(self, *keys: str) -> Any:
+        """What data.json says.
+
+        Args:
+            keys: of an object, of an object in it, and so on.
+
+        Raises:
+            SAM3DError: it does not say so.
+        """
+        content = self.data
+        for key in keys:
+            if content.get(key) is None:
+                raise SAM3DError(f"{self.root / DATA} lacks {key}. {WRITTEN}")
+            content = content[key]
+        return content
+
     @property
     def file_ending(self) -> str:
         """Of truth and predictions."""
-        return self.data["dataset_json"]["file_ending"]
+        return self.known("dataset_json", "file_ending")
+
+    @property
+    def dataset_json(self) -> dict[str, Any]:
+        """nnU-Net's description of the data, with labels."""
+        self.known("dataset_json", "labels")
+        return self.data["dataset_json"]
 
     def _collect(self, name: str) -> pd.DataFrame:
         tables = []
@@ -218,14 +232,7 @@ class Results:
             file = folder.path / name
             if not file.is_file():
                 continue
-            table = _read_csv(file)
-            missing = [column for column in NEEDED[name] if column not in table]
-            if missing:
-                raise SAM3DError(f"{file} has no column {', '.join(missing)}. Delete it, and run sam3d evaluate again.")
-            for case in table["case"].unique() if "case" in NEEDED[name] else ():
-                refuse_unusable(case, f"a case in {file}")
-            if "clicks" in table:
-                table = table.rename(columns={"clicks": "clicks_given"})
+            table = read_rows(file).rename(columns={"clicks": GIVEN})
             for position, key in enumerate(KEYS):
                 table.insert(position, key, getattr(folder, key))
             tables.append(table)
@@ -258,32 +265,6 @@ def pooled_costs(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def read_table(file: Path) -> pd.DataFrame:
-    """A CSV file of ours. A case or a target can be called NA or null, which pandas would take for a missing name.
-
-    Raises:
-        OSError, ValueError: it can't be read.
-    """
-    columns = pd.read_csv(file, nrows=0).columns
-    missing = {column: ["", "nan", "NaN", "NA"] for column in columns.difference(list(NAMES))}
-    return pd.read_csv(file, dtype=NAMES, keep_default_na=False, na_values=missing)
-
-
-def _read_csv(file: Path) -> pd.DataFrame:
-    try:
-        table = read_table(file)
-    except (OSError, ValueError) as e:
-        raise SAM3DError(f"{file} can't be read: {e}.") from e
-    for column in table.columns.difference(list(NAMES), sort=False):
-        wrong = table.loc[table[column].notna() & pd.to_numeric(table[column], errors="coerce").isna(), column]
-        if len(wrong):
-            raise SAM3DError(
-                f"{file} has {wrong.iloc[0]!r} in the column {column}, which is not a number. Correct or delete the "
-                "file, and run sam3d evaluate again."
-            )
-    return table
-
-
 def known_settings(folder: Path) -> dict[str, Any]:
     """The settings of a folder of predictions; empty where there are none.
 
@@ -295,4 +276,4 @@ def known_settings(folder: Path) -> dict[str, Any]:
 
 def known_content(file: Path, hint: str = WRITTEN) -> dict[str, Any]:
     """What a JSON file of the results says; nothing where it is not there."""
-    return read_json_object(file, hint=hint) if file.is_file() else {}
+    return read_object(file, hint) if file.is_file() else {}

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from sam3d_nnunet.datasets.splits import read_splits
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.metrics import ALL_CLASSES
+from sam3d_nnunet.evaluation.result_files import read_rows
 from sam3d_nnunet.evaluation.results import (
     DATA,
     FORMAT,
@@ -26,10 +28,9 @@ from sam3d_nnunet.evaluation.results import (
     known_content,
     known_settings,
     pooled_costs,
-    read_table,
 )
 from sam3d_nnunet.file_names import alike, new_name_fault
-from sam3d_nnunet.io import brief, composed, read_json, read_text, write_json, write_text
+from sam3d_nnunet.io import brief, composed, read_text, write_json, write_text
 
 if TYPE_CHECKING:  # it imports torch, which tables need not wait for
     from sam3d_nnunet.evaluation.data import EvaluationData
@@ -107,7 +108,7 @@ class ResultsFolder:
         known = self.known_method(method)
         self._refuse_alike(method)
         for key in ("trainer", "plans", "configuration"):
-            if known and known[key] != facts[key]:
+            if known.get(key, facts[key]) != facts[key]:
                 raise SAM3DError(
                     f"{self.root / method} holds results of {key} {known[key]}, not {facts[key]}. "
                     "Give this method another name."
@@ -187,7 +188,7 @@ class ResultsFolder:
         if not splits.is_file():
             return
         copy = self.root / method / SPLITS
-        if copy.is_file() and read_json(copy) != read_json(splits):
+        if copy.is_file() and read_splits(copy) != read_splits(splits):
             raise SAM3DError(
                 f"{splits} differs from {copy}, on which this method was evaluated before. "
                 "Give another --name, or another folder for the results."
@@ -197,8 +198,14 @@ class ResultsFolder:
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Note the settings of a folder of predictions. Raises SAM3DError if it holds predictions with others."""
+    """Note the settings of a folder of predictions.
+
+    Raises:
+        SAM3DError: it holds predictions with others, or tables that rows can't be added to.
+    """
     refuse_other_settings(folder, settings)
+    for file in [*folder.rglob(PREDICTION), *folder.rglob(SCORES)]:
+        _with_cases(file)  # now, and not after a case has been predicted
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SETTINGS, settings)
 
@@ -239,7 +246,7 @@ def add_cost(folder: Path, case: str, clicks: int, windows: int | None, seconds:
 def cases_without_cost(folder: Path, cases: Iterable[str]) -> list[str]:
     """Those that prediction.csv lacks: an earlier version noted the cost of a case only after its prediction."""
     file = folder / PREDICTION
-    return sorted(set(cases) - set(read_table(file)["case"] if file.is_file() else ()))
+    return sorted(set(cases) - set(_with_cases(file)["case"] if file.is_file() else ()))
 
 
 def add_scores(folder: Path, case: str, truth_voxels: int, scores: dict[str, Any]) -> None:
@@ -254,9 +261,17 @@ def _put_row(file: Path, row: dict[str, Any]) -> None:
     """Write the row of a case into a table, in place of the one that the case may have."""
     table = pd.DataFrame([row])
     if file.is_file():
-        known = read_table(file)
+        known = _with_cases(file)
         table = pd.concat([known[known["case"] != row["case"]], table])
     write_text(file, table.sort_values("case").to_csv(index=False))
+
+
+def _with_cases(file: Path) -> pd.DataFrame:
+    """A table, which says whose rows it has."""
+    table = read_rows(file)
+    if "case" not in table:
+        raise SAM3DError(f"{file} has no column case. Delete it, and run sam3d evaluate again.")
+    return table
 
 
 def fingerprint(checkpoint: Path) -> str:
@@ -269,6 +284,6 @@ def fingerprint(checkpoint: Path) -> str:
         with zipfile.ZipFile(checkpoint) as archive:
             tensors = [entry for entry in archive.infolist() if Path(entry.filename).parent.name == "data"]
             content = repr(sorted((Path(tensor.filename).name, tensor.CRC) for tensor in tensors)).encode()
-    except zipfile.BadZipFile:
+    except Exception:  # no zip file, or one with a damaged directory, which raises errors of many kinds
         content = checkpoint.read_bytes()
     return hashlib.sha256(content).hexdigest()[:16]

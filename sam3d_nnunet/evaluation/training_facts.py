@@ -5,7 +5,9 @@ from typing import Any
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor
 
+from sam3d_nnunet.file_content import Content, Count, Finite, fits
 from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.nnunet.names import TRAINERS, follows_block, takes_prompts
 from sam3d_nnunet.planning.settings import SAM3DSettings, planned_block, trained_settings
@@ -13,6 +15,17 @@ from sam3d_nnunet.planning.settings import SAM3DSettings, planned_block, trained
 DEBUG = "debug.json"
 """What nnU-Net writes beside its checkpoints when a training starts."""
 UNSEEDED = "none"
+
+
+class _Log(Content):
+    """When epochs began and ended, in seconds."""
+
+    epoch_start_timestamps: list[Finite] = []
+    epoch_end_timestamps: list[Finite] = []
+
+
+class _Optimizer(Content):
+    state: dict[Any, dict[str, Any]] = {}
 
 
 def training_facts(checkpoint: dict[str, Any], trainer: type, fold: Path) -> dict[str, Any]:
@@ -44,6 +57,8 @@ def training_facts(checkpoint: dict[str, Any], trainer: type, fold: Path) -> dic
     if follows_block(trainer):
         settings = trained_settings(planned_block(initial["plans"], initial["configuration"]), where)
     debug = read_json_object(fold / DEBUG) if (fold / DEBUG).is_file() else {}
+    debug = {key: value for key, value in debug.items() if isinstance(value, str)}  # as nnU-Net writes it
+    checkpoint = checkpoint | {"current_epoch": _epochs(checkpoint)}
     batch, steps = _batch_size(planned.batch_size, settings, debug), _steps(checkpoint, settings, debug)
     return {
         "training_hours": _hours(checkpoint),
@@ -61,9 +76,16 @@ def training_facts(checkpoint: dict[str, Any], trainer: type, fold: Path) -> dic
     }
 
 
+def _epochs(checkpoint: dict[str, Any]) -> int | None:
+    epochs = checkpoint.get("current_epoch")
+    return epochs if fits(epochs, Count) else None
+
+
 def _hours(checkpoint: dict[str, Any]) -> float | None:
     """Of all epochs that nnU-Net has logged."""
     log = checkpoint.get("logging") or {}
+    if not fits(log, _Log):
+        return None
     starts, ends = (log.get(f"epoch_{event}_timestamps", []) for event in ("start", "end"))
     return sum(end - start for start, end in zip(starts, ends)) / 3600 if ends else None
 
@@ -81,10 +103,12 @@ def _steps(checkpoint: dict[str, Any], settings: SAM3DSettings | None, debug: di
 
     The published trainings, whose epochs have one step for each case, use AdamW.
     """
-    states = (checkpoint.get("optimizer_state") or {}).get("state") or {}
+    optimizer = checkpoint.get("optimizer_state") or {}
+    states = optimizer.get("state") if fits(optimizer, _Optimizer) else None
     if not states:
         return None
-    counted = [int(state["step"]) for state in states.values() if state.get("step") is not None]
+    steps = [state.get("step") for state in states.values()]
+    counted = [int(step) for step in steps if fits(step, Count | Finite) or isinstance(step, Tensor) and step.ndim == 0]
     if counted:
         return max(counted)
     noted = debug.get("num_iterations_per_epoch", "")
@@ -95,7 +119,7 @@ def _steps(checkpoint: dict[str, Any], settings: SAM3DSettings | None, debug: di
 
 def _is_known(checkpoint: dict[str, Any], trainer: type) -> bool:
     """Whether one of the trainers whose code we know has trained it; imported weights have no epoch."""
-    return "current_epoch" in checkpoint and (trainer is nnUNetTrainer or trainer.__name__ in TRAINERS)
+    return checkpoint.get("current_epoch") is not None and (trainer is nnUNetTrainer or trainer.__name__ in TRAINERS)
 
 
 def _training_mirroring(checkpoint: dict[str, Any], trainer: type) -> list[int] | None:

@@ -108,7 +108,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         return str(e.strerror)
     if not start:
         return "it is empty"
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+    if start.startswith(b"PK") and not _is_zip(path):
         return "it is cut short; get a complete copy"
     if start.isascii() and all(c.isprintable() or c.isspace() for c in start.decode("ascii")):
         return f"it is a text file beginning with {start.decode('ascii').split(chr(10))[0]!r} (a web page, perhaps)"
@@ -117,3 +117,10 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     if foreign := _foreign(error):
         return f"in addition to tensors it holds {foreign}, which is not loaded because it could run code"
     return "it is damaged, cut short, or not a file of torch.save"
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except Exception:  # its directory is damaged, which raises errors of many kinds
+        return False

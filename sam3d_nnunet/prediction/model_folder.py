@@ -131,6 +131,7 @@ def load_model_folder(
     refuse_configuration(plans.plans, configuration_name, folder)
     configuration = plans.get_configuration(configuration_name)
     settings = trained_settings(configuration.configuration.get(BLOCK, {}), str(folder / "plans.json"))
+    _refuse_unknown_names(plans, configuration, folder)
     labels = plans.get_label_manager(dataset_json)
     channels = determine_num_input_channels(plans, configuration, dataset_json)
     networks = []
@@ -280,6 +281,24 @@ def _builder(checkpoint: dict[str, Any], folder: Path) -> Callable[..., Promptab
             "model of SAM3DAdapterTrainer or PromptedUNetTrainer."
         )
     return build
+
+
+def _refuse_unknown_names(plans: PlansManager, configuration: ConfigurationManager, folder: Path) -> None:
+    """Refuse plans that name parts of nnU-Net that this version has not."""
+    for manager, part in (
+        (plans, "label_manager_class"),
+        (plans, "image_reader_writer_class"),
+        (configuration, "preprocessor_class"),
+        (configuration, "resampling_fn_data"),
+        (configuration, "resampling_fn_seg"),
+        (configuration, "resampling_fn_probabilities"),
+    ):
+        try:
+            found, why = getattr(manager, part), "there is none of this name"
+        except Exception as e:  # nnU-Net fails in many ways to find it
+            found, why = None, last_line(e)[:200]
+        if found is None:
+            raise SAM3DError(f"{folder / 'plans.json'}: nnU-Net doesn't find the {part}: {why}. {DAMAGED}")
 
 
 def _build(

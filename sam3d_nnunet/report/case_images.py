@@ -64,7 +64,7 @@ class CaseReader:
 
     def __init__(self, results: Results) -> None:
         self._results = results
-        self._reader = find_reader(results.data["dataset_json"], self._examples())()
+        self._reader = find_reader(results.dataset_json, self._examples())()
 
     def image(self, case: str) -> CaseImage:
         """
@@ -77,7 +77,7 @@ class CaseReader:
         image = view.turn(channels[0])
         truth = self._labels(truth_file, view, file)
         # nnU-Net recognises CT by this name too
-        is_ct = next(iter(self._results.data["dataset_json"].get("channel_names", {}).values()), "").upper() == "CT"
+        is_ct = next(iter(self._results.dataset_json.get("channel_names", {}).values()), "").upper() == "CT"
         return CaseImage(case, image, truth, view, is_ct)
 
     def prediction(self, case: CaseImage, folder: PredictionFolder) -> np.ndarray:
@@ -114,15 +114,15 @@ class CaseReader:
 
     def _files(self, case: str) -> tuple[Path, Path]:
         """First channel and truth of a training case, or of a test case if there is no such training case."""
-        data, ending = self._results.data, self._results.file_ending
+        known, ending = self._results.known, self._results.file_ending
         image, truth = f"{case}_0000{ending}", f"{case}{ending}"
-        listed = data["dataset_json"].get("dataset", {})
-        file = Path(listed[case]["images"][0]) if case in listed else Path(data["images"]) / image
-        if not file.is_file() and "test_images" in data:
-            folder = Path(data["test_images"])
+        listed = self._results.dataset_json.get("dataset") or {}
+        file = Path(listed[case]["images"][0]) if case in listed else Path(known("images")) / image
+        if not file.is_file() and "test_images" in self._results.data:
+            folder = Path(known("test_images"))
             file = folder / image if (folder / image).is_file() else case_file(folder, case, ending)
-            return file, Path(data["test_truth"]) / truth
-        return file, Path(data["truth"]) / truth
+            return file, Path(known("test_truth")) / truth
+        return file, Path(known("truth")) / truth
 
     def _labels(self, file: Path, view: PatientView, image: Path) -> np.ndarray:
         label_map = read_label_map(file, self._reader)

@@ -115,7 +115,7 @@ def gather(
     baselines = _baselines(selection, pools)
     with_all = targets if results.scores is None else [*targets, ALL_CLASSES]
     statistics = table_statistics(pools, with_all, baselines)
-    dataset = results.data.get("dataset", results.root.resolve().name)
+    dataset = results.data.get("dataset") or results.root.resolve().name
     trained = trainings(results, ((pooled.method, pooled.protocol.name) for pooled in pools))
     return Content(dataset, pools, statistics, targets, results.methods, baselines, trained, notes, lesions, paper)
 

@@ -101,7 +101,7 @@ def draw_overlay(selection: Selection, reader: CaseReader, case: str, all_protoc
     Raises:
         SAM3DError: image or truth can't be read, or there is no prediction.
     """
-    image, targets = reader.image(case), targets_of(selection.results.data["dataset_json"])
+    image, targets = reader.image(case), targets_of(selection.results.dataset_json)
     folders = []
     for method in selection.methods:
         for protocol in selection.protocols_of(method) if all_protocols else [selection.main_protocol(method)]:
@@ -119,7 +119,7 @@ def draw_clicks(selection: Selection, reader: CaseReader, case: str) -> Figure:
     Raises:
         SAM3DError: no protocol of one click was measured in several trials, or nothing can be read.
     """
-    image, targets = reader.image(case), targets_of(selection.results.data["dataset_json"])
+    image, targets = reader.image(case), targets_of(selection.results.dataset_json)
     rows = []
     for method in selection.methods:
         trials = _trials(selection, method, case)[:MOST_TRIALS]

@@ -173,13 +173,7 @@ def _common_splits(selection: Selection, table: pd.DataFrame) -> tuple[Splits | 
 
 def _splits(selection: Selection, method: str) -> Splits | None:
     splits = selection.results.splits(method)
-    try:
-        return splits and [(frozenset(fold["train"]), frozenset(fold["val"])) for fold in splits]
-    except (TypeError, KeyError) as e:
-        raise SAM3DError(
-            f'The splits_final.json of {method} in {selection.results.root} is not a list of folds with "train" and '
-            '"val", as nnU-Net writes it. Copy the splits_final.json of the training there.'
-        ) from e
+    return splits and [(frozenset(fold["train"]), frozenset(fold["val"])) for fold in splits]
 
 
 def _refuse_twice(pooled: Pooled) -> None:

@@ -12,7 +12,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.evaluate import evaluate, evaluate_as_in_paper
 from sam3d_nnunet.evaluation.model import PredictionOptions
-from sam3d_nnunet.evaluation.results import Results, read_table, step_folders
+from sam3d_nnunet.evaluation.result_files import read_table
+from sam3d_nnunet.evaluation.results import Results, step_folders
 from sam3d_nnunet.prediction.cases import read_case
 from sam3d_nnunet.prediction.dense_prompts import DensePrompts
 from sam3d_nnunet.prediction.predictor import SAM3DPredictor

@@ -8,14 +8,16 @@ import torch
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData
-from sam3d_nnunet.evaluation.results import read_table
+from sam3d_nnunet.evaluation.result_files import read_table
 from sam3d_nnunet.evaluation.results_folder import ResultsFolder, add_cost, check_settings, fingerprint
 
 FACTS = {"name": "M", "trainer": "T", "plans": "P", "configuration": "C", "kind": "prompted", "parameters": 7}
 
 
 def data(name: str = "Dataset001_A", images: str = "/a/images") -> EvaluationData:
-    return EvaluationData(name, Path(images), Path("/a/labels"), {"file_ending": ".nrrd", "labels": {"x": 1}})
+    return EvaluationData(
+        name, Path(images), Path("/a/labels"), {"file_ending": ".nrrd", "labels": {"background": 0, "x": 1}}
+    )
 
 
 def test_results_are_of_one_data_set(tmp_path):
@@ -32,7 +34,7 @@ def test_results_are_of_one_data_set(tmp_path):
         "truth": "/a/labels",
         "test_images": "/t/images",
         "test_truth": "/a/labels",
-        "dataset_json": {"file_ending": ".nrrd", "labels": {"x": 1}},
+        "dataset_json": {"file_ending": ".nrrd", "labels": {"background": 0, "x": 1}},
     }
     for other in ((data("Dataset002_B"),), (data(images="/b"),), (data(), data(images="/other"))):
         with pytest.raises(SAM3DError, match="results holds results with"):
@@ -65,11 +67,11 @@ def test_splits_stay_the_same(tmp_path):
     root, splits = ResultsFolder(tmp_path / "results"), tmp_path / "splits.json"
     root.keep_splits("M", splits)
     assert not (root.root / "M").exists()
-    splits.write_text('[{"val": ["a"]}]')
+    splits.write_text('[{"train": ["c"], "val": ["a"]}]')
     root.keep_splits("M", splits)
     root.keep_splits("M", splits)
     assert (root.root / "M" / "splits_final.json").read_text() == splits.read_text()
-    splits.write_text('[{"val": ["b"]}]')
+    splits.write_text('[{"train": ["c"], "val": ["b"]}]')
     with pytest.raises(SAM3DError, match="splits.json differs from .*splits_final.json"):
         root.keep_splits("M", splits)
 

@@ -125,7 +125,7 @@ def test_different_splits_are_refused(results_folder):
         notes_of(results_folder)
     assert pool(Selection(Results(results_folder), methods=[ADAPTER]))[1] == []
     file.write_text(json.dumps([{"training": []}]))
-    with pytest.raises(SAM3DError, match=f"splits_final.json of {UNET} "):
+    with pytest.raises(SAM3DError, match=f"{UNET}/splits_final.json"):
         notes_of(results_folder)
 
 
