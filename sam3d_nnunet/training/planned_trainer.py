@@ -26,6 +26,7 @@ from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
 from sam3d_nnunet.io import listing, read_json_object, whole_file, whole_files
 from sam3d_nnunet.network.checkpoint_files import read_as_data
 from sam3d_nnunet.network.weights import refuse_broken_weights
+from sam3d_nnunet.nnunet.names import validation_folders
 from sam3d_nnunet.planning.settings import (
     BEFORE,
     BLOCK,
@@ -257,8 +258,8 @@ class PlannedTrainer(nnUNetTrainer):
             super().perform_actual_validation(save_probabilities)
 
     def _remove_summaries(self) -> None:
-        for summary in Path(self.output_folder).glob("validation*/summary.json") if self.local_rank == 0 else ():
-            summary.unlink()
+        for name in validation_folders(type(self)) if self.local_rank == 0 else ():
+            (Path(self.output_folder) / name / "summary.json").unlink(missing_ok=True)
 
     def train_step(self, batch: dict) -> dict:
         """nnU-Net's training step. It changes nothing if the loss or the gradient is not finite.

@@ -58,6 +58,7 @@ def main() -> None:
             training.finish()
             trained += 1
             faults += training.faults
+            bar.write("\n".join([f"{training.results.name} has ended", *training.faults]))
         trainings.close()
     print(
         "",
