@@ -1,0 +1,40 @@
+"""A cluster for the tests, and a profile for it."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster import cluster, missing
+
+PROFILE = """\
+executor: slurm
+jobs: 4
+slurm-status-command: squeue                    # this cluster has no database of finished jobs
+slurm-init-seconds-before-status-checks: 1
+default-resources:
+  slurm_partition: gpu
+"""
+
+
+@pytest.fixture(scope="session")
+def running_cluster() -> Iterator[dict[str, str]]:
+    if lacking := missing():
+        pytest.skip(f"SLURM is not installed: {', '.join(lacking)}")
+    with tempfile.TemporaryDirectory(prefix="slurm_") as folder, cluster(Path(folder)) as variables:
+        yield variables
+
+
+@pytest.fixture
+def profile(running_cluster, monkeypatch, tmp_path) -> Path:
+    """Folder of a Snakemake profile for a cluster that commands find."""
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="the executor for SLURM is not installed")
+    for name, value in running_cluster.items():
+        monkeypatch.setenv(name, value)
+    # a job inherits the variables, and would see those of the job that runs the tests
+    for name in [name for name in os.environ if name.startswith(("SLURM_JOB", "SBATCH_"))]:
+        monkeypatch.delenv(name)
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "config.yaml").write_text(PROFILE)
+    return tmp_path / "profile"
