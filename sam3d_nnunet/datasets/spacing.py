@@ -6,10 +6,15 @@ import numpy as np
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import brief
 
 DEFAULT = 1.0  # mm
 COARSE = 2
 """Images get a finer spacing if the default is coarser than their voxels by more than this factor."""
+SMALLEST, LARGEST = 0.001, 1000.0
+"""Sides of voxels in mm, between which those of all medical images lie."""
+MOST = 4096
+"""Voxels of a resampled image along an axis. Planning alone would take minutes beyond that."""
 FEWEST = 2
 """Voxels along an axis below which nnU-Net takes an image for 2-D, or resamples it to nothing."""
 
@@ -28,10 +33,22 @@ def isotropic_spacing(spacings: Sequence[Sequence[float]]) -> float:
     return side if DEFAULT > COARSE * side else DEFAULT
 
 
+def refuse_target_spacing(target: Sequence[float]) -> None:
+    """Refuse a target spacing that no image has.
+
+    Raises:
+        SAM3DError: says what it must be.
+    """
+    if len(target) != 3 or not all(SMALLEST <= side <= LARGEST for side in target):
+        raise SAM3DError(
+            f"The target spacing {brief(list(target))} must be three numbers of mm from {SMALLEST:g} to {LARGEST:g}."
+        )
+
+
 def refuse_flat_images(
     cases: Sequence[str], shapes: Sequence[Sequence[int]], spacings: Sequence[Sequence[float]], target: Sequence[float]
 ) -> None:
-    """Refuse images that become flat, or nothing at all, when they are resampled.
+    """Refuse images that become flat, or nothing at all, or huge, when they are resampled.
 
     Args:
         cases: names, for errors; of the same images, or none.
@@ -40,19 +57,30 @@ def refuse_flat_images(
         target: mm along (d, h, w) of the voxels to resample to.
 
     Raises:
-        SAM3DError: an image has no voxel left along an axis, or most images have less than two.
+        SAM3DError: an image has no voxel left along an axis, or thousands, or most images have less than two.
     """
     resampled = np.array([compute_new_shape(shape, old, target) for shape, old in zip(shapes, spacings)])
+
+    def sizes(image: int) -> str:
+        name = cases[image] if len(cases) == len(shapes) else f"image {image + 1} of the fingerprint"
+        return (
+            f"{name} has {_times(shapes[image])} voxels of {_mm(spacings[image])} and would have "
+            f"{_times(resampled[image])}"
+        )
+
+    if (resampled > MOST).any():
+        raise SAM3DError(
+            f"Voxels of {_mm(target)} are too small: {sizes(int(resampled.max(axis=1).argmax()))}, but {MOST} along an "
+            "axis are the most. Choose a coarser target spacing, or correct the spacing in the headers."
+        )
     flat = np.median(resampled, axis=0) < FEWEST
     (nothing,) = np.nonzero((resampled < 1).any(axis=1))
     if not flat.any() and not len(nothing):
         return
     example = nothing[0] if len(nothing) else np.argmin(resampled.min(axis=1))
     finer = np.minimum(target, spacings[example])
-    name = cases[example] if len(cases) == len(shapes) else f"image {example + 1} of the fingerprint"
     raise SAM3DError(
-        f"Voxels of {_mm(target)} are too large: {name} has {_times(shapes[example])} voxels of "
-        f"{_mm(spacings[example])} and would have {_times(resampled[example])}. Choose a finer target spacing, such as "
+        f"Voxels of {_mm(target)} are too large: {sizes(int(example))}. Choose a finer target spacing, such as "
         f"-overwrite_target_spacing {' '.join(f'{s:.3g}' for s in finer)}, or remove the case."
     )
 

@@ -107,7 +107,7 @@ class ImageGeometry:
 
     def __post_init__(self) -> None:
         for affine in (self.affine, self.file_affine):
-            if affine is not None and not (np.isfinite(affine).all() and np.linalg.det(affine[:3, :3])):
+            if affine is not None and not _is_usable(affine):
                 raise SAM3DError(f"The image's header has an unusable affine, {affine.tolist()}. Repair it.")
 
     @classmethod
@@ -248,6 +248,13 @@ class ImageGeometry:
                 "reoriented the image. Give the image file, or clicks in world millimetres."
             )
         return self.file_affine
+
+
+def _is_usable(affine: np.ndarray) -> bool:
+    """Whether an affine is finite, and its axes span space, so that each runs somewhere."""
+    if not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
+        return False
+    return bool(np.isfinite(io_orientation(affine)).all())
 
 
 def turned_by_reader(properties: dict[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization impo
 from pydantic import Field
 
 from sam3d_nnunet.datasets.raw_dataset import RawDataset, for_each_case
+from sam3d_nnunet.datasets.spacing import LARGEST, SMALLEST
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.file_content import Content, Finite, check_content
 from sam3d_nnunet.geometry.images import read_image
@@ -23,7 +24,7 @@ FINGERPRINT = "dataset_fingerprint.json"
 INTENSITIES = "foreground_intensity_properties_per_channel"
 Voxels = Annotated[int, Field(ge=1, le=100_000)]
 """Along an axis of an image."""
-Millimetres = Annotated[float, Field(gt=0, lt=10_000)]
+Millimetres = Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
 
 
 class Statistics(Content):

@@ -16,7 +16,13 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from sam3d_nnunet.datasets.description import read_dataset_json
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
-from sam3d_nnunet.datasets.spacing import DEFAULT, describe_finer, isotropic_spacing, refuse_flat_images
+from sam3d_nnunet.datasets.spacing import (
+    DEFAULT,
+    describe_finer,
+    isotropic_spacing,
+    refuse_flat_images,
+    refuse_target_spacing,
+)
 from sam3d_nnunet.datasets.splits import refuse_other_splits
 from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
@@ -61,6 +67,8 @@ class SAM3DPlanner(ExperimentPlanner):
         """
         if get_allowed_n_proc_DA() == 0:
             raise SAM3DError("nnU-Net cannot plan while nnUNet_n_proc_DA is 0. Unset it for planning.")
+        if overwrite_target_spacing is not None:
+            refuse_target_spacing(overwrite_target_spacing)
         name = dataset_name(str(dataset_name_or_id))
         dataset_json = _refuse_file_names(name)  # again where plan_dataset has just done so; takes milliseconds
         refuse_other_splits(name)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from sam3d_nnunet.datasets.spacing import LARGEST, SMALLEST
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
 from sam3d_nnunet.io import read_json
@@ -38,7 +39,7 @@ class Recipe(Block):
 
     description: str = ""
     target: Target = None
-    target_spacing: list[Annotated[float, Field(gt=0, lt=1000)]] = Field([], min_length=3, max_length=3)
+    target_spacing: list[Annotated[float, Field(ge=SMALLEST, le=LARGEST)]] = Field([], min_length=3, max_length=3)
     patch_size: list[Annotated[int, Field(ge=SMALLEST_PATCH, le=LARGEST_PATCH)]] = Field([], min_length=3, max_length=3)
     sam3d: dict[str, Any] = {}
     benchmark: dict[str, Any] = {}

@@ -162,10 +162,9 @@ def _run(kind: Kind, work: Path, file: str) -> Outcome:
     longest = max(text.replace("\r", "\n").split("\n"), key=len)
     if len(longest) > LONGEST_LINE:
         return Outcome("long", f"{len(longest)} characters: {longest[:120]!a}")
-    said = text[-3000:]
-    if not any(word in said for word in (file, file.split(".")[0], *kind.named)):
-        return Outcome("unnamed", f"exit code {code}: {said.strip()[-200:]!a}")
-    return Outcome(REFUSED, said)
+    if not any(word in text for word in (file, file.split(".")[0], *kind.named)):
+        return Outcome("unnamed", f"exit code {code}: {text.strip()[-200:]!a}")
+    return Outcome(REFUSED, text[-3000:])
 
 
 @contextlib.contextmanager
@@ -184,7 +183,9 @@ def _output() -> Iterator[io.StringIO]:
                 os.dup2(old, number)
                 os.close(old)
             file.seek(0)
-            text.write(file.read().decode(errors="replace"))
+            printed = text.getvalue()
+            text.seek(0)
+            text.write(file.read().decode(errors="replace") + printed)  # the last words are those of the command
 
 
 def _place(error: BaseException) -> str:
@@ -307,7 +308,7 @@ Faults = dict[tuple[str, str, str], list[int]]
 def count(
     attempt: Callable[[str, int], Outcome], kinds: Mapping[str, Kind], inputs: int, quiet: bool = False
 ) -> tuple[Counts, Faults, float]:
-    """Run inputs of all kinds, each kind's good file first.
+    """Run inputs of all kinds, the good files first. Ctrl-C ends it early.
 
     Returns:
         outcomes by kind; numbers of the inputs with faults by kind, fault and detail; seconds of the slowest input.
@@ -317,9 +318,14 @@ def count(
     faults: Faults = {}
     slowest = 0.0
     jobs = [(n, i) for n, k in kinds.items() for i in range(1 + max(1, round(inputs * k.share / shares)))]
+    Random(0).shuffle(jobs)  # what is interrupted has met all kinds
+    jobs.sort(key=lambda job: job[1] > 0)
     for name, number in tqdm(jobs, unit="input", disable=quiet, smoothing=0.02, mininterval=5):
         start = time.monotonic()
-        outcome = attempt(name, number)
+        try:
+            outcome = attempt(name, number)
+        except KeyboardInterrupt:
+            break
         slowest = max(slowest, time.monotonic() - start)
         if number == 0 and outcome.what != SUCCESS and kinds[name].good:
             outcome = Outcome("the good file is refused", outcome.detail[-300:])

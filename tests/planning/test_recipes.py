@@ -57,7 +57,7 @@ def test_missing_file(tmp_path):
         (b'{"patch_size": [4, 32, 32]}', ["patch_size.0", "8"]),
         (b'{"patch_size": [32, 32, 32.5]}', ["patch_size.2", "32.5"]),
         (b'{"patch_size": [32, 32, true]}', ["patch_size.2", "True"]),
-        (b'{"target_spacing": [1, 0, 1]}', ["target_spacing.1", "greater than 0"]),
+        (b'{"target_spacing": [1, 0, 1]}', ["target_spacing.1", "0.001"]),
         (b'{"target": ["tumour"]}', ["target"]),
         (b'{"target": {"names": []}}', ["target", "names"]),
         (b'{"target": {"names": ["tumour"], "classes": 1}}', ["target", "classes"]),

@@ -9,7 +9,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from sam3d_nnunet.datasets.spacing import isotropic_spacing, refuse_flat_images
+from sam3d_nnunet.datasets.spacing import isotropic_spacing, refuse_flat_images, refuse_target_spacing
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.planning.planner import SAM3DPlanner
 from sam3d_nnunet.training.planned_trainer import complete_settings
@@ -142,3 +142,14 @@ def test_no_plan_is_refused_by_the_trainer(plan, shape, spacing):
             plan(shape, spacing)
     else:
         check(plan(shape, spacing))
+
+
+def test_images_become_no_thousands_of_voxels():
+    with pytest.raises(SAM3DError, match="too small: case_1 has .* would have 5000 x 50 x 50, but 4096"):
+        refuse_flat_images(["case_0", "case_1"], [(40, 50, 50), (50, 50, 50)], [(1, 1, 1)] * 2, (0.01, 1, 1))
+
+
+@pytest.mark.parametrize("target", [(0, 1, 1), (1e-9, 1, 1), (float("inf"), 1, 1), (float("nan"), 1, 1), (1, 1)])
+def test_target_spacings_that_no_image_has(target):
+    with pytest.raises(SAM3DError, match="must be three numbers of mm"):
+        refuse_target_spacing(target)
