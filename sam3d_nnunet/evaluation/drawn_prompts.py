@@ -9,6 +9,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.data import EvaluationData, TestFolders, spacing_of
 from sam3d_nnunet.evaluation.measure import print_failed
 from sam3d_nnunet.evaluation.results_folder import ResultsFolder
+from sam3d_nnunet.io import remove_left
 from sam3d_nnunet.prompts.files import read_prompt, write_prompt
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.simulation.protocol_clicks import draw_protocol, trial_generator
@@ -79,6 +80,7 @@ def drawn_prompts(
     """
     prompts, failed = {}, {}
     folder.mkdir(parents=True, exist_ok=True)
+    remove_left(folder)
     files = {case: folder / f"{case}.json" for case in cases}
     nothing_new = all(file.is_file() for file in files.values())
     name = f"Drawing {protocol.name}, trial {trial}"

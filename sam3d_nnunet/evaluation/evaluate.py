@@ -21,7 +21,7 @@ from sam3d_nnunet.evaluation.model import EvaluatedModel, PredictionOptions
 from sam3d_nnunet.evaluation.protocol_prediction import IteratedPrediction, predict_automatic, predict_prompted_cases
 from sam3d_nnunet.evaluation.results import PREDICTION, TEST, WEIGHTS, WINDOWS, step_folders
 from sam3d_nnunet.evaluation.results_folder import ResultsFolder, cases_without_cost, check_settings
-from sam3d_nnunet.io import listing, read_json_object
+from sam3d_nnunet.io import listing, read_json_object, remove_left
 from sam3d_nnunet.prediction.batch import CaseReport
 from sam3d_nnunet.prediction.model_folder import choose_folds, read_plans
 from sam3d_nnunet.prompts.prompt import Prompt
@@ -244,6 +244,8 @@ class Method(ABC):
         folder = self.results.predictions(self.name, protocol.name, fold, trial)
         check_settings(folder, self.settings(protocol))
         folders = step_folders(folder, protocol)
+        for where in folders:
+            remove_left(where)  # of killed runs, also if there is nothing more to write
         prompts, failed = {}, {}
         if not protocol.is_automatic:
             prompts, failed = drawn_prompts(data, protocol, trial, cases, self.results.prompts(protocol.name, trial))

@@ -65,3 +65,24 @@ def test_an_image_that_lies_otherwise_is_noted(tmp_path, capsys, reader, noted, 
     (report,) = predict_automatic(predictor, data, ["case_1"], tmp_path / "predictions")
     assert report.error is None
     assert ("case_1_0000.nii.gz lies as LAS" in capsys.readouterr().err) == (noted and orientation == "LPS")
+
+
+def test_a_prediction_that_nnunet_left_cut_off_does_not_get_its_name(tmp_path, capsys):
+    """ITK raises nothing on a full disk."""
+    description = {"file_ending": ".nii.gz", "channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}}
+    data = EvaluationData("Dataset001_A", tmp_path, tmp_path / "truth", description)
+    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(size=(8, 9, 10)).astype(np.float32))
+    file = tmp_path / "case_1_0000.nii.gz"
+    sitk.WriteImage(image, str(file))
+    predictor = SimpleNamespace(
+        plans_manager=SimpleNamespace(image_reader_writer_class=SimpleITKIO),
+        configuration_manager=SimpleNamespace(configuration={}),
+        predict_from_files_sequential=lambda images, outputs: Path(f"{outputs[0]}.nii.gz").write_bytes(
+            file.read_bytes()[:-40]
+        ),
+    )
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    (report,) = predict_automatic(predictor, data, ["case_1"], folder)
+    assert f"{folder}/case_1.nii.gz: it was cut off" in report.error
+    assert "Traceback" not in capsys.readouterr().err and list(folder.iterdir()) == []
