@@ -207,7 +207,8 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     for file in [*folder.rglob(PREDICTION), *folder.rglob(SCORES)]:
         _with_cases(file)  # now, and not after a case has been predicted
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SETTINGS, settings)
+    if known_settings(folder) != settings:
+        write_json(folder / SETTINGS, settings)
 
 
 def refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:

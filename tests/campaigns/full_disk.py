@@ -131,7 +131,7 @@ class Campaign:
 
     def _is_old(self, name: str) -> bool:
         """Whether a file is there before: all tables and figures, one of the cases, one of the protocols."""
-        return self._writes_again or "case_00" in name or name.startswith("ours/automatic/")
+        return self._writes_again or name.startswith("case_00." if self.command == "predict" else "ours/automatic/")
 
     @property
     def _writes_again(self) -> bool:
@@ -167,7 +167,7 @@ class Campaign:
             self.compared += 1
             if name not in wanted:
                 self.faults.append(f"{place}: {name} should not be there")
-            elif not is_same(file, wanted[name]) and (through or file.name != "method.json"):
+            elif not is_same(file, wanted[name], through) and (through or file.name != "method.json"):
                 self.faults.append(f"{place}: {name} is not whole")
             if self.command == "evaluate" and name.endswith(".nii.gz") and without_cost(file):
                 self.faults.append(f"{place}: {name} has no cost")

@@ -200,7 +200,7 @@ class Campaign:
             return (not through and "nnUNet_" in str(file)) or is_whole(file, expected)
         if file.name == "method.json" and not through:  # it does not name the device before the first prediction
             return is_whole(file, expected)
-        return is_same(file, expected)
+        return is_same(file, expected, through)
 
     def _fault(self, what: str) -> None:
         self.faults.append(f"{self.command}, after kill {self.kills}: {what}")
