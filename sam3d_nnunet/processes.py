@@ -102,7 +102,7 @@ def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
     """
     others = set(active_children())
     # a fork would copy threads and a GPU's state
-    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=end_with_parent)
     try:
         yield pool
     except BaseException:
@@ -189,11 +189,15 @@ def _end_fork_with_parent() -> None:
         os._exit(128 + signal.SIGKILL)
 
 
-def _end_with_parent() -> None:
-    """In a worker, which would otherwise wait for tasks forever. A terminal's Ctrl-C is the parent's to handle."""
+@cache
+def end_with_parent() -> None:
+    """Call it in a process that multiprocessing has started, which may otherwise go on. Its parent handles Ctrl-C."""
+    parent = parent_process()
+    if parent is None:  # nothing has started us
+        return
 
     def end() -> NoReturn:
-        parent_process().join()
+        parent.join()
         os._exit(128 + signal.SIGTERM)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -236,8 +240,10 @@ def _end_group(process: subprocess.Popen, grace: float) -> None:
     with suppress(ProcessLookupError, PermissionError):  # nothing is left, or on macOS zombies
         if process.poll() is None:
             process.send_signal(signal.SIGINT)  # on SIGTERM alone, Snakemake waits for its jobs on a cluster
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(grace / 5)  # on both at once, it would wait for a lock of its own
         os.killpg(process.pid, signal.SIGTERM)
-        _wait_for_group(process, grace)
+        _wait_for_group(process, grace * 4 / 5)
         os.killpg(process.pid, signal.SIGKILL)
         _wait_for_group(process, 1.0)  # the system needs a moment
 

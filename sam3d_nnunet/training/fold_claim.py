@@ -1,12 +1,13 @@
 """One process trains or validates a fold, since two would write the same files."""
 
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from weakref import WeakValueDictionary, finalize
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import remove_left
-from sam3d_nnunet.processes import shared_lock
+from sam3d_nnunet.processes import GRACE, shared_lock
 
 LOCK = "lock"
 """Name of the locked file in a fold's folder. It stays there; whether it is locked decides."""
@@ -29,15 +30,20 @@ class FoldClaim:
         held = ExitStack()
         finalize(self, held.close)
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            held.enter_context(shared_lock(folder / LOCK))
-        except BlockingIOError as e:
-            raise SAM3DError(
-                f"{folder} is in use: another process trains or validates this fold, on this or another computer. Wait "
-                "until it has ended, or stop it."
-            ) from e
-        except OSError:  # if nothing can be written here, what is written next tells why
-            return
+        deadline = time.monotonic() + GRACE  # threads of a killed process may still end
+        while True:
+            try:
+                held.enter_context(shared_lock(folder / LOCK))
+                break
+            except BlockingIOError as e:
+                if time.monotonic() > deadline:
+                    raise SAM3DError(
+                        f"{folder} is in use: another process trains or validates this fold, on this or another "
+                        "computer. Wait until it has ended, or stop it."
+                    ) from e
+                time.sleep(0.1)
+            except OSError:  # if nothing can be written here, what is written next tells why
+                return
         for used in (folder, *folder.glob("validation*/")):
             remove_left(used, seconds=0)  # before anything is written: it may be what fills the disk
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sam3d_nnunet.geometry.writing import write_label_map
 from sam3d_nnunet.io import whole_file, whole_files
+from sam3d_nnunet.processes import end_with_parent
 
 
 def save_whole_json(content: Any, file: str, **options: Any) -> None:
@@ -43,6 +44,8 @@ def export_whole_case(
 ) -> None:
     """nnU-Net's `export_prediction_from_logits`; the segmentation is read back, since ITK hides that a disk is full.
 
+    nnU-Net runs it in other processes. They would export on after a kill of the training, into the next one's files.
+
     Args:
         logits: (K, D, H, W) on the preprocessed grid.
         properties: of the case.
@@ -55,6 +58,7 @@ def export_whole_case(
     Raises:
         OSError: a file can't be written.
     """
+    end_with_parent()
     converted = convert_predicted_logits_to_segmentation_with_correct_shape(
         logits,
         plans,

@@ -196,9 +196,12 @@ class Trainings:
         self._warm.wait()
 
 
-def left_of(run: Run, seconds: float = 10.0) -> list[str]:
-    """Commands of processes that are left after so long; they are ended."""
-    deadline = time.monotonic() + seconds
+def left_of(run: Run) -> list[str]:
+    """Commands of processes that are left after 10 s, or more on a machine with other work; they are ended.
+
+    nnU-Net's workers look for their parent once they have imported everything.
+    """
+    deadline = time.monotonic() + 10 * max(1.0, 2 * os.getloadavg()[0] / os.cpu_count())
     while (there := _marked(run)) and time.monotonic() < deadline:
         time.sleep(0.05)
     lines = []

@@ -16,6 +16,7 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as upstream
 
+import sam3d_nnunet.training.fold_claim as fold_claim
 import sam3d_nnunet.training.whole_outputs as whole_outputs
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import PART
@@ -177,7 +178,7 @@ sys.stdin.read()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a kill is something else on Windows")
-def test_a_fold_is_trained_by_one_process(make_trainer):
+def test_a_fold_is_trained_by_one_process(make_trainer, monkeypatch):
     """A kill frees it; what the killed process left goes at once, before the new one writes."""
     trainer = make_trainer()
     folder = Path(trainer.output_folder)
@@ -191,7 +192,8 @@ def test_a_fold_is_trained_by_one_process(make_trainer):
     )
     assert other.stdout.readline() == "claimed\n"
     logs = len(list(folder.glob("*.txt")))
-    with pytest.raises(SAM3DError, match=f"{folder} is in use"):
+    with monkeypatch.context() as impatient, pytest.raises(SAM3DError, match=f"{folder} is in use"):
+        impatient.setattr(fold_claim, "GRACE", 0.2)
         make_trainer()
     assert len(list(folder.glob("*.txt"))) == logs
     other.kill()
