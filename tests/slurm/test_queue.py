@@ -41,15 +41,13 @@ class Folder:
         return {file.name for file in self.root.glob(f"*{ending}")}
 
     def steps(self) -> list[Step]:
-        """A preparation, and for each fold a training and an evaluation. Each is finished when its file is there."""
-        prepared = Step("prepare/plans", [["touch", str(self.root / "0.prepared")]], [])
-        steps = {self.root / "0.prepared": prepared}
+        """For each fold a training and an evaluation. Each is finished when its file is there."""
+        steps = {}
         for number, fold in enumerate(FOLDS):
-            file = self.root / str(number)
-            train = ["bash", "-c", TRAIN, str(file), str(self.root / "go")]
-            steps[file.with_suffix(".trained")] = Step(f"train/{fold}", [train], [prepared.name])
-            done = ["cp", str(file.with_suffix(".trained")), str(file.with_suffix(".measured"))]
-            steps[file.with_suffix(".measured")] = Step(f"evaluate/{fold}", [done], [f"train/{fold}"])
+            trained, measured = (self.root / f"{number}.{done}" for done in ("trained", "measured"))
+            train = ["bash", "-c", TRAIN, str(self.root / str(number)), str(self.root / "go")]
+            steps[trained] = Step(f"train/{fold}", [train], [])
+            steps[measured] = Step(f"evaluate/{fold}", [["cp", str(trained), str(measured)]], [f"train/{fold}"])
         left = [step for file, step in steps.items() if not file.exists()]
         names = {step.name for step in left}
         return [Step(step.name, step.commands, [need for need in step.needs if need in names]) for step in left]
@@ -88,9 +86,12 @@ def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
 
 def start(job: workflow.Benchmark, folder: Folder, profile: Path) -> BaseProcess:
     """Run it in a process that can be killed, until as many trainings run as fit, and the others wait in the queue."""
+    for name in folder.names(".begun"):
+        (folder.root / name).unlink()
     process = get_context("fork").Process(target=job.run, args=(str(profile),))
     process.start()
-    wait_for(lambda: len(folder.names(".begun")) == 2 and len(queue("%i")) == len(FOLDS))
+    wait_for(lambda: len(queue("%i")) == len(FOLDS) and queue("%T").count("RUNNING") == 2)
+    wait_for(lambda: len(folder.names(".begun")) == 2)
     return process
 
 
@@ -115,26 +116,22 @@ def test_a_cancelled_job_is_named_and_the_others_go_on(job, folder, profile):
     finish(job, folder, profile)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
-def test_whoever_ends_takes_the_jobs_out_of_the_queue(number, job, folder, profile):
-    """Also if it is killed: its guard does so."""
-    process = start(job, folder, profile)
-    os.kill(process.pid, number)
-    process.join()
-    wait_for(lambda: not queue("%i"))
-    assert len(folder.names(".begun")) == 2
-    wait_for(lambda: is_free(job.results / "workflow" / "lock"))
-    finish(job, folder, profile)
+def test_no_fold_is_trained_twice_whatever_ends_the_scheduling(job, folder, profile):
+    lock = job.results / "workflow" / "lock"
+    for number in (signal.SIGINT, signal.SIGKILL):  # it takes its jobs out of the queue, and so does its guard
+        process = start(job, folder, profile)
+        os.kill(process.pid, number)
+        process.join()
+        wait_for(lambda: not queue("%i"))
+        wait_for(lambda: is_free(lock))
+        assert len(folder.names(".begun")) == 2
 
-
-def test_jobs_that_outlive_their_machine_keep_others_from_their_folds(job, folder, profile):
     process = start(job, folder, profile)
-    for lost in [process, *psutil.Process(process.pid).children(recursive=True)]:
+    for lost in [process, *psutil.Process(process.pid).children(recursive=True)]:  # as a machine without power
         os.kill(lost.pid, signal.SIGKILL)
     process.join()
-    wait_for(lambda: is_free(job.results / "workflow" / "lock"))
-    jobs = queue("%i")
-    assert len(jobs) == len(FOLDS)
+    wait_for(lambda: is_free(lock))
+    assert len(queue("%i")) == len(FOLDS)
     with pytest.raises(SAM3DError, match="SLURM still has jobs .* scancel") as refused:
         job.run(str(profile))
     subprocess.run(["scancel", *str(refused.value).split("scancel ")[1].split()], check=True)
