@@ -22,7 +22,7 @@ SERVE = ["fastapi", "starlette", "uvicorn", "blosc2", "nninteractive-client>=2.6
 NOTEBOOK = ["ipyniivue>=2.4"]  # with ipywidgets
 # segment-anything imports torchvision but does not require it. The packaging test builds a wheel with setuptools.
 TEST = [*BASELINES, *BENCHMARK, *RIVALS, *SERVE, *NOTEBOOK, "pytest>=7.4", "pytest-xdist", "hypothesis", "torchvision"]
-TEST += ["setuptools>=64", "psutil"]
+TEST += ["setuptools>=64", "psutil", 'snakemake-executor-plugin-slurm>=2.8; python_version >= "3.11"']
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 DEV = [*TEST, *DOCS, "ruff", "import-linter>=2.9"]
 

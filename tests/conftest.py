@@ -36,6 +36,7 @@ MAY_BE_MISSING = (
     "npm is not installed",
     "napari-nninteractive is not installed",
     "napari needs a display",
+    "SLURM is not installed",
 )
 """Reasons for which a test may be skipped in CI. A test that is skipped for another reason fails there."""
 

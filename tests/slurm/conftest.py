@@ -29,7 +29,9 @@ def running_cluster() -> Iterator[dict[str, str]]:
 @pytest.fixture
 def profile(running_cluster, monkeypatch, tmp_path) -> Path:
     """Folder of a Snakemake profile for a cluster that commands find."""
-    pytest.importorskip("snakemake_executor_plugin_slurm", reason="the executor for SLURM is not installed")
+    pytest.importorskip(
+        "snakemake_executor_plugin_slurm", reason="Snakemake needs Python 3.11, and so does its executor for SLURM"
+    )
     for name, value in running_cluster.items():
         monkeypatch.setenv(name, value)
     # a job inherits the variables, and would see those of the job that runs the tests
