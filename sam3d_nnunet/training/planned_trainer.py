@@ -1,7 +1,7 @@
 """PlannedTrainer: nnU-Net's trainer with the lengths and the batch size of the plan."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -150,8 +150,19 @@ class PlannedTrainer(nnUNetTrainer):
         Raises:
             SAM3DError: a disk is full. The last checkpoint is whole.
         """
-        with full_disk_told(CONTINUE):
-            super().run_training()
+        try:
+            with full_disk_told(CONTINUE):
+                super().run_training()
+        except Exception:
+            self._end_loaders()
+            raise
+
+    def _end_loaders(self) -> None:
+        """Their threads would print tracebacks of their own when the process ends."""
+        with redirect_stdout(None):  # as nnU-Net does
+            for loader in (self.dataloader_train, self.dataloader_val):
+                if hasattr(loader, "_finish"):
+                    loader._finish()
 
     def initialize(self) -> None:
         """As in nnU-Net; the weights come from the seed of the plan's block, if it has one."""

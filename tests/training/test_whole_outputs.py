@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -96,6 +97,16 @@ def test_a_full_disk_ends_a_training_by_a_sentence(make_trainer, capsys):
     assert (model / "dataset_fingerprint.json").read_bytes() == fingerprint.read_bytes()
     assert (model / "fold_0" / "progress.png").read_bytes().startswith(b"\x89PNG")
     torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
+
+
+def test_loaders_end_with_a_training_that_fails(make_trainer, monkeypatch):
+    """Otherwise their threads print tracebacks after the sentence."""
+    trainer = make_trainer(trainer_class=ShortTrainer)
+    trainer.dataloader_train = loader = Mock()
+    monkeypatch.setattr(trainer, "on_train_start", Mock(side_effect=SAM3DError("The disk is full.")))
+    with pytest.raises(SAM3DError):
+        trainer.run_training()
+    loader._finish.assert_called_once_with()
 
 
 @pytest.fixture
