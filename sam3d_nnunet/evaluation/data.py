@@ -22,7 +22,7 @@ from sam3d_nnunet.geometry.image_grid import read_grid
 from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.geometry.world import ImageGeometry
-from sam3d_nnunet.io import listing
+from sam3d_nnunet.io import brief, listing
 from sam3d_nnunet.nnunet.folders import preprocessed_root
 from sam3d_nnunet.nnunet.readers import find_reader
 from sam3d_nnunet.simulation.protocols import Protocol
@@ -113,9 +113,9 @@ class EvaluationData:
             SAM3DError: there are no folds, or not this one, or they can't be used, or a case has neither label map nor
                 image. Where one of them is missing, the case fails when it is needed.
         """
-        if not fold.isdecimal():
+        if not fold.isdecimal() or len(fold) > 9:
             raise SAM3DError(
-                f"The fold {fold} has no validation cases of its own. Give a numbered fold, or a test set with --test."
+                f"The fold {brief(fold)} has no validation cases of its own. Give a numbered fold, or a test set with --test."
             )
         there, where = (self.raw.cases, self.raw.folder) if self.raw else (self.cases_with_truth(), self.truth)
         file = splits_file(self.name)

@@ -131,7 +131,7 @@ FAMILIES: dict[str, Family] = {
 
 HUMAN = "_human"
 _NAME = re.compile(
-    r"(?P<family>[a-z]+[0-9]*)(?:_(?P<count>[1-9][0-9]*))?"
+    r"(?P<family>[a-z]+[0-9]*)(?:_(?P<count>[1-9][0-9]{0,5}))?"
     r"(?:_off(?P<percent>[0-9.]+)_(?P<mm>[0-9.]+)mm|(?P<human>_human))?"
 )
 
@@ -189,7 +189,7 @@ class Protocol:
             protocol = None
         if protocol is not None and protocol.name == name:
             return protocol
-        count = re.fullmatch("[a-z]+_([0-9]+)", name)
+        count = re.fullmatch("[a-z]+_([0-9]{1,6})", name)
         return cls(Family(name, "drawn clicks", is_numbered=False, is_drawn=False), int(count[1]) if count else 0)
 
     @property

@@ -222,7 +222,7 @@ class Worker:
                     break
                 if grown > MEMORY:
                     outcome = Outcome("memory", f"{grown >> 20} MB, {outcome.what} {outcome.detail[:100]}")
-                if self._bytes() - self._begun > REPLACED:
+                if psutil.Process(self._process.pid).memory_info().rss - self._begun > REPLACED:
                     self.stop()
                 return outcome
             if self._bytes() - self._begun > MEMORY + REPLACED:
@@ -294,6 +294,7 @@ def campaign(kinds: Mapping[str, Kind], about: str) -> int:
         print(inputs.attempt(next(iter(chosen)), options.one, keep=True), root / "work", sep="\n")
         return 0
     worker = Worker(inputs)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # in the background, shells have Ctrl-C ignored
     try:
         return report(count(worker.attempt, chosen, options.count))
     finally:

@@ -105,6 +105,10 @@ def mutated_pickle(content: bytes, rng: Random) -> bytes:
 def mutated_tree(tree: Any, rng: Random, values: tuple[Any, ...] = VALUES) -> Any:
     """A copy of lists and dictionaries with up to three changes."""
     root = {"": copy.deepcopy(tree)}
+
+    def other() -> Any:
+        return copy.deepcopy(rng.choice(values))  # which the next change may change
+
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         holder, key = rng.choice(list(_places(root)))
         value = holder[key]
@@ -112,26 +116,26 @@ def mutated_tree(tree: Any, rng: Random, values: tuple[Any, ...] = VALUES) -> An
         if kind == 0 and holder is not root:
             del holder[key]
         elif kind == 1 and isinstance(holder, dict) and holder is not root:
-            holder[_key(rng.choice(values), rng)] = holder.pop(key)
+            holder[_key(other(), rng)] = holder.pop(key)
         elif kind == 2 and isinstance(holder, dict) and holder is not root:
-            holder[f"{TWICE}{key}"] = rng.choice(values)
+            holder[f"{TWICE}{key}"] = other()
         elif kind == 3:
             holder[key] = [value]
         elif kind == 4:
-            other, place = rng.choice(list(_places(root)))
-            holder[key] = copy.deepcopy(other[place])
+            source, place = rng.choice(list(_places(root)))
+            holder[key] = copy.deepcopy(source[place])
         elif kind == 5 and isinstance(value, dict):
-            value[_key(rng.choice(values), rng)] = rng.choice(values)
+            value[_key(other(), rng)] = other()
         elif kind == 5 and isinstance(value, list):
-            value.insert(rng.randrange(len(value) + 1), rng.choice(values))
+            value.insert(rng.randrange(len(value) + 1), other())
         elif kind == 6 and isinstance(value, list):
             holder[key] = value * rng.choice((2, 1000))
         elif kind == 7 and isinstance(value, int | float):
-            holder[key] = rng.choice((-value, value * 1000, value + 1, value / 7, str(value), [value]))
+            holder[key] = rng.choice((-value, value * 1000, value + 1, 0.3, str(value), [value]))
         elif kind == 7 and isinstance(value, str):
             holder[key] = rng.choice((value[:1], value * 100, value.upper(), f" {value} ", f"{value}\0", [value]))
         else:
-            holder[key] = rng.choice(values)
+            holder[key] = other()
     return root[""]
 
 
