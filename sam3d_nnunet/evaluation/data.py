@@ -115,7 +115,8 @@ class EvaluationData:
         """
         if not fold.isdecimal() or len(fold) > 9:
             raise SAM3DError(
-                f"The fold {brief(fold)} has no validation cases of its own. Give a numbered fold, or a test set with --test."
+                f"The fold {brief(fold)} has no validation cases of its own. Give a numbered fold, or a test set with "
+                "--test."
             )
         there, where = (self.raw.cases, self.raw.folder) if self.raw else (self.cases_with_truth(), self.truth)
         file = splits_file(self.name)
