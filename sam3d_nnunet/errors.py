@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,6 +89,8 @@ def show_as_sentence() -> None:
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, SAM3DError):
             print(f"Error: {error}", file=sys.stderr)
+        elif isinstance(error, ConnectionError) and threading.current_thread() is not threading.main_thread():
+            pass  # multiprocessing reports a worker that was ended, after an error, before it took what was sent to it
         else:
             previous(kind, error, trace)
 
