@@ -76,7 +76,8 @@ class ResultsFolder:
         for key, value in content.items():
             if known.get(key, value) != value:
                 raise SAM3DError(
-                    f"{self.root} holds results with {key} {known[key]}, not {value}. Give another folder for these."
+                    f"{self.root} holds results with {key} {_shown(known[key])}, not {value}, by its {DATA}. Give "
+                    "another folder for these."
                 )
         return known | content
 
@@ -110,7 +111,7 @@ class ResultsFolder:
         for key in ("trainer", "plans", "configuration"):
             if known.get(key, facts[key]) != facts[key]:
                 raise SAM3DError(
-                    f"{self.root / method} holds results of {key} {known[key]}, not {facts[key]}. "
+                    f"{self.root / method} holds results of {key} {_shown(known[key])}, not {facts[key]}. "
                     "Give this method another name."
                 )
         self._refuse_one_name(method, facts.get("run_of", known.get("run_of")))
@@ -225,8 +226,8 @@ def refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:
     if different:
         key = different[0]
         raise SAM3DError(
-            f"{folder} holds predictions with {key} {known[key]}, not {settings[key]}. Give another --name, or delete "
-            "that folder to predict again."
+            f"{folder} holds predictions with {key} {_shown(known[key])}, not {settings[key]}, by its {SETTINGS}. Give "
+            "another --name, or delete that folder to predict again."
         )
 
 
@@ -273,6 +274,12 @@ def _with_cases(file: Path) -> pd.DataFrame:
     if "case" not in table:
         raise SAM3DError(f"{file} has no column case. Delete it, and run sam3d evaluate again.")
     return table
+
+
+def _shown(value: Any) -> str:
+    """A value from a file, as a message shows it."""
+    text = str(value)
+    return text if text.isprintable() and len(text) <= 300 else brief(value)
 
 
 def fingerprint(checkpoint: Path) -> str:
