@@ -33,6 +33,8 @@ ONE_MACHINE = ("--cores", "all", "--resources", "machine=1")
 """Snakemake runs one step at a time, with all cores."""
 QUEUE_GRACE = 20.0
 """Seconds in which Snakemake may take its jobs out of the queue of a cluster."""
+RUN_BY_SHELLS = frozenset('"$`\\') - {os.sep}
+"""Characters that mean something between double quotes, where executors of Snakemake put the path of their folder."""
 ANSWER = 60.0
 """Seconds in which SLURM may say what is in its queue."""
 
@@ -85,7 +87,7 @@ class Benchmark:
 
         Raises:
             SAM3DError: as in `left`; or Snakemake or the device is missing, or the same comparison is running already,
-                or SLURM still has jobs of an earlier start.
+                or SLURM still has jobs of an earlier start, or the path of the results can't be given to a cluster.
         """
         if find_spec("snakemake") is None:
             raise SAM3DError(
@@ -95,6 +97,11 @@ class Benchmark:
             usable_device(self.device)
         elif not Path(profile).is_dir():
             raise SAM3DError(f"There is no folder {profile} with a Snakemake profile.")
+        elif not RUN_BY_SHELLS.isdisjoint(str(self._work)):
+            raise SAM3DError(
+                f"The path {self.results.absolute()} holds one of the characters {' '.join(sorted(RUN_BY_SHELLS))}, "
+                "which the shell of a scheduler would replace or run. With --profile, use another folder of results."
+            )
         try:
             self._work.mkdir(parents=True, exist_ok=True)
         except OSError as e:

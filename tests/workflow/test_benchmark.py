@@ -119,6 +119,13 @@ def test_a_profile_says_how(dataset, steps, tmp_path):
     assert isinstance(done.exception, SAM3DError) and str(tmp_path / "nowhere") in str(done.exception)
 
 
+def test_no_scheduler_runs_what_the_path_of_the_results_holds(dataset, steps, tmp_path):
+    (tmp_path / "profile").mkdir()
+    done = benchmark("-o", tmp_path / "`id`", "--device", "cpu", "--profile", tmp_path / "profile")
+    assert isinstance(done.exception, SAM3DError) and "another folder of results" in str(done.exception)
+    assert not list(steps.iterdir())
+
+
 def test_results_in_a_file(dataset, steps, tmp_path):
     (tmp_path / "measured").touch()
     done = benchmark("-o", tmp_path / "measured", "--device", "cpu")
