@@ -45,7 +45,8 @@ os.environ.setdefault("nnUNet_def_n_proc", "1")  # nnU-Net reads it when it is i
 from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.errors import SAM3DError
 
-LIMIT = 20.0  # seconds for an input
+LIMIT = 20.0  # seconds of a processor for an input
+PATIENCE = 5  # as many of LIMIT may pass by the clock: on a busy machine, a process waits for its turn
 MEMORY = 2 << 30  # bytes that an input may take
 LONGEST_LINE = 2000  # characters that a person can still read
 REPLACED = 1 << 30  # bytes by which a process may grow before another one takes its place
@@ -212,8 +213,8 @@ class Worker:
         if self._process is None:
             self._start()
         self._connection.send((name, number))
-        start, ended = time.monotonic(), None
-        while time.monotonic() - start < LIMIT:
+        start, used, ended = time.monotonic(), self._seconds(), None
+        while time.monotonic() - start < PATIENCE * LIMIT and self._seconds() - used < LIMIT:
             if self._connection.poll(0.2):
                 try:
                     outcome, grown = self._connection.recv()
@@ -228,8 +229,9 @@ class Worker:
             if self._bytes() - self._begun > MEMORY + REPLACED:
                 ended = Outcome("memory", f"more than {self._bytes() - self._begun >> 20} MB")
                 break
+        taken = f"{self._seconds() - used:.0f} s of a processor, {time.monotonic() - start:.0f} s by the clock"
         self.stop()
-        return ended or Outcome("hang", f"{LIMIT:.0f} s")
+        return ended or Outcome("hang", taken)
 
     def _start(self) -> None:
         context = multiprocessing.get_context("fork")  # what is imported is there at once
@@ -238,6 +240,12 @@ class Worker:
         self._process.start()
         theirs.close()
         self._begun = self._connection.recv()
+
+    def _seconds(self) -> float:
+        """What the process and its children have taken of a processor."""
+        with contextlib.suppress(psutil.Error):
+            return sum(psutil.Process(self._process.pid).cpu_times()[:4])
+        return 0.0
 
     def _bytes(self) -> int:
         """Memory of the process and its children."""
