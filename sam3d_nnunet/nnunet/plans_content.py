@@ -36,7 +36,7 @@ def _small(value: Any) -> Any:
     if isinstance(value, dict):
         for part in value.values():
             _small(part)
-    elif isinstance(value, list):
+    elif isinstance(value, (list, tuple)):
         for part in value:
             _small(part)
     elif isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:
@@ -44,7 +44,7 @@ def _small(value: Any) -> Any:
     return value
 
 
-Axes = Annotated[list[int], AfterValidator(_permutation)]
+Axes = Annotated[list[int], Field(strict=False), AfterValidator(_permutation)]
 Size = Annotated[int, Field(ge=1, le=LARGEST)]
 Spacing = Annotated[Finite, AfterValidator(_positive)]
 
@@ -60,19 +60,22 @@ class Architecture(Content):
 
     network_class_name: str
     arch_kwargs: Annotated[dict[str, Any], AfterValidator(_small)]
-    requires_import: list[str] = Field(alias="_kw_requires_import")
+    requires_import: Annotated[list[str], Field(strict=False, alias="_kw_requires_import")]
 
 
 class Configuration(Content):
-    """One of the plans' configurations, with what it inherits. Values are as in nnU-Net."""
+    """One of the plans' configurations, with what it inherits. Values are as in nnU-Net.
+
+    In checkpoints, where plans don't come from a file, lists may be tuples.
+    """
 
     data_identifier: FileName
     preprocessor_name: str
     batch_size: Annotated[int, Field(ge=1, lt=2**31)]
-    patch_size: Annotated[list[Size], Field(min_length=2, max_length=3)]
-    spacing: Annotated[list[Spacing], Field(min_length=2, max_length=3)]
-    normalization_schemes: Annotated[list[str], Field(min_length=1)]
-    use_mask_for_norm: Annotated[list[bool], Field(min_length=1)]
+    patch_size: Annotated[list[Size], Field(strict=False, min_length=2, max_length=3)]
+    spacing: Annotated[list[Spacing], Field(strict=False, min_length=2, max_length=3)]
+    normalization_schemes: Annotated[list[str], Field(strict=False, min_length=1)]
+    use_mask_for_norm: Annotated[list[bool], Field(strict=False, min_length=1)]
     resampling_fn_data: str
     resampling_fn_seg: str
     resampling_fn_probabilities: str
