@@ -23,7 +23,7 @@ from sam3d_nnunet.datasets.splits import FILE, draw_splits, read_fold
 from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
 from sam3d_nnunet.errors import SAM3DError, full_disk_told, show_as_sentence
 from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
-from sam3d_nnunet.io import listing, read_json_object, whole_file, whole_files
+from sam3d_nnunet.io import listing, read_json_object, whole_file
 from sam3d_nnunet.network.checkpoint_files import read_as_data
 from sam3d_nnunet.network.weights import refuse_broken_weights
 from sam3d_nnunet.nnunet.names import validation_folders
@@ -69,8 +69,8 @@ class WholeProgress(MetaLogger):
 
     def plot_progress_png(self, output_folder: str) -> None:
         """Write `progress.png`."""
-        with whole_files(Path(output_folder)) as part:
-            super().plot_progress_png(str(part))
+        with whole_file(Path(output_folder) / "progress.png") as part:
+            super().plot_progress_png(str(part.parent))
 
 
 class PlannedTrainer(nnUNetTrainer):

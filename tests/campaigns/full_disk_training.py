@@ -24,13 +24,14 @@ TRAINING = (0, 2, 5, 10, 100, 750, 1500, 1530, 2500, 3010, 3060, 3200, 4000, 452
 """Room for the whole model in pages, from start to start of a training."""
 VALIDATION = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10)
 """Room beside what there is in pages, from start to start of its validation."""
-SENTENCE = r"^Error: (?P<path>\S+): No space left on device\. Make room there and (?P<do>.+)\.$"
+SENTENCE = r"^Error: (?P<path>\S+): (No space left on device|it was cut off .+)\. Make room there and .+\.$"
 
 
 def main() -> None:
     """Exit code 1 if a full disk was not told, or left anything half."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-n", "--every", type=int, default=1, help="take only every n-th of the points")
+    parser.add_argument("--only", choices=("--c", "--val"), help="points of the training, or of the validations")
     parser.add_argument("--prepared", type=Path, help="folder in which the images were prepared, or shall be")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -43,6 +44,7 @@ def main() -> None:
             disk = FullDisk(trainings, results)
             points = [("--c", room) for room in TRAINING[:: options.every]]
             points += [("--val", room) for room in VALIDATION[:: options.every]]
+            points = [point for point in points if options.only in (None, point[0])]
             for flag, room in tqdm(points, unit="point"):
                 if flag == "--val" and not disk.is_trained:
                     disk.train()
