@@ -20,9 +20,9 @@ from trainings import Run, Trainings, epochs_in, faults_of_end, faults_of_files,
 
 DISK = 64 << 20  # bytes
 PAGE = 4096
-TRAINING = (0, 2, 5, 10, 100, 750, 1500, 1530, 2500, 3010, 3060, 3200, 4000, 4520)
+TRAINING = (0, 1, 2, 5, 7, 10, 60, 100, 750, 1500, 1530, 2500, 3010, 3060, 3200, 4000, 4520)
 """Room for the whole model in pages, from start to start of a training."""
-VALIDATION = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10)
+VALIDATION = (0, 1, 2, 3, 4, 5, 6)
 """Room beside what there is in pages, from start to start of its validation."""
 SENTENCE = r"^Error: (?P<path>\S+): (No space left on device|it was cut off .+)\. Make room there and .+\.$"
 
