@@ -96,12 +96,12 @@ def _read_costs(file: Path, cases: Collection[str]) -> pd.DataFrame | None:
     """The cost of each case from prediction.csv, which `sam3d predict-sam2d` writes; None without any."""
     if not file.is_file():
         return None
-    table = read_rows(file)
-    missing = [column for column in COSTS if column not in table]
-    if missing:
-        raise SAM3DError(
-            f"{file} is not a table with the columns {', '.join(COSTS)}: it lacks {', '.join(missing)}. Correct or "
-            "delete it."
-        )
+    columns = f"Its columns are {', '.join(COSTS)}."
+    try:
+        table = read_rows(file)
+    except SAM3DError as e:
+        raise SAM3DError(f"{e} {columns}") from e
+    if missing := [column for column in COSTS if column not in table]:
+        raise SAM3DError(f"{file} has no column {', '.join(missing)}. Correct or delete it. {columns}")
     costs = table.loc[table["case"].isin(cases), COSTS]
     return costs if len(costs) else None

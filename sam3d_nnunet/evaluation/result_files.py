@@ -132,7 +132,7 @@ def read_rows(file: Path) -> pd.DataFrame:
     try:
         table = read_table(file)
     except (OSError, ValueError) as e:
-        raise SAM3DError(f"{file} can't be read: {brief(str(e).strip())}. {again}") from e
+        raise SAM3DError(f"{file} can't be read: {_first_line(e)}. {again}") from e
     missing = [column for column in NEEDED[file.name] if column not in table]
     if missing:
         raise SAM3DError(f"{file} has no column {', '.join(missing)}. Delete it, and run sam3d evaluate again.")
@@ -145,6 +145,11 @@ def read_rows(file: Path) -> pd.DataFrame:
     for column in table.columns.difference(list(NAMES), sort=False):
         table[column] = _numbers(table[column], file, again)
     return table
+
+
+def _first_line(error: Exception) -> str:
+    """Of a message of pandas', which can show a whole cell."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")[:200]
 
 
 def _numbers(column: pd.Series, file: Path, again: str) -> pd.Series:
