@@ -140,7 +140,9 @@ def load_model_folder(
         try:
             network.load_state_dict(checkpoint["network_weights"])
         except (RuntimeError, AttributeError, TypeError) as e:  # values that are no tensors raise all of them
-            raise SAM3DError(f"{file} doesn't fit the network of plans.json and dataset.json in {folder}: {_short(e)}") from e
+            raise SAM3DError(
+                f"{file} doesn't fit the network of plans.json and dataset.json in {folder}: {_short(e)}"
+            ) from e
         refuse_broken_weights(
             checkpoint["network_weights"], str(file), "Choose another checkpoint or fold, or train the fold again."
         )
