@@ -161,7 +161,7 @@ def kinds() -> Iterator[tuple[str, Kind]]:
         make, what = partial(image, ".nii.gz", part), "image" if part == "imagesTr" else "label map"
         for name, read in {"plan": PLAN, "prompts": DRAW, "target": TARGET}.items():
             yield f"{what} .nii.gz: {name}", Kind(make, read, gzipped, case, share=0.3)
-    yield "image: predict", Kind(given_image, command(*PREDICT, "--prompts", "@clicks"), gzipped, share=0.3)
+    yield "image: predict", Kind(given_image, command(*PREDICT, "--prompts", "@clicks"), gzipped, ("ball_json",), 0.3)
     yield "segmentation: predict", Kind(segmentation, command(*PREDICT, "--refine-from", "@found"), gzipped, share=0.3)
     yield (
         "folds (.pkl): splits import",
