@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import torch
 from PIL import Image
-from signals import MARK, TRAIN, marked, prepare
+from signals import LIMIT, MARK, TRAIN, marked, prepare
 
 MODEL = "Dataset001_Phantom/SAM3DAdapterTrainer_demo__SAM3DPlans__3d_fullres"
 EPOCHS, VALIDATED = 3, ("phantom_003", "phantom_004")
@@ -197,11 +197,11 @@ class Trainings:
 
 
 def left_of(run: Run) -> list[str]:
-    """Commands of processes that are left after 10 s, or more on a machine with other work; they are ended.
+    """Commands of processes that are left after `LIMIT`; they are ended.
 
-    nnU-Net's workers look for their parent once they have imported everything.
+    nnU-Net's workers look for their parent once they have imported everything, which takes long on a busy machine.
     """
-    deadline = time.monotonic() + 10 * max(1.0, 2 * os.getloadavg()[0] / os.cpu_count())
+    deadline = time.monotonic() + LIMIT
     while (there := _marked(run)) and time.monotonic() < deadline:
         time.sleep(0.05)
     lines = []
