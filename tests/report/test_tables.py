@@ -208,6 +208,28 @@ def test_no_cell_of_the_csv_starts_a_formula(results_folder, name):
     assert not texts.str.match(r"[=+\-@\t\r]").any()
 
 
+FULL = """
+import resource, sys
+from sam3d_nnunet.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the size of files is limited as Unix does it")
+def test_a_full_disk_leaves_earlier_tables(results_folder, tmp_path):
+    folder = tmp_path / "tables"
+    files = write_tables(Results(results_folder), folder, protocols=["automatic"], figures=False)
+    before = [(file.stat().st_ino, file.read_bytes()) for file in files]
+    chosen = ("--protocol", "automatic", "--without-figures")
+    command = [sys.executable, "-c", FULL, "table", results_folder, "-o", folder, *chosen]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "File too large" in done.stderr and str(folder / "table.md") in done.stderr
+    assert [(file.stat().st_ino, file.read_bytes()) for file in files] == before
+    assert sorted(folder.iterdir()) == sorted(files)
+
+
 def test_targets_without_pairs_are_not_few_pairs(results_folder):
     """The truth of Posterior is empty everywhere."""
     for file in results_folder.glob("*/automatic/**/metrics.csv"):
