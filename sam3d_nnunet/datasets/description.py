@@ -116,13 +116,17 @@ class DatasetDescription(BaseModel):
         return cases
 
 
-def read_dataset_json(file: Path) -> dict[str, Any]:
+def read_dataset_json(file: Path, hint: str = "It must be that of an nnU-Net v2 data set.") -> dict[str, Any]:
     """nnU-Net's description of a data set. The number of training cases may be missing: nothing depends on it.
+
+    Args:
+        file: dataset.json.
+        hint: a sentence for errors that says what to do if it holds no JSON object.
 
     Raises:
         SAM3DError: the file can't be read, or is no dataset.json of nnU-Net v2. It tells all that is wrong.
     """
-    content = read_json_object(file, hint="It must be the dataset.json of an nnU-Net v2 data set.")
+    content = read_json_object(file, hint=hint)
     if "modality" in content:  # as version 1 called them, which nnU-Net still reads
         content.setdefault("channel_names", content["modality"])
     refuse_problems({"numTraining": 0} | content, file)

@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from pydantic import Field
 from torch import nn
 
-from sam3d_nnunet.datasets.description import description_problems
+from sam3d_nnunet.datasets.description import read_dataset_json
 from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.file_content import Content, check_content
 from sam3d_nnunet.io import brief, listing, read_json_object
@@ -172,7 +172,8 @@ def read_plans(folder: Path) -> dict[str, Any]:
     Raises:
         SAM3DError: this is not a model folder, or its plans can't be used.
     """
-    plans = _read_json(folder, "plans.json", ("dataset_name", "plans_name", "configurations"))
+    _refuse_missing(folder)
+    plans = read_json_object(folder / "plans.json", ("dataset_name", "plans_name", "configurations"), _hint(folder))
     check_plans(plans, folder / "plans.json", DAMAGED)
     return plans
 
@@ -201,11 +202,8 @@ def read_dataset(folder: Path) -> dict[str, Any]:
     Raises:
         SAM3DError: it is missing, or can't be used.
     """
-    content = _read_json(folder, "dataset.json", ("labels", "file_ending"))
-    known = content | ({"channel_names": content["modality"]} if "modality" in content else {})  # as of nnU-Net v1
-    for key, problem in description_problems({"numTraining": 1} | known).items():
-        raise SAM3DError(f'{folder / "dataset.json"}: "{key}" {problem}. {DAMAGED}')
-    return content
+    _refuse_missing(folder)
+    return read_dataset_json(folder / "dataset.json", _hint(folder))
 
 
 def choose_folds(folder: Path, folds: Sequence[Fold] | Fold | None, checkpoint_name: str) -> list[str]:
@@ -331,17 +329,13 @@ def _short(error: Exception) -> str:
     return text if len(text) < 1000 else f"{text[:1000]} ..."
 
 
-def _read_json(folder: Path, name: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """One of nnU-Net's files in a model folder."""
-    _refuse_missing(folder)
-    return read_json_object(
-        folder / name, keys, f"Give the folder TRAINER__PLANS__CONFIGURATION of a model. {_content(folder)}"
-    )
-
-
 def _refuse_missing(folder: Path) -> None:
     if not folder.is_dir():
         raise SAM3DError(f"There is no model folder {folder}. Give the folder TRAINER__PLANS__CONFIGURATION.")
+
+
+def _hint(folder: Path) -> str:
+    return f"Give the folder TRAINER__PLANS__CONFIGURATION of a model. {_content(folder)}"
 
 
 def _content(folder: Path) -> str:

@@ -247,7 +247,7 @@ def test_what_dataset_json_holds(make_model):
     folder = make_model().folder
     content = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps(content | {"labels": {"background": 0, "core": "1"}}))
-    with pytest.raises(SAM3DError, match='dataset.json: "labels" must be whole numbers'):
+    with pytest.raises(SAM3DError, match='dataset.json can.t be used: "labels" must be whole numbers'):
         load_model_folder(folder)
 
 
