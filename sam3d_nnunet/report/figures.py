@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, refusal
 from sam3d_nnunet.evaluation.metrics import targets_of
 from sam3d_nnunet.evaluation.results import KEYS, PredictionFolder, Results
 from sam3d_nnunet.report.case_images import CaseImage, CaseReader
@@ -80,7 +80,7 @@ def write_figures(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise SAM3DError(f"{folder} can't be made: {e}.") from e
+        raise SAM3DError(refusal(e)) from e
     files = []
     with style():
         for name, draw in tqdm(figures.items(), unit="figure"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, refusal
 from sam3d_nnunet.evaluation.results import Results
 from sam3d_nnunet.io import write_text
 from sam3d_nnunet.report.content import gather
@@ -67,5 +67,5 @@ def _write(file: Path, text: str) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, text)
     except OSError as e:
-        raise SAM3DError(f"{file} can't be written: {e}.") from e
+        raise SAM3DError(refusal(e)) from e
     return file

@@ -365,10 +365,12 @@ def shown(monkeypatch) -> list[np.ndarray]:
 
 def write_percentiles(folders, **more: float) -> None:
     """What nnU-Net finds out about the foreground of the data set of `make_dataset`."""
-    statistics = {"percentile_00_5": FOREGROUND[0], "percentile_99_5": FOREGROUND[1]} | more
+    statistics = dict.fromkeys(("mean", "median", "std", "min", "max"), 0.0)
+    statistics |= {"percentile_00_5": FOREGROUND[0], "percentile_99_5": FOREGROUND[1]} | more
+    images = {"spacings": [[1.0] * 3], "shapes_after_crop": [[4] * 3], "median_relative_size_after_cropping": 1.0}
     file = folders.preprocessed / "Dataset004_Some" / "dataset_fingerprint.json"
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({"foreground_intensity_properties_per_channel": {"0": statistics}}))
+    file.write_text(json.dumps(images | {"foreground_intensity_properties_per_channel": {"0": statistics}}))
 
 
 def contrasts(shown: list[np.ndarray]) -> list[int]:
@@ -412,7 +414,7 @@ def test_ct_without_a_window(folder, make_dataset, nnunet_folders):
         write_percentiles(nnunet_folders, **wrong)
         done = invoke(folder, *asked)
         assert isinstance(done.exception, SAM3DError)
-        assert "dataset_fingerprint.json" in str(done.exception) and "percentiles" in str(done.exception)
+        assert "dataset_fingerprint.json" in str(done.exception) and "percentile" in str(done.exception)
 
 
 @pytest.mark.parametrize(

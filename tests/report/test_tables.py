@@ -534,5 +534,5 @@ def test_wrong_arguments_are_refused(made_results, tmp_path):
 
 def test_folder_that_cannot_be_written_is_an_error(made_results, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SAM3DError, match="table.md"):
+    with pytest.raises(SAM3DError, match="file: File exists. Give another path"):
         write_tables(Results(made_results), tmp_path / "file", protocols=["automatic"], figures=False)
