@@ -8,6 +8,7 @@ import errno
 import json
 import locale
 import os
+import re
 import reprlib
 import shutil
 import time
@@ -24,6 +25,8 @@ from sam3d_nnunet.processes import shared_lock
 
 PART = ".part_"
 """How the names of temporary folders begin: with a dot, so that nobody takes them for a case or a module."""
+HALF = re.compile(r"\\u[dD]")
+"""Begins the halves of a character in JSON. One half alone can't be written, nor be the name of anything."""
 UNLOCKED = 5.0  # seconds in which a process surely locks a temporary folder that it has made
 
 
@@ -70,9 +73,15 @@ def read_json(path: Path, hint: str = "") -> Any:
     """Content of a JSON file. Arguments and errors are those of `read_text`; other text than JSON is an error, too."""
     text = read_text(path, hint)
     try:
-        return json.loads(text)
+        content = json.loads(text)
+        if HALF.search(text):
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
     except json.JSONDecodeError as e:
         raise _error(f"{path}, line {e.lineno}: this is not JSON ({e.msg}).", hint or "Correct the file.") from e
+    except UnicodeEncodeError as e:
+        half = ascii(e.object[e.start])[1:-1]
+        raise _error(f"{path} holds {half}, which is half of a character.", hint or "Correct the file.") from e
     except (RecursionError, ValueError) as e:  # thousands of brackets or digits
         raise _error(f"{path} holds no JSON that can be read: {e}.", hint) from e
 

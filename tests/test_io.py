@@ -55,6 +55,8 @@ def test_files_that_cannot_be_read(tmp_path, read):
         ("", "line 1"),
         ("[" * 100_000, "recursion"),
         ("1" * 10_000, "digits"),
+        ('{"a": ["\\ud83d"]}', "ud83d"),
+        ('{"\\uDE00": 1}', "ude00"),
     ],
 )
 def test_what_is_not_json(tmp_path, text, value):
@@ -62,6 +64,11 @@ def test_what_is_not_json(tmp_path, text, value):
     file.write_text(text)
     with pytest.raises(SAM3DError, match=f"{file}.*{value}.*{HINT}"):
         read_json(file, HINT)
+
+
+def test_json_of_two_halves_of_a_character(tmp_path):
+    (tmp_path / "content.json").write_text('["\\ud83d\\ude00"]')
+    assert read_json(tmp_path / "content.json") == ["\U0001f600"]
 
 
 def test_json_of_another_kind(tmp_path):

@@ -95,12 +95,17 @@ class RawDataset:
                 raise SAM3DError(f"{self.name} can't have a case {case!a}: the name {fault}. Rename its files.")
 
     def refuse_file_names(self) -> None:
-        """Refuse names of training files that nnU-Net would take otherwise than they are meant.
+        """Refuse names of training files that nnU-Net would take otherwise than they are meant, or not see.
 
         Raises:
-            SAM3DError: names the first such file, and says what to do.
+            SAM3DError: names the first such file, or there is no image, and says what to do.
         """
         cases = self._cases_of_nnunet() if self.listed is None else sorted(self.listed)
+        if not cases:
+            raise SAM3DError(
+                f"{self.folder / 'imagesTr'} holds no image CASE_0000{self.file_ending}. Put the images there, or "
+                'correct "file_ending" in dataset.json.'
+            )
         self.refuse_case_names(cases)
         if same := alike(cases):
             raise SAM3DError(

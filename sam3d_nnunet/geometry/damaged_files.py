@@ -8,6 +8,7 @@ changed byte can't be found in a file without checksums.
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +25,11 @@ LONGEST_FIELD = 500
 """Bytes of a field in NRRD's header. From about 1000 on, ITK writes what it can't read beyond the end of its memory."""
 WORDED = ("content",)
 """Fields of NRRD's header of which ITK reads any length."""
+META_IMAGE = (".mha", ".mhd")
+DIMENSIONS, LONGEST_NAME = [str(count) for count in range(11)], 250
+"""Of MetaImage's header. ITK writes more beyond the end of its memory."""
+PATTERN = re.compile(r"[^%]*%0?[0-9]{0,2}d[^%]*")
+"""Of the names of several files with voxels."""
 GZIP, PNG = b"\x1f\x8b", b"\x89PNG\r\n\x1a\n"
 PAIR = re.compile(r"(.+)\.(hdr|img)(\.gz)?", re.IGNORECASE)
 
@@ -56,7 +62,7 @@ def refuse_name(file: str | Path) -> None:
 
 
 def refuse_crashing(file: str | Path) -> None:
-    """Refuse a file that would end the process instead of ITK's reader: by its path, or by the header of NRRD.
+    """Refuse a file that would end the process instead of ITK's reader, by its path or its header.
 
     Raises:
         SAM3DError: names the file.
@@ -64,15 +70,31 @@ def refuse_crashing(file: str | Path) -> None:
     refuse_name(file)
     try:
         with Path(file).open("rb") as stream:
-            if stream.read(4) != b"NRRD":
+            if stream.read(4) == b"NRRD":
+                wrong = [key for key, value in _lines(stream, ":", last="") if _crashes_nrrd(key, value)]
+            elif Path(file).suffix.lower() in META_IMAGE:
+                stream.seek(0)
+                lines = _lines(stream, "=", last="elementdatafile")
+                wrong = [key for key, value in lines if _crashes_meta_image(key, value)]
+            else:
                 return
-            fields = _fields(stream, ":", last="")
     except OSError:
         return  # will be an error of the reader, too
-    for name, value in fields.items():
-        if not name.startswith("#") and not value.startswith("=") and name not in WORDED:  # comments, pairs, texts
-            if len(name) + len(value) > LONGEST_FIELD:
-                raise SAM3DError(f"{file} is damaged: {brief(name)} in its header is too long. Copy or make it again.")
+    if wrong:
+        raise SAM3DError(f"{file} is damaged: {brief(wrong[0])} in its header can't be read. Copy or make it again.")
+
+
+def _crashes_nrrd(key: str, value: str) -> bool:
+    is_text = key.startswith("#") or value.startswith("=") or key in WORDED  # comments, pairs, texts
+    return not is_text and len(key) + len(value) > LONGEST_FIELD
+
+
+def _crashes_meta_image(key: str, value: str) -> bool:
+    if key == "ndims":
+        return value not in DIMENSIONS
+    if key == "name":
+        return len(value) > LONGEST_NAME
+    return key == "elementdatafile" and "%" in value and not PATTERN.fullmatch(value)  # ITK hands it to printf
 
 
 class _Damage(Exception):
@@ -86,7 +108,7 @@ def _check(file: Path) -> None:
         _check_compressed_nrrd(file)
     elif head.startswith(PNG):
         _check_png(file)
-    elif file.suffix.lower() in (".mha", ".mhd"):
+    elif file.suffix.lower() in META_IMAGE:
         _check_compressed_meta_image(file)
     elif pair:
         _check_pair(file.parent, pair[1])
@@ -183,12 +205,17 @@ def _check_compressed_data(header: Path, start: int, name: str | None) -> None:
 
 
 def _fields(stream: BinaryIO, separator: str, last: str) -> dict[str, str]:
+    """What `_lines` gives, by key."""
+    return dict(_lines(stream, separator, last))
+
+
+def _lines(stream: BinaryIO, separator: str, last: str) -> Iterator[tuple[str, str]]:
     """The lines "key: value" of a header up to the key `last`; keys in small letters without spaces."""
-    fields: dict[str, str] = {}
-    while last not in fields and (line := stream.readline(LONGEST_LINE)):
+    key = None
+    while key != last and (line := stream.readline(LONGEST_LINE)):
         key, _, value = line.decode("latin-1").partition(separator)
-        fields["".join(key.split()).lower()] = value.strip()
-    return fields
+        key = "".join(key.split()).lower()
+        yield key, value.strip()
 
 
 def _check_png(file: Path) -> None:

@@ -96,7 +96,7 @@ def load_released_checkpoint(path: str | Path) -> SAM3D:
         tensors = checkpoint.get(part)
         if part == "feature_dict":
             tensors = tensors[-1] if isinstance(tensors, list) and tensors else None
-        if not isinstance(tensors, Mapping):
+        if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
             raise SAM3DError(f"{path} is not a released 3DSAM-adapter checkpoint: {_lacks(part, checkpoint)}")
         weights |= translate_released(part, tensors)
     num_classes, image_channels = _released_sizes(weights, path)

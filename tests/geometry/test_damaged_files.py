@@ -183,6 +183,33 @@ def test_long_lines_in_a_header(tmp_path, name, length):
     assert np.array_equal(read(tmp_path / name), LABELS)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NDims = -1",
+        "NDims = 99999",
+        "NDims = 0x7fff",
+        f"Name = {'x' * 300}",
+        f"Name = {'x' * 300}\nName = short",
+        "ElementDataFile = %s",
+        "ElementDataFile = a%n",
+    ],
+)
+def test_headers_of_meta_image_that_crash_itk(files, tmp_path, line):
+    whole = (files / "a.mha").read_bytes()
+    key, end = line.split(" = ")[0].encode(), whole.index(b"LOCAL\n") + len(b"LOCAL\n")
+    lines = [given for given in whole[:end].splitlines() if not given.startswith(key)]
+    lines.insert(1 if key != b"ElementDataFile" else len(lines), line.encode())
+    (tmp_path / "a.mha").write_bytes(b"\n".join(lines) + b"\n" + whole[end:])
+    with pytest.raises(SAM3DError, match=f"a.mha is damaged: '{key.decode().lower()}' in its header"):
+        damaged_files.refuse_crashing(tmp_path / "a.mha")
+
+
+def test_patterns_of_slices_in_meta_image_are_read(tmp_path):
+    (tmp_path / "a.mhd").write_text("NDims = 3\nName = brain\nElementDataFile = slice_%03d.raw 1 9 1\n")
+    damaged_files.refuse_crashing(tmp_path / "a.mhd")
+
+
 @pytest.mark.parametrize("bits", [1, 64])
 def test_number_of_bits_that_no_library_reads(files, tmp_path, bits):
     whole = bytearray((files / "a.nii").read_bytes())

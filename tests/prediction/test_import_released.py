@@ -181,6 +181,7 @@ def test_existing_folder_is_left_alone(tmp_path):
         (b"<!doctype html>", "it is a text file"),
         ({"model": torch.zeros(1)}, "kits.pth .* released 3DSAM-adapter checkpoint: .* 'encoder_dict'"),
         ({"encoder_dict": {}, "feature_dict": [{}], "decoder_dict": {}}, "its decoder lacks"),
+        ({"encoder_dict": {3: torch.zeros(1)}}, "its 'encoder_dict' does not hold the expected tensors"),
         (None, "There is no file"),
     ],
 )
