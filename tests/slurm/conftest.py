@@ -1,12 +1,14 @@
 """A cluster for the tests, and a profile for it."""
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import cluster
 import pytest
-from cluster import cluster, missing
 
 PROFILE = """\
 executor: slurm
@@ -20,10 +22,14 @@ default-resources:
 
 @pytest.fixture(scope="session")
 def running_cluster() -> Iterator[dict[str, str]]:
-    if lacking := missing():
+    """In a process of its own, since it handles signals, and other tests fork."""
+    if lacking := cluster.missing():
         pytest.skip(f"SLURM is not installed: {', '.join(lacking)}")
-    with tempfile.TemporaryDirectory(prefix="slurm_") as folder, cluster(Path(folder)) as variables:
-        yield variables
+    with tempfile.TemporaryDirectory(prefix="slurm_") as folder:
+        with subprocess.Popen([sys.executable, cluster.__file__, folder], stdout=subprocess.PIPE, text=True) as process:
+            lines = [process.stdout.readline().strip() for _ in range(2)]
+            yield dict(line.removeprefix("export ").split("=", 1) for line in lines)
+            process.terminate()
 
 
 @pytest.fixture
