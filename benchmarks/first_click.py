@@ -435,7 +435,7 @@ def predict(task: dict[str, Any]) -> dict[str, Any]:
     with stages.stage("start"):
         from sam3d_nnunet.cli.main import main as sam3d
         from sam3d_nnunet.network.sam3d import SAM3D
-        from sam3d_nnunet.prediction import cases, grid_image, predictor, writer
+        from sam3d_nnunet.prediction import batch, cases, grid_image, predictor
 
         watched = (
             (predictor.SAM3DPredictor, "initialize_from_trained_model_folder", "model"),
@@ -445,7 +445,7 @@ def predict(task: dict[str, Any]) -> dict[str, Any]:
             (SAM3D, "encode", "encoding"),
             (SAM3D, "decode", "decoding"),
             (predictor.CasePrediction, "segmentation", "resampling back"),
-            (writer.CaseWriter, "write", "writing"),
+            (batch, "_write", "writing"),
         )
         command = ["sam3d", "predict", "-i", task["image"], "-o", task["output"], "-m", task["model"], "-f", FOLD]
         command += ["--click", ",".join(map(str, task["click"])), "--disable_tta", "--device", "cpu"]

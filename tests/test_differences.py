@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from sam3d_nnunet.cli.main import app
 from sam3d_nnunet.nnunet.names import TRAINERS, find_trainer
-from sam3d_nnunet.planning.recipes import KEYS, known_recipes, load_recipe
+from sam3d_nnunet.planning.recipes import Recipe, known_recipes, load_recipe
 from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings
 from sam3d_nnunet.simulation.protocols import Protocol
 from sam3d_nnunet.training.published import (
@@ -111,7 +111,7 @@ def check_command(words: list[str]) -> None:
 def check_setting(setting: dict, folder: Path) -> None:
     """A setting of the block, or a key beside the block in a recipe."""
     (key,) = setting
-    if key in KEYS and key != BLOCK:
+    if key in Recipe.model_fields and key != BLOCK:
         file = folder / "recipe.json"
         file.write_text(json.dumps(setting))
         load_recipe(file)

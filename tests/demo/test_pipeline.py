@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from functools import partial
 
 import matplotlib.image
@@ -100,13 +101,13 @@ def test_failing_command_names_step_log_and_last_lines(started, monkeypatch):
 
 def test_commands_run_side_by_side_until_one_fails(started, monkeypatch):
     """The second waits until the first runs, which would go on for longer than anybody waits."""
-    runs = "import os, time; print(os.getpid(), flush=True); open('runs', 'w').close(); time.sleep(600)"
+    runs = "import os, time; print('process', os.getpid(), flush=True); open('runs', 'w').close(); time.sleep(600)"
     fails = "import os, time; [time.sleep(0.02) for _ in iter(lambda: os.path.exists('runs'), True)]; exit(1)"
     stub(monkeypatch, a=f"def run(): {runs}", b=f"def run(): {fails}")
     with pytest.raises(SAM3DError, match=r"\(b\) failed"):
         pipeline._run(started, 4, Command("a", "a", ()), Command("b", "b", ()))
     with pytest.raises(ProcessLookupError):
-        os.kill(int(started.log("a").read_text().split()[-1]), 0)
+        os.kill(int(re.search(r"process (\d+)", started.log("a").read_text())[1]), 0)
 
 
 def test_children_alone_see_the_folders(started, monkeypatch):

@@ -32,7 +32,8 @@ PROMPTED = ("volume_1", "volume_3", "center_1", "margin_1", "iterated_2")
 def results(tmp_path) -> Results:
     """One automatic and one prompted method, two targets; the case c5 has no tumour. No images."""
     rng = np.random.default_rng(0)
-    (tmp_path / "data.json").write_text(json.dumps({"dataset_json": {"file_ending": ".nii.gz", "labels": {}}}))
+    description = {"file_ending": ".nii.gz", "labels": {"background": 0, "lesion": 1}}
+    (tmp_path / "data.json").write_text(json.dumps({"dataset_json": description}))
     methods = {"a": ("nnU-Net", "automatic", ("automatic",)), "b": ("ours", "prompted", ("automatic", *PROMPTED))}
     for method, (name, kind, protocols) in methods.items():
         for protocol in protocols:
