@@ -140,11 +140,21 @@ def read_rows(file: Path) -> pd.DataFrame:
     if taken := [column for column in table if column in added]:
         raise SAM3DError(f"{file} has a column {taken[0]}, which reports add themselves. {again}")
     for case in table["case"].unique() if "case" in table else ():
-        if fault := file_name_fault(case):
-            raise SAM3DError(f"{brief(case)} can't be a case in {file}: the name {fault}. Rename it.")
+        refuse_unusable(case, f"a case in {file}")
     for column in table.columns.difference(list(NAMES), sort=False):
         table[column] = _numbers(table[column], file, again)
     return table
+
+
+def refuse_unusable(name: Any, whose: str) -> None:
+    """Refuse a name in results that can't be that of a file, since files are looked for and written by that name.
+
+    Raises:
+        SAM3DError: says whose it is.
+    """
+    fault = file_name_fault(name) if isinstance(name, str) else "is no text"
+    if fault:
+        raise SAM3DError(f"{brief(name)} can't be {whose}: the name {fault}. Rename it.")
 
 
 def _first_line(error: Exception) -> str:

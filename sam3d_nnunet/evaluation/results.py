@@ -40,9 +40,8 @@ from sam3d_nnunet.evaluation.result_files import (
     WRITTEN,
     read_object,
     read_rows,
+    refuse_unusable,
 )
-from sam3d_nnunet.file_names import file_name_fault
-from sam3d_nnunet.io import brief
 from sam3d_nnunet.simulation.protocols import Protocol
 
 METRICS_JSON = "metrics.json"
@@ -239,17 +238,6 @@ class Results:
         if not tables:
             raise SAM3DError(f"{self.root} holds no {name}. Run sam3d evaluate with -o {self.root} first.")
         return pd.concat(tables, ignore_index=True)
-
-
-def refuse_unusable(name: Any, whose: str) -> None:
-    """Refuse a name in results that can't be that of a file, since files are looked for and written by that name.
-
-    Raises:
-        SAM3DError: says whose it is.
-    """
-    fault = file_name_fault(name) if isinstance(name, str) else "is no text"
-    if fault:
-        raise SAM3DError(f"{brief(name)} can't be {whose}: the name {fault}. Rename it.")
 
 
 def pooled_costs(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -113,12 +113,7 @@ def _usable_images(name: str) -> tuple[dict[str, list[Path]], BaseReaderWriter]:
     folder = Path(nnUNet_raw) / name
     dataset_json = read_dataset_json(folder / "dataset.json")
     RawDataset(folder, dataset_json).refuse_file_names()
-    listed = "dataset" in dataset_json or (folder / "imagesTr").is_dir()
-    cases = get_filenames_of_train_images_and_targets(str(folder), dataset_json) if listed else {}
-    if not cases:
-        raise SAM3DError(
-            f"{folder / 'imagesTr'} holds no training cases. Add them as nnU-Net's documentation describes."
-        )
+    cases = get_filenames_of_train_images_and_targets(str(folder), dataset_json)
     first = next(iter(cases.values()))
     reader = determine_reader_writer_from_dataset_json(dataset_json, first["images"][0], verbose=False)()
     images = {case: list(map(Path, files["images"])) for case, files in cases.items()}
