@@ -31,6 +31,7 @@ def write_label_map(labels: np.ndarray, file: Path, properties: dict[str, Any], 
     """
     try:
         reader.write_seg(labels, str(file), properties)
+        refuse_cut_off(file)  # ITK reads what is missing as zeros, which most voxels of a segmentation are
         stored, _ = reader.read_seg(str(file))
     except Exception as e:  # each library of images has errors of its own
         raise _failure(e, file) from e
@@ -58,6 +59,7 @@ def write_volume(image: sitk.Image, file: Path) -> None:
     """
     try:
         sitk.WriteImage(image, str(file), True)
+        refuse_cut_off(file)
         stored = sitk.ReadImage(str(file), image.GetPixelID())
     except Exception as e:  # ITK's errors are RuntimeError
         raise _failure(e, file) from e

@@ -81,11 +81,12 @@ def write_prompt(prompt: Prompt, path: str | Path) -> None:
     path = Path(path)
     text = {JSON: to_json, MARKUPS: to_markups, CSV: to_csv}[_ending(path, WRITTEN)](prompt)
     try:
-        write_text(path, text)
+        prompt.image.encode()  # JSON has escapes for halves of characters, but no reader takes them
     except UnicodeEncodeError as e:
         raise SAM3DError(
             f"The name of the image {prompt.image!a} can't be written to {path}: it is not valid Unicode."
         ) from e
+    write_text(path, text)
 
 
 def to_json(prompt: Prompt) -> str:

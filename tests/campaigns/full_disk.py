@@ -26,14 +26,17 @@ from small_jobs import (
     files_in,
     is_same,
     make_images,
+    make_large_images,
     predict,
     reports,
+    segment,
     temporary,
     variables,
     without_cost,
 )
 
-COMMANDS = ("predict", "evaluate", "table", "figures")
+COMMANDS = ("predict", "segment", "evaluate", "table", "figures")
+"""`sam3d` and one of them, but for "segment": predictions whose largest files are segmentations."""
 CASES = 3
 DISK = 1 << 26  # bytes
 EVERY = 4
@@ -55,6 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="full_") as folder:
         root = Path(folder)
         make_images(root, CASES)
+        make_large_images(root)
         os.environ.update(variables(root))  # before nnU-Net is imported
         load()
         print("| command | points | ended with a sentence | files compared | ended well with room | faults |")
@@ -127,11 +131,11 @@ class Campaign:
     def _job(self, work: Path) -> Job:
         if self.command in ("table", "figures"):
             return reports(self.command, work)
-        return {"predict": predict, "evaluate": evaluate}[self.command](self.root, work)
+        return {"predict": predict, "segment": segment, "evaluate": evaluate}[self.command](self.root, work)
 
     def _is_old(self, name: str) -> bool:
         """Whether a file is there before: all tables and figures, one of the cases, one of the protocols."""
-        return self._writes_again or name.startswith("case_00." if self.command == "predict" else "ours/automatic/")
+        return self._writes_again or name.startswith("ours/automatic/" if self.command == "evaluate" else "case_00.")
 
     @property
     def _writes_again(self) -> bool:

