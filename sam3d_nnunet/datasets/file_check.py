@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sam3d_nnunet.datasets.case_files import image_name, name_fault
 from sam3d_nnunet.datasets.faults import Fault
-from sam3d_nnunet.io import composed
+from sam3d_nnunet.io import composed, listing
 
 IMAGES, LABELS, TEST_IMAGES = "imagesTr", "labelsTr", "imagesTs"
 
@@ -134,4 +134,4 @@ def check_case_names(names: Collection[str], place: str = "", training: bool = T
 
 
 def _numbers(channels: Collection[int]) -> str:
-    return ", ".join(f"_{number:04}" for number in channels)
+    return listing(f"_{number:04}" for number in channels)

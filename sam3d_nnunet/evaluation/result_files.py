@@ -163,7 +163,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _numbers(column: pd.Series, file: Path, again: str) -> pd.Series:
-    numbers = pd.to_numeric(column, errors="coerce")
+    try:
+        numbers = pd.to_numeric(column, errors="coerce")
+    except OverflowError as e:  # hundreds of digits
+        raise SAM3DError(f"{file} has a number too large for the column {column.name[:60]}. {again}") from e
     wrong = column[column.notna() & numbers.isna()]
     if len(wrong):
         raise SAM3DError(

@@ -1,7 +1,6 @@
 """How many bytes an image file needs by its header, for formats of which libraries read cut files without an error."""
 
 import math
-import os
 import re
 import struct
 from collections.abc import Callable, Iterator
@@ -14,6 +13,10 @@ from nibabel.nifti1 import data_type_codes
 from sam3d_nnunet.io import kept_locale
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_PARTS = (273, 279, 324, 325)
+"""Tags of lists: where the parts of an image lie (strips or tiles), and how long they are."""
+TIFF_NUMBERS = {3: 2, 4: 4, 16: 8}
+"""Bytes of a number in such a list by the code of its kind."""
 VOXELS_AT_END: dict[str, Callable[[bytes], int | None]] = {
     ".gipl": lambda head: 256,
     ".mrc": lambda head: 1024 + int.from_bytes(head[92:96], "little"),
@@ -85,20 +88,29 @@ def _behind_header(file: Path, length: int | None) -> int | None:
 
 
 def _tiff_end(file: Path) -> int:
-    """Bytes up to the last directory of a TIFF file. There is one for each slice, with the place of the next."""
+    """Bytes up to the last directory of a TIFF file, or the last list of parts of an image.
+
+    There is a directory for each slice, with the place of the next. Readers make room for such a list before they read
+    it, whatever the file's size.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         order = "<" if stream.read(2) == b"II" else ">"
         big = _number(stream, order + "H") == 43
-        count, entry, place = ("Q", 20, "Q") if big else ("H", 12, "I")
+        count, entry, place = ("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")
         stream.seek(8 if big else 4)
-        end, position = 0, _number(stream, order + place)
+        end, position, lists = 0, _number(stream, order + place), 0
         while end < position < size:  # a loop would go back
             stream.seek(position)
-            stream.seek(min(_number(stream, order + count), size) * entry, os.SEEK_CUR)
+            form = struct.Struct(order + entry)
+            entries = stream.read(min(_number(stream, order + count), size) * form.size)
+            for tag, kind, numbers, start in form.iter_unpack(entries[: len(entries) // form.size * form.size]):
+                length = numbers * TIFF_NUMBERS.get(kind, 0)
+                if tag in TIFF_PARTS and length > struct.calcsize(place):
+                    lists = max(lists, start + length)
             end = stream.tell() + struct.calcsize(place)
             position = _number(stream, order + place)
-    return max(end, position)
+    return max(end, position, lists)
 
 
 def _number(stream: BinaryIO, form: str) -> int:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.file_content import Content, Finite, check_content
@@ -44,9 +44,32 @@ def _small(value: Any) -> Any:
     return value
 
 
+def _stages(value: Any) -> Any:
+    """A size, a list with one for each stage, or a list of lists with one for each stage and axis."""
+    parts = list(value) if isinstance(value, (list, tuple)) else [value]
+    sizes = [size for part in parts for size in (part if isinstance(part, (list, tuple)) else [part])]
+    if not all(type(size) is int and 1 <= size <= LARGEST for size in sizes):
+        raise ValueError(f"should hold whole numbers from 1 to {LARGEST}, one for each stage, or each stage and axis")
+    return value
+
+
 Axes = Annotated[list[int], Field(strict=False), AfterValidator(_permutation)]
 Size = Annotated[int, Field(ge=1, le=LARGEST)]
 Spacing = Annotated[Finite, AfterValidator(_positive)]
+Stages = Annotated[Any, AfterValidator(_stages)]
+Sizes = Annotated[list[Size], Field(strict=False, min_length=2, max_length=3)]
+
+
+class NetworkArguments(Content):
+    """What decides the form of nnU-Net's networks: a number for all stages, or one for each stage (and each axis)."""
+
+    n_stages: Size = 1
+    features_per_stage: Stages = 1
+    kernel_sizes: Stages = 1
+    strides: Stages = 1
+    n_conv_per_stage: Stages = 1
+    n_conv_per_stage_decoder: Stages = 1
+    n_blocks_per_stage: Stages = 1
 
 
 class Architecture(Content):
@@ -54,12 +77,12 @@ class Architecture(Content):
 
     Attributes:
         network_class_name: its class.
-        arch_kwargs: what it is called with.
+        arch_kwargs: what it is called with, of which `NetworkArguments` checks a part.
         requires_import: keys of them whose values name classes, too.
     """
 
     network_class_name: str
-    arch_kwargs: Annotated[dict[str, Any], AfterValidator(_small)]
+    arch_kwargs: Annotated[NetworkArguments, BeforeValidator(_small)]
     requires_import: Annotated[list[str], Field(strict=False, alias="_kw_requires_import")]
 
 
@@ -72,7 +95,7 @@ class Configuration(Content):
     data_identifier: FileName
     preprocessor_name: str
     batch_size: Annotated[int, Field(ge=1, lt=2**31)]
-    patch_size: Annotated[list[Size], Field(strict=False, min_length=2, max_length=3)]
+    patch_size: Sizes
     spacing: Annotated[list[Spacing], Field(strict=False, min_length=2, max_length=3)]
     normalization_schemes: Annotated[list[str], Field(strict=False, min_length=1)]
     use_mask_for_norm: Annotated[list[bool], Field(strict=False, min_length=1)]
@@ -129,6 +152,15 @@ def check_configuration(plans: dict[str, Any], name: str, where: str | Path, hin
         found = entry | found
         name = entry.get("inherits_from")
     check_content(found, Configuration, f"{where}, configuration {brief(seen[0])}", hint)
+    network = (found.get("architecture") or {}).get("arch_kwargs", {})
+    for key in ("kernel_sizes", "strides"):
+        stages = network.get(key)
+        for stage in stages if isinstance(stages, (list, tuple)) else ():
+            if isinstance(stage, (list, tuple)) and len(stage) != len(found["patch_size"]):
+                raise SAM3DError(
+                    f"{where}, configuration {brief(seen[0])}: {key} of its network should have a number for each axis "
+                    f"of the patch, not {brief(stage)}. {hint}".rstrip()
+                )
     return found
 
 

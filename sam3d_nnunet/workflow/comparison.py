@@ -1,5 +1,7 @@
 """What a recipe compares: the block "benchmark"."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -211,9 +213,10 @@ class Comparison(Block):
         for method in self.methods:
             if (method.trainer is None) == (method.sam2d is None):
                 raise SAM3DError(f"{where} must give the method {method.name!r} either a trainer or sam2d.")
-            refuse_plans_name(method.plans)
-            if method.data is not None:
-                refuse_plans_name(method.data)
+            for plans in (method.plans, method.data):
+                if plans is not None:
+                    with _named(where):
+                        refuse_plans_name(plans)
             self._refuse_other_settings_of_same_plans(method, where)
             if names.count(method.name) > 1:
                 raise SAM3DError(f"{where} has two methods {method.name!r}. Give each method its own name.")
@@ -230,7 +233,8 @@ class Comparison(Block):
         if min(self.folds) < 0 or len(set(self.folds)) < len(self.folds):
             raise SAM3DError(f"{where} gives the folds {self.folds}. Each must be 0 or more and appear only once.")
         for name in (*self.protocols, *self.slice_protocols):
-            protocol = Protocol.parse(name)
+            with _named(where):
+                protocol = Protocol.parse(name)
             if name in self.slice_protocols and not protocol.is_drawn:
                 raise SAM3DError(
                     f"{where} names the protocol {name!r} for 2-D SAM. Give one whose clicks are all drawn before the "
@@ -238,3 +242,12 @@ class Comparison(Block):
                 )
             if protocol.name != name:
                 raise SAM3DError(f"{where} names the protocol {name!r}. Write it as {protocol.name}.")
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Errors in the body begin with the place of what is wrong."""
+    try:
+        yield
+    except SAM3DError as e:
+        raise SAM3DError(f"{where}: {e}") from e

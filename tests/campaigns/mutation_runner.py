@@ -270,6 +270,7 @@ class Worker:
 
 def _work(inputs: Inputs, connection: Connection) -> None:
     os.setpgrp()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nnU-Net ends its forks by it, which a handler of Python can miss
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
     inputs._made.clear()

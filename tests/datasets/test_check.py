@@ -264,6 +264,11 @@ IN_CASE = {
         "FAIL",
         "CASE.*channel.*lacks.*_0002",
     ),
+    "many surplus channels": (
+        lambda raw, case: [shutil.copy(raw.image(case), raw.image(case, channel)) for channel in range(2, 40)],
+        "FAIL",
+        "CASE.*channel.*lacks.*_0021 and 18 more",
+    ),
     "no channel": (
         lambda raw, case: shutil.copy(raw.image(case), raw.image(case).with_name(f"{case}{ENDING}")),
         "FAIL",

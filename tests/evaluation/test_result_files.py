@@ -48,6 +48,7 @@ def test_what_older_results_lack(tmp_path):
         ("metrics.csv", "case,target,dice,truth_voxels,fold\na,b,1,1,0\n", "a column fold, which reports add"),
         ("metrics.csv", "case,target,dice,truth_voxels\n../a,b,1,1\n", "'../a' can't be a case in .*metrics.csv"),
         ("prediction.csv", "case,seconds\na,soon\n", "has 'soon' in the column seconds, which is not a number"),
+        ("prediction.csv", f"case,seconds\na,{'9' * 400}\n", "a number too large for the column seconds"),
         ("prediction.csv", "", "can't be read: .*No columns"),
         ("scores.csv", "case,target,truth_voxels,final_dice\na,all,1,1e400\n", "has inf in the column final_dice"),
     ],

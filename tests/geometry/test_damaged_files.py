@@ -221,6 +221,20 @@ def test_number_of_bits_that_no_library_reads(files, tmp_path, bits):
         read(tmp_path / "a.nii")
 
 
+@pytest.mark.parametrize("name", TIFF)
+def test_lists_longer_than_a_tiff(files, tmp_path, name):
+    """Its reader would make room for as many numbers."""
+    file = tmp_path / name
+    file.write_bytes((files / name).read_bytes())
+    with tifffile.TiffFile(file) as tiff:
+        entry, big = tiff.pages[0].tags["StripByteCounts"].offset, tiff.is_bigtiff
+    with file.open("r+b") as stream:
+        stream.seek(entry + 4)
+        stream.write(struct.pack("<Q" if big else "<I", 287348549))
+    with pytest.raises(SAM3DError, match=f"{name} is damaged: it holds .* bytes instead of"):
+        read(file)
+
+
 def test_a_file_is_decompressed_once(files, tmp_path, monkeypatch):
     opened = []
     decompress = damaged_files.zlib.decompressobj

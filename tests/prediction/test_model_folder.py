@@ -192,6 +192,26 @@ def test_no_code_of_plans_runs(make_model, tmp_path, monkeypatch):
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("strides", [[1, 1, [1]], [2, 2, 2], [2, 2, 2]], "arch_kwargs.strides should hold whole numbers"),
+        ("strides", [[1, 1], [2, 2], [2, 2]], r"strides .* a number for each axis of the patch, not \[1, 1\]"),
+        ("kernel_sizes", [[3, 3, 0]] * 3, "arch_kwargs.kernel_sizes should hold whole numbers from 1 to 4096"),
+        ("features_per_stage", [4, 4.5, 4], "arch_kwargs.features_per_stage should hold whole numbers"),
+        ("n_stages", 0, "arch_kwargs.n_stages should be greater than or equal to 1"),
+    ],
+)
+def test_forms_of_networks(key, value, said, make_model):
+    """The network can be built with some of them, but computes nothing."""
+    folder = make_model(trainer_class=PromptedUNetTrainer).folder
+    plans = json.loads((folder / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"][key] = value
+    (folder / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(SAM3DError, match=f"plans.json, configuration '3d_fullres': .*{said}"):
+        load_model_folder(folder)
+
+
 @pytest.mark.parametrize("kind", [float, np.float64, np.float32, np.int64, np.bool_])
 def test_numbers_of_logs(kind, make_model):
     """nnU-Net's logs hold NumPy's numbers, which older versions pickle under another name of the module."""

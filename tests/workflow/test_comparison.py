@@ -125,8 +125,9 @@ def test_which_methods_take_clicks():
     ],
 )
 def test_mistakes_are_named(block, message):
-    with pytest.raises(SAM3DError, match=message):
+    with pytest.raises(SAM3DError, match=message) as error:
         Comparison.parse(block, "the recipe mine")
+    assert "the recipe mine" in str(error.value)
 
 
 def test_a_recipe_without_block(tmp_path):
