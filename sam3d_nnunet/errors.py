@@ -25,6 +25,15 @@ class SAM3DError(ValueError):
     """
 
 
+@contextmanager
+def errors_in(where: str) -> Iterator[None]:
+    """Mistakes that are found in the body are told with the place that they stand in."""
+    try:
+        yield
+    except SAM3DError as e:
+        raise SAM3DError(f"{where}: {e}") from e
+
+
 def last_line(error: Exception) -> str:
     """The last line of an error's message: those of image libraries can be pages long.
 

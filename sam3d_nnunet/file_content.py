@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.file_names import NAME_FAULT
-from sam3d_nnunet.io import brief
+from sam3d_nnunet.io import brief, short
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -66,8 +66,3 @@ def _sentence(fault: dict[str, Any]) -> str:
         return f"{place} can't be {found}: the name {fault['ctx']['fault']}."
     reason = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{place} {reason[0].lower()}{reason[1:]}, not {found}."
-
-
-def short(key: str) -> str:
-    """A key as a message shows it, whatever its length."""
-    return key if len(key) <= 60 else f"{key[:60]!r} ..."

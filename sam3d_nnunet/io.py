@@ -27,6 +27,8 @@ PART = ".part_"
 """How the names of temporary folders begin: with a dot, so that nobody takes them for a case or a module."""
 HALF = re.compile(r"\\u[dD]")
 """Begins the halves of a character in JSON. One half alone can't be written, nor be the name of anything."""
+DIGITS = re.compile(r"\d{309}")
+"""More digits than those of the largest number that a computer calculates with."""
 UNLOCKED = 5.0  # seconds in which a process surely locks a temporary folder that it has made
 
 
@@ -74,6 +76,8 @@ def read_json(path: Path, hint: str = "") -> Any:
     text = read_text(path, hint)
     try:
         content = json.loads(text)
+        if DIGITS.search(text):
+            raise ValueError("a number with hundreds of digits")
         if HALF.search(text):
             json.dumps(content, ensure_ascii=False).encode()
         return content
@@ -244,14 +248,19 @@ def brief(value: Any) -> str:
     return reprlib.repr(value)
 
 
+def short(text: str, letters: int = 60) -> str:
+    """A name or a key from a file as a message shows it, whatever its length."""
+    return text if len(text) <= letters else f"{text[:letters]!r} ..."
+
+
 SHOWN = 20
 
 
 def listing(names: Iterable[str], shown: int = SHOWN) -> str:
-    """Names in order for a message, the first `shown` of them if there are more."""
+    """Names in order for a message, the first `shown` of them if there are more; of long ones the first letters."""
     names = sorted(names)
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    return ", ".join(short(name, 200) for name in names[:shown]) + more
 
 
 def _flush(file: Path) -> None:

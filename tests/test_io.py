@@ -55,6 +55,7 @@ def test_files_that_cannot_be_read(tmp_path, read):
         ("", "line 1"),
         ("[" * 100_000, "recursion"),
         ("1" * 10_000, "digits"),
+        (f"[-{'1' * 309}]", "digits"),
         ('{"a": ["\\ud83d"]}', "ud83d"),
         ('{"\\uDE00": 1}', "ude00"),
     ],
@@ -291,3 +292,4 @@ def test_listing():
     assert listing(["b", "a"]) == "a, b"
     assert listing({f"case_{n:02}" for n in range(22)}).endswith("case_19 and 2 more")
     assert listing("edcba", 2) == "a, b and 3 more"
+    assert len(listing(["a" * 10**5])) < 250

@@ -25,7 +25,7 @@ from sam3d_nnunet.datasets.splits import (
     write_splits,
 )
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.io import composed, listing
+from sam3d_nnunet.io import composed, listing, short
 from sam3d_nnunet.nnunet.folders import trained_folds
 
 LARGEST_FILE = 16 * 2**20
@@ -253,7 +253,8 @@ def _refuse_missing(match: NameMatch, wanted: int, raw: RawDataset, allowed: boo
     if not match.found:
         raise SAM3DError(
             f"None of the {wanted} cases of these folds is in {raw.folder}: theirs are called "
-            f"{match.missing[0]}, those of the data set {match.surplus[0]}. Give the data set that they belong to."
+            f"{short(match.missing[0])}, those of the data set {match.surplus[0]}. Give the data set that they belong "
+            "to."
         )
     if match.missing and not allowed:
         raise SAM3DError(

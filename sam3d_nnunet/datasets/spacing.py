@@ -71,7 +71,8 @@ def refuse_flat_images(
     if (resampled > MOST).any():
         raise SAM3DError(
             f"Voxels of {_mm(target)} are too small: {sizes(int(resampled.max(axis=1).argmax()))}, but {MOST} along an "
-            "axis are the most. Choose a coarser target spacing, or correct the spacing in the headers."
+            "axis are the most. Choose a coarser target spacing, or correct the spacing in the headers and delete "
+            "dataset_fingerprint.json."
         )
     flat = np.median(resampled, axis=0) < FEWEST
     (nothing,) = np.nonzero((resampled < 1).any(axis=1))

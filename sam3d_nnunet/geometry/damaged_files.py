@@ -113,7 +113,11 @@ def _check(file: Path) -> None:
     elif pair:
         _check_pair(file.parent, pair[1])
     else:
-        _check_size(size, needed_bytes(file, head))
+        try:
+            needed = needed_bytes(file, head)
+        except ValueError as e:
+            raise _Damage(str(e)) from e
+        _check_size(size, needed)
 
 
 def _check_size(size: int, needed: int | None, name: str = "it") -> None:

@@ -13,10 +13,14 @@ from nibabel.nifti1 import data_type_codes
 from sam3d_nnunet.io import kept_locale
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-TIFF_PARTS = (273, 279, 324, 325)
-"""Tags of lists: where the parts of an image lie (strips or tiles), and how long they are."""
-TIFF_NUMBERS = {3: 2, 4: 4, 16: 8}
-"""Bytes of a number in such a list by the code of its kind."""
+TIFF_VALUES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Bytes of a value in the list of a tag by the code of its kind."""
+TIFF_AXES = (256, 257)
+"""Tags of the voxels along the axes of a slice."""
+MOST = 100_000
+"""Voxels along an axis. ITK makes room for them before it reads them."""
+TIFF_PRIVATE = 32768
+"""The first tag that a program may use as it likes."""
 VOXELS_AT_END: dict[str, Callable[[bytes], int | None]] = {
     ".gipl": lambda head: 256,
     ".mrc": lambda head: 1024 + int.from_bytes(head[92:96], "little"),
@@ -31,6 +35,9 @@ def needed_bytes(file: Path, head: bytes) -> int | None:
     Args:
         file: the image.
         head: its first bytes, decompressed if the whole file is gzip.
+
+    Raises:
+        ValueError: says what is wrong with a TIFF file that has all its bytes.
     """
     if head.startswith(TIFF):
         return _tiff_end(file)
@@ -88,10 +95,13 @@ def _behind_header(file: Path, length: int | None) -> int | None:
 
 
 def _tiff_end(file: Path) -> int:
-    """Bytes up to the last directory of a TIFF file, or the last list of parts of an image.
+    """Bytes up to the last directory of a TIFF file, or the last list of values of a tag.
 
-    There is a directory for each slice, with the place of the next. Readers make room for such a list before they read
-    it, whatever the file's size.
+    There is a directory for each slice, with the place of the next. Readers make room for a list before they read it,
+    whatever the file's size.
+
+    Raises:
+        ValueError: directories follow one another in a circle, in which ITK goes around, or a slice is huge.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -99,18 +109,23 @@ def _tiff_end(file: Path) -> int:
         big = _number(stream, order + "H") == 43
         count, entry, place = ("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")
         stream.seek(8 if big else 4)
-        end, position, lists = 0, _number(stream, order + place), 0
-        while end < position < size:  # a loop would go back
+        end, position, seen = 0, _number(stream, order + place), set()
+        while 0 < position < size:
+            if position in seen:
+                raise ValueError("its slices follow one another in a circle")
+            seen.add(position)
             stream.seek(position)
             form = struct.Struct(order + entry)
             entries = stream.read(min(_number(stream, order + count), size) * form.size)
             for tag, kind, numbers, start in form.iter_unpack(entries[: len(entries) // form.size * form.size]):
-                length = numbers * TIFF_NUMBERS.get(kind, 0)
-                if tag in TIFF_PARTS and length > struct.calcsize(place):
-                    lists = max(lists, start + length)
-            end = stream.tell() + struct.calcsize(place)
+                if tag in TIFF_AXES and TIFF_VALUES.get(kind, 0) >= 4 and start > MOST:
+                    raise ValueError(f"a slice has {start} voxels along an axis")
+                length = numbers * TIFF_VALUES.get(kind, 0)
+                if tag < TIFF_PRIVATE and length > struct.calcsize(place):
+                    end = max(end, start + length)
+            end = max(end, stream.tell() + struct.calcsize(place))
             position = _number(stream, order + place)
-    return max(end, position, lists)
+    return max(end, position)
 
 
 def _number(stream: BinaryIO, form: str) -> int:

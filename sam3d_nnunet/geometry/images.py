@@ -46,10 +46,21 @@ def read_image(files: Sequence[str | Path], reader: Any) -> tuple[np.ndarray, di
             check_axes(file, "image", refused=True)
         raise SAM3DError(_refusal(files, reader, e)) from e
 
+    refuse_empty(image, files[0])
     if PLACED & properties.keys():  # flat and coloured images are right in formats of photographs
         for file in files:
             check_axes(file, "image")
     return image, properties
+
+
+def refuse_empty(image: np.ndarray, file: str | Path) -> None:
+    """Refuse an image without voxels, which ITK reads from a header with a length of 0.
+
+    Raises:
+        SAM3DError: names the file.
+    """
+    if not image.size:
+        raise SAM3DError(f"{file} holds no voxel: a length in its header is 0. Copy or make it again.")
 
 
 @kept_locale()
@@ -65,7 +76,8 @@ def read_stored_image(files: Sequence[str | Path], reader: Any) -> tuple[np.ndar
             if image.GetDimension() == 3 and image.GetPixelID() in REAL:
                 header = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
                 properties = {"sitk_stuff": header, "spacing": [abs(s) for s in reversed(image.GetSpacing())]}
-                return sitk.GetArrayFromImage(image)[None], properties
+                refuse_empty(voxels := sitk.GetArrayFromImage(image), files[0])
+                return voxels[None], properties
     return read_image(files, reader)
 
 

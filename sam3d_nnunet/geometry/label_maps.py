@@ -10,7 +10,7 @@ import numpy as np
 from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.geometry.damaged_files import refuse_damaged
 from sam3d_nnunet.geometry.image_grid import ImageGrid
-from sam3d_nnunet.geometry.images import check_axes
+from sam3d_nnunet.geometry.images import check_axes, refuse_empty
 from sam3d_nnunet.geometry.label_values import whole_labels
 from sam3d_nnunet.geometry.world import PLACED, ImageGeometry, turned_by_reader
 from sam3d_nnunet.io import kept_locale
@@ -134,6 +134,7 @@ def read_stored_values(file: str | Path, reader: Any) -> LabelMap:
     except Exception as e:  # each library of images has errors of its own
         check_axes(file, "label map", refused=True)
         raise SAM3DError(f"The label map {file} can't be read: {last_line(e)}") from e
+    refuse_empty(segmentation, file)
     if PLACED & properties.keys():
         check_axes(file, "label map")
     return LabelMap(file, segmentation[0], properties)

@@ -1,5 +1,6 @@
 """nnU-Net's fingerprint of a data set: the images that spoil it, and where CT is clipped."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,7 +107,7 @@ def refuse_broken_statistics(
         f"the {key} is {value}"
         for statistics in fingerprint[INTENSITIES].values()
         for key, value in statistics.items()
-        if key in Statistics.model_fields and not np.isfinite(value)
+        if key in Statistics.model_fields and not math.isfinite(value)
     ]
     if not wrong:
         return

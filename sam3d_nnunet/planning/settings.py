@@ -7,9 +7,8 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.file_content import short
 from sam3d_nnunet.geometry.turn import ORIENTATIONS
-from sam3d_nnunet.io import brief
+from sam3d_nnunet.io import brief, short
 from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS
 from sam3d_nnunet.network.sam3d import PRESETS, STRIDES
 

@@ -1,12 +1,10 @@
 """What a recipe compares: the block "benchmark"."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, errors_in
 from sam3d_nnunet.evaluation.results import RESERVED
 from sam3d_nnunet.file_names import NewName, alike, new_name_fault
 from sam3d_nnunet.io import brief
@@ -215,7 +213,7 @@ class Comparison(Block):
                 raise SAM3DError(f"{where} must give the method {method.name!r} either a trainer or sam2d.")
             for plans in (method.plans, method.data):
                 if plans is not None:
-                    with _named(where):
+                    with errors_in(where):
                         refuse_plans_name(plans)
             self._refuse_other_settings_of_same_plans(method, where)
             if names.count(method.name) > 1:
@@ -233,7 +231,7 @@ class Comparison(Block):
         if min(self.folds) < 0 or len(set(self.folds)) < len(self.folds):
             raise SAM3DError(f"{where} gives the folds {self.folds}. Each must be 0 or more and appear only once.")
         for name in (*self.protocols, *self.slice_protocols):
-            with _named(where):
+            with errors_in(where):
                 protocol = Protocol.parse(name)
             if name in self.slice_protocols and not protocol.is_drawn:
                 raise SAM3DError(
@@ -242,12 +240,3 @@ class Comparison(Block):
                 )
             if protocol.name != name:
                 raise SAM3DError(f"{where} names the protocol {name!r}. Write it as {protocol.name}.")
-
-
-@contextmanager
-def _named(where: str) -> Iterator[None]:
-    """Errors in the body begin with the place of what is wrong."""
-    try:
-        yield
-    except SAM3DError as e:
-        raise SAM3DError(f"{where}: {e}") from e

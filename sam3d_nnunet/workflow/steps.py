@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import SAM3DError, errors_in
 from sam3d_nnunet.evaluation.data import EvaluationData
 from sam3d_nnunet.evaluation.measure import up_to_date
 from sam3d_nnunet.evaluation.results import WINDOWS, WORK, step_folders
@@ -87,13 +87,14 @@ class Steps:
         self.number = str(dataset_number(self.data.name))  # some of nnU-Net's commands take nothing else
         self.results = ResultsFolder(Path(results).absolute())
         self.cases = {fold: self.data.cases_of_fold(str(fold)) for fold in comparison.folds}
-        self.trained = [
-            run for method in comparison.methods if method.trainer is not None for run in self._runs(method)
-        ]
-        self.protocols = {
-            method.name: comparison.protocols if takes_prompts(find_trainer(method.trainer)) else [AUTOMATIC]
-            for method in self.trained
-        }
+        with errors_in(f"The recipe {recipe}"):
+            self.trained = [
+                run for method in comparison.methods if method.trainer is not None for run in self._runs(method)
+            ]
+            self.protocols = {
+                method.name: comparison.protocols if takes_prompts(find_trainer(method.trainer)) else [AUTOMATIC]
+                for method in self.trained
+            }
         self._preprocessed = preprocessed_root() / self.data.name
         self._check()
 

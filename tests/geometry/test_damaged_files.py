@@ -19,6 +19,7 @@ from skimage.io import imsave
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry import damaged_files
+from sam3d_nnunet.geometry.images import read_image, read_stored_image
 from sam3d_nnunet.geometry.label_maps import read_label_map
 
 # every value from 0 to 199, so that little can be compressed and the end is not zero
@@ -233,6 +234,44 @@ def test_lists_longer_than_a_tiff(files, tmp_path, name):
         stream.write(struct.pack("<Q" if big else "<I", 287348549))
     with pytest.raises(SAM3DError, match=f"{name} is damaged: it holds .* bytes instead of"):
         read(file)
+
+
+def test_slices_of_a_tiff_in_a_circle(files, tmp_path):
+    """ITK would go around in it."""
+    file = tmp_path / "pages.tif"
+    file.write_bytes((files / "pages.tif").read_bytes())
+    with tifffile.TiffFile(file) as tiff:
+        first, last = tiff.pages[0].offset, tiff.pages[-1]
+        entries = len(last.tags)
+    with file.open("r+b") as stream:
+        stream.seek(last.offset + 2 + 12 * entries)
+        stream.write(struct.pack("<I", first))
+    with pytest.raises(SAM3DError, match="pages.tif is damaged: its slices follow one another in a circle"):
+        read(file)
+
+
+def test_a_huge_slice_of_a_tiff(files, tmp_path):
+    """ITK would make room for it."""
+    file = tmp_path / "pages.tif"
+    file.write_bytes((files / "pages.tif").read_bytes())
+    with tifffile.TiffFile(file) as tiff:
+        entry = tiff.pages[3].tags["ImageLength"].offset
+    with file.open("r+b") as stream:
+        stream.seek(entry + 2)
+        stream.write(struct.pack("<HII", 4, 1, 10**9))
+    with pytest.raises(SAM3DError, match="pages.tif is damaged: a slice has 1000000000 voxels along an axis"):
+        read(file)
+
+
+def test_no_voxel(tmp_path):
+    file = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(LABELS), file)
+    file.write_bytes(file.read_bytes().replace(b"DimSize = 25 20 12", b"DimSize = 25 0 12"))
+    with pytest.raises(SAM3DError, match="a.mha holds no voxel"):
+        read(file)
+    for read_any in (read_image, read_stored_image):
+        with pytest.raises(SAM3DError, match="a.mha holds no voxel"):
+            read_any([file], SimpleITKIO())
 
 
 def test_a_file_is_decompressed_once(files, tmp_path, monkeypatch):

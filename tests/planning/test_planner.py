@@ -252,7 +252,7 @@ def test_infinite_voxels_under_a_label_are_named(nnunet_folders, write_dataset, 
     write_fingerprint(nnunet_folders.preprocessed / name, [(9, 9, 9)] * 4)
     file = nnunet_folders.preprocessed / name / "dataset_fingerprint.json"
     content = json.loads(file.read_text())
-    content["foreground_intensity_properties_per_channel"]["0"] |= {"mean": np.inf, "std": np.nan}
+    content["foreground_intensity_properties_per_channel"]["0"] |= {"mean": np.inf, "std": np.nan, "max": 2**70}
     file.write_text(json.dumps(content))
     with pytest.raises(
         SAM3DError, match=rf"1 case\(s\) of {name} hold NaN or infinite voxels: case_2. .*delete {file}"

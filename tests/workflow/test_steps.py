@@ -363,7 +363,8 @@ def test_a_command_that_fails_does_not_cost_the_next(tmp_path, commands, code):
     "methods, more, message",
     [
         ([OURS], {"folds": [5]}, "has no fold 5, only 0 to 4"),
-        ([OURS | {"trainer": "NoTrainer"}], {}, "NoTrainer"),
+        ([OURS | {"trainer": "NoTrainer"}], {}, "recipe kits21_tumor: .*NoTrainer"),
+        ([NNUNET | {"trainer": "NoTrainer"}], {}, "recipe kits21_tumor: .*NoTrainer"),
     ],
 )
 def test_mistakes_come_before_any_work(dataset, methods, more, message):
