@@ -114,13 +114,14 @@ def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
 
 
 @contextmanager
-def shared_lock(path: Path) -> Iterator[tuple[int, ...]]:
+def shared_lock(path: Path, wait: float = 0.0) -> Iterator[tuple[int, ...]]:
     """Hold a lock together with the processes that inherit it, until the last of them has ended.
 
     On Windows, this process alone holds it.
 
     Args:
         path: a folder, or a file, which is made if it does not exist, and stays.
+        wait: seconds to wait for others.
 
     Yields:
         for `pass_fds` of `guarded`.
@@ -130,29 +131,37 @@ def shared_lock(path: Path) -> Iterator[tuple[int, ...]]:
         OSError: the path can't be opened or locked; no folder can on Windows, and some network shares lock nothing.
     """
     if os.name == "nt":
-        with _lock_on_windows(path):
+        with _lock_on_windows(path, wait):
             yield ()
         return
     import fcntl  # not on Windows
 
     # network file systems lock only what is open for writing, and folders can't be
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    deadline = time.monotonic() + wait
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.05)
         yield (descriptor,)
     finally:
         os.close(descriptor)  # unlocked explicitly, it would be unlocked for all who hold it
 
 
 @contextmanager
-def _lock_on_windows(path: Path) -> Iterator[None]:
+def _lock_on_windows(path: Path, wait: float) -> Iterator[None]:
     if path.is_dir():
         raise OSError(errno.ENOTSUP, "folders can't be locked", str(path))
     from filelock import FileLock, Timeout  # a guard is run without installed packages
 
     with ExitStack() as held:
         try:
-            held.enter_context(FileLock(path, timeout=0))
+            held.enter_context(FileLock(path, timeout=wait))
         except Timeout as e:
             raise BlockingIOError(f"{path} is locked") from e
         yield

@@ -2,7 +2,8 @@
 
 import hashlib
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +32,15 @@ from sam3d_nnunet.evaluation.results import (
 )
 from sam3d_nnunet.file_names import alike, new_name_fault
 from sam3d_nnunet.io import brief, composed, read_text, write_json, write_text
+from sam3d_nnunet.processes import shared_lock
 
 if TYPE_CHECKING:  # it imports torch, which tables need not wait for
     from sam3d_nnunet.evaluation.data import EvaluationData
     from sam3d_nnunet.prediction.batch import CaseReport
+
+LOCK = ".lock"
+"""Name of the locked file in a folder of results. It stays there; whether it is locked decides."""
+LONGEST_WAIT = 60.0  # seconds for other processes, which hold the lock for a moment
 
 
 class ResultsFolder:
@@ -57,9 +63,21 @@ class ResultsFolder:
         Raises:
             SAM3DError: the results are about other data.
         """
-        content = self.check_data(data, test)
+        with self._alone():
+            content = self.check_data(data, test)
+            write_json(self.root / DATA, content | {"dataset_json": data.dataset_json})
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other process, such as that of another fold, change what is read and written again in the body.
+
+        Where the file system locks nothing, both may.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        write_json(self.root / DATA, content | {"dataset_json": data.dataset_json})
+        with ExitStack() as held:
+            with suppress(OSError):
+                held.enter_context(shared_lock(self.root / LOCK, wait=LONGEST_WAIT))
+            yield
 
     def check_data(self, data: "EvaluationData", test: "EvaluationData | None" = None) -> dict[str, Any]:
         """The content of data.json after `claim`, which has the same arguments and errors."""
@@ -146,13 +164,14 @@ class ResultsFolder:
             SAM3DError: the folder holds the results of another method, or tables would show another one under the same
                 name.
         """
-        known = self.check_method(method, facts)
-        merged = facts | {key: value for key, value in known.items() if facts.get(key) is None}
-        if "prompted" in (known.get("kind"), facts["kind"]):
-            merged["kind"] = "prompted"
-        merged |= pooled_costs([known, facts])
-        (self.root / method).mkdir(parents=True, exist_ok=True)
-        write_json(self.root / method / METHOD, merged)
+        with self._alone():
+            known = self.check_method(method, facts)
+            merged = facts | {key: value for key, value in known.items() if facts.get(key) is None}
+            if "prompted" in (known.get("kind"), facts["kind"]):
+                merged["kind"] = "prompted"
+            merged |= pooled_costs([known, facts])
+            (self.root / method).mkdir(exist_ok=True)
+            write_json(self.root / method / METHOD, merged)
 
     def refuse_other_weights(self, method: str, fold: str, model: Path, folds: Sequence[str], checkpoint: str) -> None:
         """Refuse to mix predictions of a model with those that it made before it was trained on.

@@ -1,6 +1,5 @@
 """One process trains or validates a fold, since two would write the same files."""
 
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from weakref import WeakValueDictionary, finalize
@@ -30,20 +29,15 @@ class FoldClaim:
         held = ExitStack()
         finalize(self, held.close)
         folder.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + GRACE  # threads of a killed process may still end
-        while True:
-            try:
-                held.enter_context(shared_lock(folder / LOCK))
-                break
-            except BlockingIOError as e:
-                if time.monotonic() > deadline:
-                    raise SAM3DError(
-                        f"{folder} is in use: another process trains or validates this fold, on this or another "
-                        "computer. Wait until it has ended, or stop it."
-                    ) from e
-                time.sleep(0.1)
-            except OSError:  # if nothing can be written here, what is written next tells why
-                return
+        try:
+            held.enter_context(shared_lock(folder / LOCK, wait=GRACE))  # threads of a killed process may still end
+        except BlockingIOError as e:
+            raise SAM3DError(
+                f"{folder} is in use: another process trains or validates this fold, on this or another computer. Wait "
+                "until it has ended, or stop it."
+            ) from e
+        except OSError:  # if nothing can be written here, what is written next tells why
+            return
         for used in (folder, *folder.glob("validation*/")):
             remove_left(used, seconds=0)  # before anything is written: it may be what fills the disk
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -55,6 +56,17 @@ def test_facts_of_a_method_add_up(tmp_path):
     assert root.known_method("M") == FACTS | {"peak_memory_gib": 3.5, "device": "H100 and cpu"}
     with pytest.raises(SAM3DError, match="trainer T, not U"):
         root.write_method("M", FACTS | {"trainer": "U"})
+
+
+def test_folds_that_are_evaluated_at_once(tmp_path):
+    devices = {f"computer {number}" for number in range(12)}
+
+    def evaluate(device: str) -> None:
+        ResultsFolder(tmp_path).write_method("M", FACTS | {"peak_memory_gib": 1.0, "device": device})
+
+    with ThreadPoolExecutor(len(devices)) as folds:
+        list(folds.map(evaluate, devices))
+    assert set(ResultsFolder(tmp_path).known_method("M")["device"].split(" and ")) == devices
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "prompts", "a/b", "a\\b", "/abs"])

@@ -218,7 +218,7 @@ def test_a_fold_is_trained_by_one_process(make_trainer, monkeypatch):
 
 def test_a_fold_where_nothing_can_be_locked_is_trained(tmp_path, monkeypatch):
     @contextmanager
-    def refuse(path):
+    def refuse(path, wait):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         yield
 
