@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 
-from sam3d_nnunet.datasets.faults import Fault, reason
+from sam3d_nnunet.datasets.faults import Fault, first_sentence
 from sam3d_nnunet.datasets.file_check import CaseFiles
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.damaged_files import refuse_damaged, refuse_name
@@ -78,7 +78,7 @@ class _CaseCheck:
         return self.report
 
     def _fault(self, found: str, todo: str, detail: str | SAM3DError = "", serious: bool = True) -> None:
-        self.report.faults.append(Fault(serious, self.subject, found, todo, reason(detail)))
+        self.report.faults.append(Fault(serious, self.subject, found, todo, first_sentence(detail)))
 
     def _is_whole_file(self, file: Path) -> bool:
         for refuse, found, todo in (

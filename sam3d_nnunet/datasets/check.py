@@ -16,7 +16,7 @@ from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer
 
 from sam3d_nnunet.datasets.case_check import CaseChecker, CaseReport
 from sam3d_nnunet.datasets.description import description_problems, label_values
-from sam3d_nnunet.datasets.faults import SHOWN, Fault, findings, reason
+from sam3d_nnunet.datasets.faults import SHOWN, Fault, findings, first_sentence
 from sam3d_nnunet.datasets.file_check import (
     IMAGES,
     LABELS,
@@ -114,7 +114,7 @@ class _DatasetCheck:
         try:
             content = read_json_object(self.folder / DESCRIPTION)
         except SAM3DError as e:
-            self._fault(True, DESCRIPTION, reason(e), "write it as nnU-Net's documentation describes")
+            self._fault(True, DESCRIPTION, first_sentence(e), "write it as nnU-Net's documentation describes")
             return
         problems = description_problems(content)
         for key, problem in problems.items():
@@ -193,7 +193,7 @@ class _DatasetCheck:
         jobs |= {f"{TEST_IMAGES}/{case}": (files, f"{TEST_IMAGES}/") for case, files in self.test.items()}
         reports, failed = for_each_case(lambda job: checker.check(*jobs[job]), jobs, "Cases")
         for job, sentence in failed.items():
-            self._fault(True, job, "the case can't be checked", "look at its files", reason(sentence))
+            self._fault(True, job, "the case can't be checked", "look at its files", first_sentence(sentence))
         for job in jobs:
             self.faults += reports[job].faults if job in reports else []
         return {case: reports[case] for case in self.training if case in reports}
@@ -208,7 +208,7 @@ class _DatasetCheck:
         try:
             return find_reader(self.description, images[:TRIED])
         except SAM3DError as e:
-            self._fault(True, DESCRIPTION, reason(e), "convert the files, for example to .nii.gz")
+            self._fault(True, DESCRIPTION, first_sentence(e), "convert the files, for example to .nii.gz")
             return None
 
     # --- folds ---
@@ -225,14 +225,14 @@ class _DatasetCheck:
                 refuse_other_splits(self.folder.name)
             except SAM3DError as e:
                 todo = "delete the first if the second is right; else the second, and train the folds again"
-                self._fault(True, FILE, reason(e), todo)
+                self._fault(True, FILE, first_sentence(e), todo)
 
     def _check_folds(self, file: Path) -> bool:
         """Whether the file holds folds."""
         try:
             splits = read_splits(file)
         except SAM3DError as e:
-            self._fault(True, FILE, reason(e), "correct it, or delete the file if nnU-Net is to draw folds")
+            self._fault(True, FILE, first_sentence(e), "correct it, or delete the file if nnU-Net is to draw folds")
             return False
         for number, fold in enumerate(splits):
             self._check_fold(file, number, fold)

@@ -45,7 +45,7 @@ def findings(faults: Iterable[Fault]) -> list[Finding]:
     return [_line(group) for group in groups.values()]
 
 
-def reason(sentences: object) -> str:
+def first_sentence(sentences: object) -> str:
     """The first sentence of an error, which says what is wrong; those behind it say what to do."""
     return str(sentences).partition(". ")[0].removesuffix(".")
 

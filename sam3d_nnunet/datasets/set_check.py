@@ -7,7 +7,7 @@ import numpy as np
 
 from sam3d_nnunet.datasets.case_check import CaseReport
 from sam3d_nnunet.datasets.description import label_values
-from sam3d_nnunet.datasets.faults import Fault, reason
+from sam3d_nnunet.datasets.faults import Fault, first_sentence
 from sam3d_nnunet.datasets.spacing import DEFAULT, describe_finer, isotropic_spacing, refuse_flat_images
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.image_grid import ImageGrid
@@ -31,12 +31,12 @@ def _check_target_spacing(grids: Mapping[str, ImageGrid]) -> Iterator[Fault]:
     side = isotropic_spacing(spacings)
     if side != DEFAULT:
         todo = f"SAM3DPlanner takes {side:g} mm instead; -overwrite_target_spacing sets another size"
-        yield Fault(False, "images", reason(describe_finer(spacings, side)), todo)
+        yield Fault(False, "images", first_sentence(describe_finer(spacings, side)), todo)
     try:
         refuse_flat_images(list(grids), shapes, spacings, [side] * 3)
     except SAM3DError as e:
         todo = "correct the size of voxels in its header, remove it, or plan with a finer -overwrite_target_spacing"
-        yield Fault(True, "images", reason(e), todo)
+        yield Fault(True, "images", first_sentence(e), todo)
 
 
 def _check_orientations(reports: Mapping[str, CaseReport]) -> Iterator[Fault]:
