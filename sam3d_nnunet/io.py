@@ -76,8 +76,9 @@ def read_json(path: Path, hint: str = "") -> Any:
     text = read_text(path, hint)
     try:
         content = json.loads(text)
-        if DIGITS.search(text):
-            raise ValueError("a number with hundreds of digits")
+        if digits := DIGITS.search(text):
+            line = text.count("\n", 0, digits.start()) + 1
+            raise ValueError(f"a number in line {line} has hundreds of digits")
         if HALF.search(text):
             json.dumps(content, ensure_ascii=False).encode()
         return content

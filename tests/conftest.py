@@ -8,6 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+# Before torch is imported: processes side by side, and the commands that they start, share the cores. Threads that wait
+# for a core that another process has spin, and cost more than they gain.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // int(workers))))
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
