@@ -12,7 +12,7 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from sam3d_nnunet.datasets.description import read_dataset_json
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
@@ -63,10 +63,8 @@ class SAM3DPlanner(ExperimentPlanner):
 
         Raises:
             SAM3DError: the data set is 2-D, has no foreground, files that nnU-Net would misread, or folds that can't be
-                used; its images are not finite, or become flat; or nnUNet_n_proc_DA is 0.
+                used; or its images are not finite, or become flat.
         """
-        if get_allowed_n_proc_DA() == 0:
-            raise SAM3DError("nnU-Net cannot plan while nnUNet_n_proc_DA is 0. Unset it for planning.")
         if overwrite_target_spacing is not None:
             refuse_target_spacing(overwrite_target_spacing)
         name = dataset_name(str(dataset_name_or_id))
@@ -116,6 +114,19 @@ class SAM3DPlanner(ExperimentPlanner):
         """How all training images lie, as nnU-Net's reader returns them; None if they differ."""
         images = {case: Path(files["images"][0]) for case, files in self.dataset.items()}
         return shared_orientation(images, self._reader)
+
+    @staticmethod
+    def static_estimate_VRAM_usage(
+        patch_size: Sequence[int],
+        input_channels: int,
+        output_channels: int,
+        arch_class_name: str,
+        arch_kwargs: dict[str, Any],
+        arch_kwargs_req_import: Sequence[str],
+    ) -> int:
+        """nnU-Net's estimate, with torch's number of threads: nnU-Net sets nnUNet_n_proc_DA, and torch refuses 0."""
+        parts = (arch_class_name, arch_kwargs, arch_kwargs_req_import, input_channels, output_channels)
+        return get_network_from_plans(*parts, allow_init=False).compute_conv_feature_map_size(patch_size)
 
     def generate_data_identifier(self, configuration_name: str) -> str:
         """Name of the folder of preprocessed data, which plans that differ in the seed alone share."""
