@@ -31,6 +31,11 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PARENT: ContextVar[int | None] = ContextVar("_PARENT", default=None)  # of the processes that this thread forks
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Stopped(BaseException):
     """A signal has asked this process to end.
 

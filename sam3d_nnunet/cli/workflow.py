@@ -26,6 +26,13 @@ def benchmark(
         Path | None,
         typer.Option(help="Folder of a Snakemake profile, for SLURM and other clusters. Default: this machine alone."),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Steps to run at once on this machine. They share its cores and its GPU. Default: 1.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only print the remaining commands. Draws the folds if there are none yet."),
@@ -41,6 +48,8 @@ def benchmark(
     """
     from sam3d_nnunet.workflow.benchmark import Benchmark
 
+    if profile is not None and jobs is not None:
+        raise typer.BadParameter("--jobs is for this machine alone. With --profile, write it into the profile.")
     if device is Device.auto and profile is not None:  # this machine only hands on steps, and may have no GPU
         device = Device.cuda
     job = Benchmark(recipe, dataset, results, method or (), fold or (), device_name(device))
@@ -52,7 +61,7 @@ def benchmark(
             typer.echo("\n  ".join([step.name, *map(shlex.join, step.commands)]))
         typer.echo(f"{len(steps)} step(s) left to run")
         return
-    unfinished = job.run(profile)
+    unfinished = job.run(profile, jobs or 1)
     for step in unfinished:
         typer.echo(f"not finished: {step.name}. {job.explain(step)}", err=True)
     for file in job.report():

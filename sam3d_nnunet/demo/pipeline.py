@@ -23,7 +23,7 @@ from sam3d_nnunet.io import read_json, write_json, write_text
 from sam3d_nnunet.network.device import AUTO, usable_device
 from sam3d_nnunet.nnunet.registration import EXT_FOLDER
 from sam3d_nnunet.planning.recipes import load_recipe
-from sam3d_nnunet.processes import guarded
+from sam3d_nnunet.processes import guarded, usable_cores
 
 COMMANDS = {
     "sam3d": "from sam3d_nnunet.cli.main import main as run",
@@ -137,7 +137,7 @@ def _run(demo: DemoFolder, step: int, *commands: Command, environment: Mapping[s
     Raises:
         SAM3DError: one of them failed. The others are ended.
     """
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, _cores() // len(commands))))
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // len(commands))))
     given = os.environ | demo.environment | ENVIRONMENT | {"OMP_NUM_THREADS": threads} | (environment or {})
     for command in commands:
         print("$", command, flush=True)
@@ -175,11 +175,6 @@ def _follow(demo: DemoFolder, step: int, command: Command, process: Popen, posit
             f"Step {step} of the demo ({command.program}) failed with exit code {code}. See {file}, which ends:\n"
             f"{''.join(last)}"
         )
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _record(lines: Iterable[str], log: TextIO, last: deque[str]) -> Iterator[str]:

@@ -21,16 +21,16 @@ from sam3d_nnunet.network.device import AUTO, usable_device
 from sam3d_nnunet.nnunet.registration import EXT_FOLDER
 from sam3d_nnunet.planning.recipe_data import refuse_other_labels
 from sam3d_nnunet.planning.recipes import known_recipes
-from sam3d_nnunet.processes import GRACE, guarded, shared_lock
+from sam3d_nnunet.processes import GRACE, guarded, shared_lock, usable_cores
 from sam3d_nnunet.report.tables import write_tables
 from sam3d_nnunet.workflow.comparison import Comparison
-from sam3d_nnunet.workflow.steps import Step, Steps
+from sam3d_nnunet.workflow.steps import EVALUATE, PREPARE, TRAIN, Step, Steps
 
 SNAKEFILE = Path(__file__).parent / "Snakefile"
 PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "SAM3D_CHECKPOINT")
 """Environment variables with the path of a file or a folder."""
-ONE_MACHINE = ("--cores", "all", "--resources", "machine=1")
-"""Snakemake runs one step at a time, with all cores."""
+SHARED = ("nnUNet_n_proc_DA", "nnUNet_def_n_proc")
+"""Environment variables with a number of processes of a step. Snakemake sets those with a number of threads."""
 QUEUE_GRACE = 20.0
 """Seconds in which Snakemake may take its jobs out of the queue of a cluster."""
 RUN_BY_SHELLS = frozenset('"$`\\') - {os.sep}
@@ -76,11 +76,12 @@ class Benchmark:
                 draw_splits(raw.cases_with_images, folds)
         return Steps(self._comparison, self._recipe, raw.name, self.results, self._device_name).left()
 
-    def run(self, profile: str | None = None) -> list[Step]:
+    def run(self, profile: str | None = None, jobs: int = 1) -> list[Step]:
         """Run the unfinished steps. A failed step blocks only the steps that depend on it.
 
         Args:
-            profile: folder of a Snakemake profile for a cluster; None: this machine runs one step at a time.
+            profile: folder of a Snakemake profile for a cluster; None: this machine runs all steps.
+            jobs: steps to run at once on this machine.
 
         Returns:
             the steps that are still unfinished.
@@ -110,7 +111,7 @@ class Benchmark:
             _refuse_jobs_in_queue(self._work)
             steps = self.left()
             if steps:
-                self._run(steps, profile, lock)
+                self._run(steps, profile, jobs, lock)
             return self.left()
 
     def report(self) -> list[Path]:
@@ -137,7 +138,7 @@ class Benchmark:
             return f"See {file}."
         return "It was not started because a step before it failed." if step.needs else "See Snakemake's output above."
 
-    def _run(self, steps: list[Step], profile: str | None, lock: tuple[int, ...]) -> None:
+    def _run(self, steps: list[Step], profile: str | None, jobs: int, lock: tuple[int, ...]) -> None:
         for folder in ("done", "logs"):  # results show what is finished, so these can go
             shutil.rmtree(self._work / folder, ignore_errors=True)
         listed = [asdict(step) | {"job": _job(step), "shell": step.shell} for step in steps]
@@ -147,9 +148,9 @@ class Benchmark:
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(self._work)]
         command += ["--config", f"device={self._device_name}", "--keep-going", "--nolock", "--rerun-incomplete"]
         command += ["--rerun-triggers", "mtime", "--quiet", "host"]
-        command += ["--profile", str(Path(profile).absolute())] if profile else ONE_MACHINE
+        command += ["--profile", str(Path(profile).absolute())] if profile else _one_machine(jobs)
         grace = QUEUE_GRACE if profile else GRACE
-        with guarded(command, grace, env=_environment(), pass_fds=lock) as snakemake:
+        with guarded(command, grace, env=_environment(jobs), pass_fds=lock) as snakemake:
             snakemake.wait()
 
     def _log(self, step: Step) -> Path:
@@ -176,13 +177,21 @@ class Benchmark:
         return self.results.absolute() / WORK
 
 
-def _environment() -> dict[str, str]:
+def _one_machine(jobs: int) -> list[str]:
+    """Options of Snakemake for so many steps at once, which share the cores."""
+    cores = usable_cores()
+    threads = [f"{kind}={max(1, cores // jobs)}" for kind in (PREPARE, TRAIN, EVALUATE)]
+    return ["--cores", str(max(cores, jobs)), "--resources", f"machine={jobs}", "--set-threads", *threads]
+
+
+def _environment(jobs: int = 1) -> dict[str, str]:
     """Environment in which steps find nnU-Net's commands and ours, and nnU-Net finds our trainers, from any folder."""
     paths = {name: os.path.abspath(os.environ[name]) for name in PATHS if os.environ.get(name)}
     trainers = os.environ.get("nnUNet_extTrainer") or str(EXT_FOLDER)
     paths["nnUNet_extTrainer"] = os.pathsep.join(map(os.path.abspath, trainers.split(os.pathsep)))
     paths["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    return os.environ | paths
+    shares = dict.fromkeys(SHARED, str(max(1, usable_cores() // jobs))) if jobs > 1 else {}
+    return shares | os.environ | paths
 
 
 def _job(step: Step) -> str:

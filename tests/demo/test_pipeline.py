@@ -128,7 +128,7 @@ def test_commands_share_the_cores(started, monkeypatch, cores, commands, set_by_
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if set_by_user:
         monkeypatch.setenv("OMP_NUM_THREADS", set_by_user)
-    monkeypatch.setattr(pipeline, "_cores", lambda: cores)
+    monkeypatch.setattr(pipeline, "usable_cores", lambda: cores)
     stub(monkeypatch, sam3d="import os; run = lambda: print('threads', os.environ['OMP_NUM_THREADS'])")
     names = "ab"[:commands]
     pipeline._run(started, 4, *(Command(name, "sam3d", ()) for name in names))

@@ -119,6 +119,32 @@ def test_a_profile_says_how(dataset, steps, tmp_path):
     assert isinstance(done.exception, SAM3DError) and str(tmp_path / "nowhere") in str(done.exception)
 
 
+@pytest.mark.parametrize(("jobs", "patience", "shares"), [(1, 1, "5"), (2, 60, "2 2")])
+def test_steps_at_once(dataset, monkeypatch, tmp_path, jobs, patience, shares):
+    """Each of two steps fails unless the other one begins while it waits."""
+    monkeypatch.setattr(workflow, "usable_cores", lambda: 5)
+    for name in workflow.SHARED:
+        monkeypatch.delenv(name, raising=False)
+
+    def step(name: str, other: str) -> Step:
+        say = f"echo $OMP_NUM_THREADS $nnUNet_n_proc_DA > {name}"
+        wait = f"for n in $(seq {patience * 10}); do [ -f {other} ] && exit 0; sleep 0.1; done; exit 1"
+        return Step(f"train/{name}/fold_0", [["sh", "-c", f"cd {shlex.quote(str(tmp_path))}; {say}; {wait}"]], [])
+
+    left = iter([[step("a", "b"), step("b", "a")], []])
+    monkeypatch.setattr(workflow, "Steps", lambda *arguments: SimpleNamespace(left=lambda: next(left)))
+    benchmark("-o", tmp_path / "measured", "--device", "cpu", "--jobs", jobs)
+    done = [file.name for file in (tmp_path / "measured" / "workflow" / "done" / "train").iterdir()]
+    assert len(done) == jobs  # one at a time, the first one waits in vain
+    assert {(tmp_path / name).read_text().strip() for name in "ab"} == {shares}
+
+
+def test_jobs_are_those_of_this_machine(dataset, steps, tmp_path):
+    done = benchmark("-o", tmp_path / "measured", "--profile", tmp_path, "--jobs", "2")
+    assert done.exit_code == 2 and "--jobs" in done.output
+    assert not list(steps.iterdir())
+
+
 def test_no_scheduler_runs_what_the_path_of_the_results_holds(dataset, steps, tmp_path):
     (tmp_path / "profile").mkdir()
     done = benchmark("-o", tmp_path / "`id`", "--device", "cpu", "--profile", tmp_path / "profile")
