@@ -1,10 +1,10 @@
-"""How good can a segmentation get on a coarser grid? An upper bound for networks that are trained at some spacing.
+"""What does a coarser grid cost? Dice of segmentations at some spacing that hold no other error.
 
 Each object (connected component) of each label map is brought to a grid of that spacing and back, by nnU-Net's
-resampling. Two networks without any error are compared with the label map itself:
+resampling, and compared with the label map itself:
 
-    labels   predicts the labels on the grid, as a training shows them
-    shares   predicts which share of each voxel of the grid the object fills
+    labels         the labels on the grid, as a training shows them
+    interpolated   the mask on the grid, interpolated linearly and not rounded, as probabilities are not
 
 Example:
     python benchmarks/grid_bound.py ../shared/data/Dataset921_SpineMR --spacing 2 2.5 3
@@ -19,6 +19,8 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
 from tqdm import tqdm
+
+from sam3d_nnunet.evaluation.metrics import dice
 
 MARGIN = 4
 """Voxels around an object that are resampled with it."""
@@ -41,13 +43,10 @@ def main() -> None:
         for mask in objects(sitk.GetArrayFromImage(label_map), arguments.smallest):
             for spacing, scores in found.items():
                 scores.append(bounds(mask, own, [spacing] * 3))
-    print("spacing  objects  Dice of labels (lowest)  Dice of shares (lowest)")
+    print("spacing  objects   labels (lowest)  interpolated (lowest)")
     for spacing, scores in found.items():
-        (labels, shares), (worst_labels, worst_shares) = np.mean(scores, axis=0), np.min(scores, axis=0)
-        print(
-            f"{spacing:4g} mm  {len(scores):7}  {labels:14.3f}  ({worst_labels:.3f})"
-            f"  {shares:14.3f}  ({worst_shares:.3f})"
-        )
+        columns = "  ".join(f"{np.mean(dices):.3f}  ({np.min(dices):.3f})" for dices in zip(*scores))
+        print(f"{spacing:4g} mm  {len(scores):7}   {columns}")
 
 
 def objects(labels: np.ndarray, smallest: int) -> Iterator[np.ndarray]:
@@ -60,19 +59,14 @@ def objects(labels: np.ndarray, smallest: int) -> Iterator[np.ndarray]:
             yield mask
 
 
-def bounds(mask: np.ndarray, own: tuple[float, ...], spacing: list[float]) -> tuple[float, float]:
-    """Dice of the labels and of the shares on the grid, brought back, with the mask."""
-    shape = compute_new_shape(mask.shape, own, spacing)
-    labels = resample_data_or_seg_to_shape(mask[None].astype(np.float32), shape, own, spacing, is_seg=True, order=1)
-    shares = resample_data_or_seg_to_shape(mask[None].astype(np.float32), shape, own, spacing, is_seg=False, order=1)
-    return tuple(
-        dice(resample_data_or_seg_to_shape(grid.astype(np.float32), mask.shape, spacing, own, order=1)[0] > 0.5, mask)
-        for grid in (labels, shares)
-    )
-
-
-def dice(found: np.ndarray, true: np.ndarray) -> float:
-    return 2 * float((found & true).sum()) / float(found.sum() + true.sum())
+def bounds(mask: np.ndarray, own: tuple[float, ...], spacing: list[float]) -> list[float]:
+    """Dice of the mask with its labels on the grid and with its interpolation there, both brought back."""
+    shape, voxels = compute_new_shape(mask.shape, own, spacing), mask[None].astype(np.float32)
+    there = [
+        resample_data_or_seg_to_shape(voxels, shape, own, spacing, is_seg=is_seg, order=1) for is_seg in (True, False)
+    ]
+    back = [resample_data_or_seg_to_shape(grid, mask.shape, spacing, own, order=1)[0] for grid in there]
+    return [dice(mask, found > 0.5) for found in back]
 
 
 if __name__ == "__main__":

@@ -264,7 +264,6 @@ class Data:
         }
         self.base.mkdir(parents=True)
         (self.base / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
-        os.environ["nnUNet_n_proc_DA"] = "1"
         planner = ours("SAM3DPlanner")(DATASET)
         planner.patch_size, planner.settings = [16, 16, 16], {"preset": "tiny"}
         planner.plan_experiment()

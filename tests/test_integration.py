@@ -68,8 +68,7 @@ def test_commands_on_the_hippocampus(hippocampus, nnunet_folders, run_command, t
     recipe = tmp_path / "two_methods.json"
     methods = [{"name": "ours", "trainer": TRAINER}, {"name": "nnU-Net", "trainer": "nnUNetTrainer_smoke"}]
     block = {"methods": methods, "folds": [0], "protocols": ["automatic", "volume_1"], "trials": 1}
-    network = {"preset": "tiny", "stride": 4}  # an eighth of the tokens that the planner would choose
-    recipe.write_text(json.dumps({"sam3d": network, "benchmark": block | {"baseline": "nnU-Net"}}))
+    recipe.write_text(json.dumps({"sam3d": {"preset": "tiny"}, "benchmark": block | {"baseline": "nnU-Net"}}))
     benchmark = ("sam3d", "benchmark", recipe, "-d", "4", "-o", tmp_path / "measured", "--device", "cpu")
     listed = run(*benchmark, "--dry-run")
     assert listed.endswith("7 step(s) left to run\n")
@@ -79,7 +78,7 @@ def test_commands_on_the_hippocampus(hippocampus, nnunet_folders, run_command, t
     base = nnunet_folders.preprocessed / NAME
     narrow_unet(base / "SAM3DPlans.json")
     run(*preprocess)
-    assert json.loads((base / "SAM3DPlans.json").read_text())["configurations"]["3d_fullres"]["sam3d"]["stride"] == 4
+    assert json.loads((base / "SAM3DPlans.json").read_text())["configurations"]["3d_fullres"]["sam3d"]["stride"] == 2
 
     # train, killed and continued
     monkeypatch.setenv("nnUNet_n_proc_DA", "2")
