@@ -161,6 +161,11 @@ class SAM3DSettings(Block):
         return PRESETS[self.preset].labelled_prompts if self.labelled_prompts is None else self.labelled_prompts
 
     @property
+    def clicks_select(self) -> bool:
+        """Whether a click stands for the object under it, not for all objects of its class."""
+        return self.target_policy == "clicked"
+
+    @property
     def iterated_share(self) -> float:
         """Share of training steps that correct the first mask with another click."""
         return self.clicks.iterated_share if self.clicks.policy == "default" else 0
@@ -203,7 +208,7 @@ def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
             f"The block '{BLOCK}' of {where} gives prompts to the levels {settings.deep_prompt_levels}, but does not "
             "decode them. Set aggregate_levels to true, or deep_prompt_levels to []."
         )
-    if settings.target_policy == "clicked" and settings.clicks.policy == "released":
+    if settings.clicks_select and settings.clicks.policy == "released":
         raise SAM3DError(
             f"The block '{BLOCK}' of {where} combines the target policy 'clicked' with the click policy 'released', "
             "which also clicks anywhere and so selects what it hits. "

@@ -17,8 +17,8 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 from sam3d_nnunet.geometry.grid import LinearWeights, PreprocessedGrid
 from sam3d_nnunet.prediction.windows import FOLLOW, Window, WindowPredictor, WindowRule, in_any, window_seeing
-from sam3d_nnunet.prompts.prompt import VoxelPrompts
-from sam3d_nnunet.simulation.draw import interior_points
+from sam3d_nnunet.prompts.prompt import BOX, SCRIBBLE, VoxelPrompts
+from sam3d_nnunet.simulation.draw import Components, interior_points
 
 MAX_WINDOWS = 32
 CELLS = 16  # along a side of a window; one voxel represents all in its cell
@@ -135,6 +135,9 @@ def predict_prompted(
     A further window gets the prompts and, as clicks, interior points of the mask that has been found in it so far. All
     windows are blended with nnU-Net's Gaussian weights.
 
+    Where clicks select objects, growth follows only the objects that hold one. Otherwise a few voxels of a look-alike,
+    marked by mistake, would get clicks of their own, and the look-alike would be marked as a whole.
+
     Args:
         predictor: networks and image.
         prompts: of the preprocessed image.
@@ -146,7 +149,7 @@ def predict_prompted(
     """
     windows = list(windows or [])
     windows += rule.around(prompts.points[~in_any(windows, prompts.points)], predictor.shape, predictor.patch_size)
-    canvas, hit_cap = _Canvas(predictor), None
+    canvas, hit_cap = _Canvas(predictor, prompts), None
     for window in windows:
         canvas.add(window, predictor.predict(window, prompts))
     for window in _further(windows, canvas, familiar) if rule.follows else ():
@@ -194,12 +197,14 @@ def _thinned(voxels: np.ndarray, patch_size: tuple[int, ...]) -> np.ndarray:
 class _Canvas:
     """Weighted sum of the logits of all windows so far, in a box that contains them."""
 
-    def __init__(self, predictor: WindowPredictor) -> None:
+    def __init__(self, predictor: WindowPredictor, prompts: VoxelPrompts) -> None:
         self.predictor = predictor
+        self.prompts = prompts
         self.gaussian = compute_gaussian(predictor.patch_size, 1 / 8, 10, torch.float32, torch.device("cpu"))
         self.box = Box.of_shape((0, 0, 0))
         self.total = torch.zeros((predictor.num_logits, 0, 0, 0))
         self.weights = torch.zeros((0, 0, 0))
+        self._selected: np.ndarray | None = None
 
     def add(self, window: Window, logits: Tensor) -> None:
         """Add the logits (K, *window.size) of a window."""
@@ -208,6 +213,7 @@ class _Canvas:
         place, there = here.within(self.box).slices, here.within(window.box).slices
         self.total[(slice(None), *place)] += logits[(slice(None), *there)] * self.gaussian[there]
         self.weights[place] += self.gaussian[there]
+        self._selected = None
 
     def logits(self, part: Box | None = None) -> Tensor:
         """(K, d, h, w) of the whole box, or of a part of it; background outside the windows."""
@@ -220,18 +226,21 @@ class _Canvas:
     def touched(self, window: Window) -> Iterator[np.ndarray]:
         """(N, 3) voxels of the mask in each outermost plane of a window behind which the image continues."""
         for face in window.open_faces(self.predictor.shape):
-            mask = self.predictor.as_labels(self.logits(face)) > 0
-            yield np.argwhere(mask) + face.start
+            yield np.argwhere(self._going_on(face) > 0) + face.start
 
     def seeds(self, window: Window) -> VoxelPrompts:
         """Clicks inside the largest components of each class found so far in a window."""
         known = window.in_image(self.predictor.shape).intersection(self.box)
-        found = self.predictor.as_labels(self.logits(known))
-        parts = []
-        for label in np.unique(found[found > 0]):
-            points = interior_points(found == label, SEEDS) + known.start
-            parts.append(VoxelPrompts(points.astype(np.float32), np.full(len(points), label)))
-        return VoxelPrompts.concatenate(parts)
+        return clicks_inside(self._going_on(known)).shifted(known.start)
+
+    def _going_on(self, part: Box) -> np.ndarray:
+        """The label map of a part of the box; where clicks select objects, of the objects that hold one."""
+        if not self.predictor.clicks_select:
+            return self.predictor.as_labels(self.logits(part))
+        if self._selected is None:
+            found, regions = self.predictor.as_labels(self.logits()), self.predictor.region_order is not None
+            self._selected = objects_prompted(found, self.prompts.cut(self.box), regions)
+        return self._selected[part.within(self.box).slices]
 
     def mask_voxels(self) -> int:
         return int((self.predictor.as_labels(self.logits()) > 0).sum())
@@ -247,6 +256,31 @@ class _Canvas:
         if not old.is_empty:
             place = old.within(box).slices
             self.total[(slice(None), *place)], self.weights[place] = total, weights
+
+
+def clicks_inside(found: np.ndarray) -> VoxelPrompts:
+    """Clicks inside the largest components of each class of a label map, in its voxels."""
+    parts = []
+    for label in np.unique(found[found > 0]):
+        points = interior_points(found == label, SEEDS)
+        parts.append(VoxelPrompts(points.astype(np.float32), np.full(len(points), label)))
+    return VoxelPrompts.concatenate(parts)
+
+
+def objects_prompted(found: np.ndarray, prompts: VoxelPrompts, regions: bool) -> np.ndarray:
+    """The connected components of a label map that hold a foreground click, or a voxel of a scribble or box.
+
+    Args:
+        found: (d, h, w) label map.
+        prompts: in its voxels.
+        regions: whether the labels are of nested regions, so that touching voxels of several labels are one object.
+    """
+    components = Components(found, np.unique(found[found > 0]).tolist(), together=regions)
+    clicks = prompts.points[prompts.labels > 0]
+    kept = [components.numbers[tuple(np.rint(clicks).astype(int).T)]]
+    if prompts.maps is not None:
+        kept.append(components.numbers[(prompts.maps[[SCRIBBLE, BOX]] > 0).any(axis=0)])
+    return components.only(np.unique(np.concatenate(kept)))
 
 
 # --- one lesion after the other ---

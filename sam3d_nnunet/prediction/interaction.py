@@ -15,13 +15,19 @@ from sam3d_nnunet.geometry.grid import to_grid
 from sam3d_nnunet.prediction.capabilities import ServedClasses
 from sam3d_nnunet.prediction.cases import clicks_in_components
 from sam3d_nnunet.prediction.dense_prompts import DensePrompts
-from sam3d_nnunet.prediction.growth import MAX_WINDOWS, SEEDS, BoxLogits, compose, predict_prompted
+from sam3d_nnunet.prediction.growth import (
+    MAX_WINDOWS,
+    BoxLogits,
+    clicks_inside,
+    compose,
+    objects_prompted,
+    predict_prompted,
+)
 from sam3d_nnunet.prediction.model_folder import TrainedModel
 from sam3d_nnunet.prediction.session_image import Region, SessionImage
 from sam3d_nnunet.prediction.target_buffer import SavedPart, TargetBuffer, box_of_parts
 from sam3d_nnunet.prediction.windows import Window, in_any, windows_around
 from sam3d_nnunet.prompts.prompt import MASK, VoxelPrompts
-from sam3d_nnunet.simulation.draw import interior_points
 
 
 @dataclass(frozen=True)
@@ -252,12 +258,24 @@ class InteractiveMask:
 
     def _keep(self, window: Window) -> None:
         """Keep a window of the last growth, with the clicks that growth would place on the mask in it."""
-        box = self.image.grid.box_in_image(window.in_image(self.image.predictor.shape))
-        found = self.classes.buffer_to_model(self.target[box.slices])
+        part, predictor = window.in_image(self.image.predictor.shape), self.image.predictor
+        area = (
+            self._state.written if predictor.clicks_select else part
+        )  # an object's click may lie outside of the window
+        found = self._mask_on_grid(area)
+        if predictor.clicks_select:
+            prompts = self._state.clicks._replace(maps=self._state.maps)
+            found = objects_prompted(found, prompts.cut(area), predictor.region_order is not None)
+        seeds = clicks_inside(found[part.within(area).slices]).shifted(part.start)
         self._state = replace(self._state, windows=(*self._state.windows, window))
-        for label in np.unique(found[found > 0]):
-            points = interior_points(found == label, SEEDS) + box.start
-            self._add_points(self.image.grid.from_image(points), np.full(len(points), int(label)))
+        self._add_points(seeds.points, seeds.labels)
+
+    def _mask_on_grid(self, area: Box) -> np.ndarray:
+        box = self.image.grid.box_in_image(area)
+        labels = self.classes.buffer_to_model(self.target[box.slices])
+        mask = np.zeros(self.image.shape, labels.dtype)  # takes memory only where something is written
+        mask[box.slices] = labels
+        return to_grid(mask, self.image.grid, area)
 
     def _initially(self, points: np.ndarray) -> np.ndarray:
         """(N,) whether points of the grid lie on the initial mask."""

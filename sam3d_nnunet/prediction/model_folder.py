@@ -59,6 +59,8 @@ class TrainedModel:
         channels: of the images.
         mirror_axes: spatial axes that training mirrored, for test-time mirroring.
         clicks_carry_labels: whether the networks know click labels, so that background and classes can be clicked.
+        clicks_select: whether a click stands for the object under it (target policy `clicked`), not for all objects of
+            its class.
     """
 
     networks: list[PromptableNetwork]
@@ -69,6 +71,7 @@ class TrainedModel:
     channels: int
     mirror_axes: tuple[int, ...] | None
     clicks_carry_labels: bool
+    clicks_select: bool
 
     @property
     def file_ending(self) -> str:
@@ -149,7 +152,15 @@ def load_model_folder(
         networks.append(network.eval())
     mirror_axes = checkpoints[0].get("inference_allowed_mirroring_axes")
     return TrainedModel(
-        networks, plans, configuration, labels, dataset_json, channels, mirror_axes, settings.clicks_carry_labels
+        networks,
+        plans,
+        configuration,
+        labels,
+        dataset_json,
+        channels,
+        mirror_axes,
+        settings.clicks_carry_labels,
+        settings.clicks_select,
     )
 
 

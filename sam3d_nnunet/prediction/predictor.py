@@ -285,6 +285,7 @@ class SAM3DPredictor:
             self.model.region_order,
             self.model.mirror_axes if self.use_mirroring else None,
             clicks_carry_labels=self.model.clicks_carry_labels,
+            clicks_select=self.model.clicks_select,
         )
         caps = {"max_windows": self.max_windows, "max_voxels": self._max_voxels(case)}
         predict = partial(predict_prompted, predictor, **caps, rule=self.windows)

@@ -143,6 +143,7 @@ def _window_predictor(
         model.region_order,
         embeddings=embeddings.share(),
         clicks_carry_labels=model.clicks_carry_labels,
+        clicks_select=model.clicks_select,
         only=only,
     )
 

@@ -45,12 +45,6 @@ class Window:
         """(N, 3) coordinates -> (N,) bool."""
         return self.box.contains(points)
 
-    def cut_prompts(self, prompts: VoxelPrompts) -> VoxelPrompts:
-        """The prompts of an image that lie in the window, in voxels of the window."""
-        inside = prompts.with_clicks(self.contains(prompts.points))
-        maps = None if prompts.maps is None else prompts.maps.cut(self.box)
-        return VoxelPrompts(inside.points - np.array(self.start), inside.labels, maps)
-
     def open_faces(self, shape: tuple[int, ...]) -> Iterator[Box]:
         """The outermost plane on each side behind which the image continues."""
         here = self.in_image(shape)
@@ -178,6 +172,7 @@ class WindowPredictor:
         mirror_axes: tuple[int, ...] | None = None,
         embeddings: EmbeddingShare | None = None,
         clicks_carry_labels: bool = True,
+        clicks_select: bool = False,
         only: int | None = None,
     ) -> None:
         """
@@ -190,6 +185,7 @@ class WindowPredictor:
             mirror_axes: spatial axes (0, 1, 2) of test-time mirroring.
             embeddings: keeps those of the windows, so that further clicks there need no encoding. None: keep none.
             clicks_carry_labels: whether the networks know click labels. If not, every click gets label 1.
+            clicks_select: whether a click stands for the object under it, not for all objects of its class.
             only: the label that counts as foreground; all others are background. None: every label counts.
         """
         self.networks = networks
@@ -201,6 +197,7 @@ class WindowPredictor:
         self.mirrorings = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
         self.embeddings = embeddings
         self.clicks_carry_labels = clicks_carry_labels
+        self.clicks_select = clicks_select
         self.only = only
 
     @property
@@ -219,7 +216,7 @@ class WindowPredictor:
         Returns:
             (K, *window.size) float32 on the CPU.
         """
-        inside = window.cut_prompts(prompts)
+        inside = prompts.cut(window.box)
         if not self.clicks_carry_labels:
             inside = inside._replace(labels=np.ones_like(inside.labels))
         # with a padded click, windows without clicks have the shape of those with one: one compilation less

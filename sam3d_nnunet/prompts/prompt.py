@@ -112,6 +112,15 @@ class VoxelPrompts(NamedTuple):
         """Only some of the clicks, chosen by a mask (N,) or by indices, with the same maps."""
         return self._replace(points=self.points[which], labels=self.labels[which])
 
+    def cut(self, box: Box) -> "VoxelPrompts":
+        """The prompts of an image that lie in a box, in voxels of the box."""
+        inside = self.with_clicks(box.contains(self.points)).shifted(-np.array(box.start))
+        return inside._replace(maps=None if self.maps is None else self.maps.cut(box))
+
+    def shifted(self, by: np.ndarray) -> "VoxelPrompts":
+        """Clicks moved by (d, h, w) voxels."""
+        return self._replace(points=self.points + by)
+
 
 def to_position(value: Any) -> list[float] | None:
     """Three finite numbers from JSON as floats; None for anything else."""

@@ -97,7 +97,7 @@ class PromptedTrainer(PlannedTrainer):
         return PromptSimulator(
             ClickSimulator(clicks.policy, classes, self.settings.clicks_carry_labels, clicks.no_click_share),
             MapSimulator(classes, *shares) if self.settings.shows_maps else None,
-            select=self.settings.target_policy == "clicked",
+            select=self.settings.clicks_select,
             together=self.label_manager.has_regions,
         )
 
@@ -113,7 +113,7 @@ class PromptedTrainer(PlannedTrainer):
             list(labels.regions_class_order) if labels.has_regions else None,
             labels.ignore_label,
             np.random.default_rng(np.random.randint(2**31)),
-            select=self.settings.target_policy == "clicked",
+            select=self.settings.clicks_select,
             rounds=1 if most == 1 else np.random.randint(1, most + 1),
         )
 

@@ -73,6 +73,7 @@ def trained_model(trainer: "PromptedTrainer") -> TrainedModel:
         channels=trainer.num_input_channels,
         mirror_axes=trainer.inference_allowed_mirroring_axes,
         clicks_carry_labels=trainer.settings.clicks_carry_labels,
+        clicks_select=trainer.settings.clicks_select,
     )
 
 

@@ -22,9 +22,15 @@ def session(make_model) -> SAM3DSession:
 def with_balls(session) -> Callable[..., tuple[SAM3DSession, BallNetwork, np.ndarray]]:
     """The session with another network, an image of 1 mm voxels and an empty target buffer."""
 
-    def make(shape: tuple[int, ...] = SHAPE, spacing=(1, 1, 1), image: np.ndarray | None = None, **options):
+    def make(
+        shape: tuple[int, ...] = SHAPE,
+        spacing=(1, 1, 1),
+        image: np.ndarray | None = None,
+        clicks_select=False,
+        **options,
+    ):
         network = BallNetwork(**options)
-        session.model = replace(session.model, networks=[network])
+        session.model = replace(session.model, networks=[network], clicks_select=clicks_select)
         image = np.random.default_rng(0).normal(100, 10, (1, *shape)) if image is None else image
         session.set_image(image, {"spacing": spacing})
         target = np.zeros(shape, np.uint8)

@@ -70,7 +70,7 @@ def model_of(
             "configurations": {"3d_fullres": configuration},
         }
     )
-    return TrainedModel([], plans, plans.get_configuration("3d_fullres"), None, {}, channels, None, True)
+    return TrainedModel([], plans, plans.get_configuration("3d_fullres"), None, {}, channels, None, True, False)
 
 
 def by_nnunet(image: np.ndarray, spacing: list[float], model: TrainedModel, turn: Turn = NO_TURN) -> np.ndarray:

@@ -10,9 +10,9 @@ from sam3d_nnunet.network import SAM3D, Prompts
 from sam3d_nnunet.prediction.dense_prompts import DensePrompts
 from sam3d_nnunet.prediction.embeddings import EmbeddingCache, tensor_bytes
 from sam3d_nnunet.prediction.grid_image import WholeImage
-from sam3d_nnunet.prediction.growth import BoxLogits, predict_prompted
+from sam3d_nnunet.prediction.growth import BoxLogits, objects_prompted, predict_prompted
 from sam3d_nnunet.prediction.windows import SINGLE, Window, WindowPredictor
-from sam3d_nnunet.prompts.prompt import MASK, VoxelPrompts
+from sam3d_nnunet.prompts.prompt import BOX, MASK, SCRIBBLE, VoxelPrompts
 
 RADIUS = 3.0
 PATCH = (12, 14, 16)
@@ -250,6 +250,80 @@ def test_growth_ends_where_all_that_touches_faces_has_been_seen(seed):
         for face in window.open_faces(shape):
             touched = np.argwhere(found[face.slices]) + face.start
             assert np.any([w.sees(touched, shape) for w in result.windows], axis=0).all()
+
+
+class LeakyNetwork(ObjectNetwork):
+    """Marks, beside the objects that hold a click, the last plane of each other one in the patch."""
+
+    def forward(self, image: Tensor, prompts: Prompts) -> Tensor:
+        logits = super().forward(image, prompts)
+        strangers = (image[0, 0] > 0.5) & (logits[0, 1] == 0)
+        planes = torch.where(strangers.any(1).any(1))[0]
+        if len(planes):
+            logits[0, 1, planes[-1], strangers[planes[-1]]] = 5
+        return logits
+
+
+def two_bars() -> np.ndarray:
+    """Two long bars that go on through several windows."""
+    bars = np.zeros((60, 14, 16), np.uint8)
+    bars[2:50, 3:6, 4:7] = 1
+    bars[5:58, 9:12, 10:13] = 2
+    return bars
+
+
+def grow_leaky(select: bool, **options) -> np.ndarray:
+    image = torch.from_numpy(two_bars() > 0).float()[None]
+    predictor = WindowPredictor([LeakyNetwork()], WholeImage(image), PATCH, clicks_select=select)
+    click = VoxelPrompts(np.array([(4.0, 4, 5)]), np.ones(1, int), **options)
+    return predict_prompted(predictor, click).on_grid().argmax(0).numpy()
+
+
+def test_where_clicks_select_an_object_its_look_alike_is_not_followed():
+    """The voxels of the other bar that a window marks by mistake get no clicks in the next window."""
+    bars = two_bars()
+    found = grow_leaky(select=True)
+    assert (found[bars == 1] == 1).all()
+    assert 0 < found[bars == 2].mean() < 0.2
+    assert grow_leaky(select=False)[bars == 2].mean() > 0.5, (
+        "this network's mistakes are followed where all objects are"
+    )
+
+
+@pytest.mark.parametrize("kind", [SCRIBBLE, BOX])
+def test_objects_under_scribbles_and_boxes_are_followed(kind):
+    maps = DensePrompts.none(two_bars().shape)
+    maps.draw(kind, Box.from_lists([[10, 13], [9, 12], [10, 13]]), 1)
+    assert grow_leaky(select=True, maps=maps)[two_bars() == 2].mean() > 0.5
+    maps = DensePrompts.none(two_bars().shape)
+    maps.draw(kind, Box.from_lists([[10, 13], [9, 12], [10, 13]]), 0)
+    assert grow_leaky(select=True, maps=maps)[two_bars() == 2].mean() < 0.2, "background is followed nowhere"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_growth_of_selected_objects_finds_them_whole(seed):
+    """As it does where a click stands for all objects, if the network marks nothing by mistake."""
+    rng, shape = np.random.default_rng(seed), (36, 42, 48)
+    objects = gaussian_filter(rng.normal(size=shape), 3)
+    objects = objects > np.quantile(objects, 0.8)
+    click = rng.choice(np.argwhere(objects))
+    components = cc3d.connected_components(objects)
+    image = torch.from_numpy(objects).float()[None]
+    predictor = WindowPredictor([ObjectNetwork()], WholeImage(image), PATCH, clicks_select=True)
+    result = predict_prompted(predictor, VoxelPrompts(click[None].astype(float), np.ones(1, int)), max_windows=1000)
+    assert np.array_equal(result.on_grid().argmax(0).numpy(), components == components[tuple(click)])
+
+
+def test_objects_of_nested_regions_are_one_object():
+    """A click on the rim of a lesion holds its core too."""
+    found = np.zeros((8, 8, 8), np.int64)
+    found[1:5, 1:5, 1:5], found[2:4, 2:4, 2:4], found[6:8, 6:8, 6:8] = 1, 2, 2
+    rim = VoxelPrompts(np.array([(1.0, 1, 1)]), np.ones(1, int))
+    whole = np.where(np.indices(found.shape).max(0) < 5, found, 0)
+    assert np.array_equal(objects_prompted(found, rim, regions=True), whole)
+    assert np.array_equal(objects_prompted(found, rim, regions=False), np.where(whole == 1, 1, 0))
+    background = VoxelPrompts(np.array([(1.0, 1, 1)]), np.zeros(1, int))
+    assert not objects_prompted(found, background, regions=True).any()
 
 
 def test_growth_keeps_classes_apart():

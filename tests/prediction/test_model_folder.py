@@ -47,7 +47,7 @@ def test_what_it_knows(make_model):
     assert model.click_labels == [0, 1, 2]
     assert model.channels == 1
     assert model.file_ending == ".nii.gz"
-    assert model.clicks_carry_labels and model.takes_maps
+    assert model.clicks_carry_labels and model.takes_maps and not model.clicks_select
 
 
 def test_unlabelled_clicks(make_model):
@@ -55,6 +55,11 @@ def test_unlabelled_clicks(make_model):
     model = load_model_folder(make_model(trainer_class=SAM3DAdapterTrainer, settings=settings).folder)
     assert model.click_labels == [1, 2]
     assert not model.clicks_carry_labels and not model.takes_maps
+
+
+def test_clicks_that_select_an_object(make_model):
+    settings = {"target_policy": "clicked"}
+    assert load_model_folder(make_model(trainer_class=SAM3DAdapterTrainer, settings=settings).folder).clicks_select
 
 
 def test_missing_and_broken_files(make_model, tmp_path):

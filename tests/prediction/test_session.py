@@ -168,9 +168,10 @@ def test_growth_and_autozoom(with_balls):
     assert not target[18].any()
 
 
-def test_clicks_in_grown_windows_stay_in_them(with_balls):
+@pytest.mark.parametrize("select", [False, True])
+def test_clicks_in_grown_windows_stay_in_them(with_balls, select):
     """They get no window of their own, and the part of the mask there, which no click marks, is not lost."""
-    session, network, target = with_balls(radius=8)
+    session, network, target = with_balls(radius=8, clicks_select=select)
     session.add_point_interaction((13, 10, 11), True)  # its window ends at slice 21, grown ones begin at 14
     known = len(network.decoded)
     assert target[24, 10, 11]
@@ -178,6 +179,17 @@ def test_clicks_in_grown_windows_stay_in_them(with_balls):
     with_click = [e for e, (_, labels, _) in list(zip(network.decoded, network.prompts))[known:] if (labels == 0).any()]
     assert any(with_click[0] is embedding for embedding in network.decoded[:known])
     assert target[24, 10, 11]
+
+
+@pytest.mark.parametrize("select", [False, True])
+def test_a_kept_window_gets_clicks_on_selected_objects_alone(with_balls, select):
+    """If clicks select objects, what was marked by mistake beside them gets none."""
+    session, network, target = with_balls(radius=8, clicks_select=select)
+    session.add_point_interaction((13, 10, 11), True)
+    target[27:30, 14:17, 15:18] = 1  # as if a look-alike had been marked, in a grown window
+    session.add_point_interaction((29, 3, 5), False)
+    assert target[24, 10, 11], "the ball itself gets clicks in both cases"
+    assert bool(target[28, 15, 16]) is not select
 
 
 def test_the_mask_so_far_is_background_where_nothing_is(with_balls):
