@@ -125,6 +125,9 @@ class Comparison(Block):
     windows: Literal["follow", "single"] = Field(
         "follow", description="windows of predictions from clicks, as for `sam3d evaluate`; single: as in the paper"
     )
+    mirroring: bool = Field(
+        True, description="average predictions over mirrored images, which takes up to eight times as long"
+    )
     tolerances: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         [5.0], min_length=1, description="tolerances of the surface Dice, in mm"
     )

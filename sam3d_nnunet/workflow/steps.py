@@ -194,6 +194,7 @@ class Steps:
                 command += ["-c", method.configuration, "-tr", method.trainer, "-p", method.plans]
                 command += ["--trials", str(self.comparison.trials), "--device", self.device]
                 command += ["--windows", self.comparison.windows] if self.comparison.windows != "follow" else []
+                command += [] if self.comparison.mirroring else ["--disable_tta"]
                 command += _repeated("--protocol", protocols)
                 yield Step(f"{EVALUATE}/{method.name}/fold_{fold}", [command], [_trained(method.model, fold)])
 

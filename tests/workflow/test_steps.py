@@ -95,7 +95,9 @@ def test_all_steps_of_a_model(dataset):
     evaluate = steps["evaluate/ours/fold_1"]
     assert evaluate.needs == [train.name]
     assert "--protocol automatic --protocol volume_1 --protocol volume_3 --protocol volume_10" in evaluate.shell
-    assert "--trials 2" in evaluate.shell and "--windows" not in evaluate.shell
+    assert "--trials 2" in evaluate.shell and "--windows" not in evaluate.shell and "_tta" not in evaluate.shell
+    steps = {step.name: step for step in left(dataset, [OURS], mirroring=False)}
+    assert "--disable_tta" in steps[evaluate.name].shell
     *_, evaluate = left(dataset, [OURS], windows="single")
     assert "--windows single" in evaluate.shell
 
