@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from pydantic import Field
 
 from sam3d_nnunet.datasets.description import description_problems
@@ -167,14 +168,15 @@ def _numbers(column: pd.Series, file: Path, again: str) -> pd.Series:
         numbers = pd.to_numeric(column, errors="coerce")
     except OverflowError as e:  # hundreds of digits
         raise SAM3DError(f"{file} has a number too large for the column {column.name[:60]}. {again}") from e
-    wrong = column[column.notna() & numbers.isna()]
-    if len(wrong):
+    if not is_numeric_dtype(column) and len(wrong := column[column.notna() & numbers.isna()]):
         raise SAM3DError(
             f"{file} has {brief(wrong.iloc[0])} in the column {column.name[:60]}, which is not a number. {again}"
         )
     numbers = numbers.astype(float) if numbers.dtype == object else numbers
     low, high = (0, 1) if is_share(column.name) else (-LARGEST, LARGEST)
-    wrong = column[(numbers < low - 1e-6) | (numbers > high + 1e-6)]
-    if len(wrong):
-        raise SAM3DError(f"{file} has {wrong.iloc[0]} in the column {column.name[:60]}, where it can't be. {again}")
+    values = numbers.to_numpy()
+    outside = (values < low - 1e-6) | (values > high + 1e-6)
+    if outside.any():
+        wrong = column[outside].iloc[0]
+        raise SAM3DError(f"{file} has {wrong} in the column {column.name[:60]}, where it can't be. {again}")
     return numbers

@@ -174,8 +174,8 @@ def _statistic(pooled: Pooled, other: Pooled | None, target: str, metric: str) -
         frozenset(of_case.index),
         *mean_interval(values.to_numpy()),
         spread(values.groupby("fold").mean().to_numpy()),
-        spread(pooled.means_by("run", target, metric)),
-        spread(pooled.means_by("trial", target, metric)),
+        spread(pooled.means_by("run", target, metric)) if pooled.runs > 1 else np.nan,
+        spread(pooled.means_by("trial", target, metric)) if pooled.trials > 1 else np.nan,
         other,
         other and compare(of_case, other.values(target, metric).droplevel("fold")),
     )
