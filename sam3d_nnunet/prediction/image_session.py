@@ -1,6 +1,5 @@
 """What a session holds in memory: a model, an image and the buffer for its mask."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -27,6 +26,7 @@ from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load
 from sam3d_nnunet.prediction.session_arguments import Ends, as_array, checked_point
 from sam3d_nnunet.prediction.session_image import SessionImage, warm_up
 from sam3d_nnunet.prediction.target_buffer import TargetBuffer
+from sam3d_nnunet.processes import usable_cores
 
 
 class ImageSession:
@@ -71,7 +71,7 @@ class ImageSession:
         self.supported_interactions = dict.fromkeys(INTERACTIONS, False)
         self.supports_background = self.supports_initial_label = self.supports_zero_shot_label_refinement = False
         self._forget_image()
-        torch.set_num_threads(min(torch_n_threads, os.cpu_count() or 1))
+        torch.set_num_threads(min(torch_n_threads, usable_cores()))
 
     # --- the model ---
 

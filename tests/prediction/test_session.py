@@ -435,7 +435,7 @@ def test_two_sessions_know_nothing_of_each_other(make_model):
 
 def test_a_script_for_nninteractive(make_model, monkeypatch):
     """The steps of its README, with another import and model folder."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # small tensors
+    monkeypatch.setattr("sam3d_nnunet.prediction.image_session.usable_cores", lambda: 1)  # small tensors
     model = make_model()
     file = sorted(model.images.iterdir())[0]
 
