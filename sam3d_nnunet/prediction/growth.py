@@ -23,6 +23,7 @@ from sam3d_nnunet.simulation.draw import Components, interior_points
 MAX_WINDOWS = 32
 CELLS = 16  # along a side of a window; one voxel represents all in its cell
 SEEDS = 3  # clicks on each class that a further window gets from the mask so far
+NEAR = 3  # voxels along each axis between a click and the object that it holds
 BACKGROUND_LOGIT = -20.0  # of foreground where no window has been: probability 2e-9
 NO_LESION = 0
 MAX_LESIONS = 255  # one of nnU-Net's writers stores instance maps as bytes
@@ -182,9 +183,14 @@ def _further(windows: list[Window], canvas: "_Canvas", familiar: Sequence[Window
         gone_through = len(windows)
         for window in windows:
             for touched in sorted(canvas.touched(window), key=len, reverse=True):
-                while len(border := touched[~np.any([w.sees(touched, shape) for w in windows], axis=0)]):
+                while len(border := _unseen(canvas.still_going_on(touched), windows, shape)):
                     known = (w for w in familiar if w.sees(border, shape).any())
                     yield next(known, None) or window_seeing(_thinned(border, patch_size), shape, patch_size)
+
+
+def _unseen(voxels: np.ndarray, windows: list[Window], shape: tuple[int, ...]) -> np.ndarray:
+    """Those of (N, 3) voxels that no window sees."""
+    return voxels[~np.any([window.sees(voxels, shape) for window in windows], axis=0)]
 
 
 def _thinned(voxels: np.ndarray, patch_size: tuple[int, ...]) -> np.ndarray:
@@ -228,6 +234,12 @@ class _Canvas:
         for face in window.open_faces(self.predictor.shape):
             yield np.argwhere(self._going_on(face) > 0) + face.start
 
+    def still_going_on(self, touched: np.ndarray) -> np.ndarray:
+        """Those of (N, 3) voxels that growth still follows: a further window can part them from the click."""
+        if not self.predictor.clicks_select:
+            return touched
+        return touched[self._going_on(self.box)[tuple((touched - self.box.start).T)] > 0]
+
     def seeds(self, window: Window) -> VoxelPrompts:
         """Clicks inside the largest components of each class found so far in a window."""
         known = window.in_image(self.predictor.shape).intersection(self.box)
@@ -270,17 +282,30 @@ def clicks_inside(found: np.ndarray) -> VoxelPrompts:
 def objects_prompted(found: np.ndarray, prompts: VoxelPrompts, regions: bool) -> np.ndarray:
     """The connected components of a label map that hold a foreground click, or a voxel of a scribble or box.
 
+    A click on a voxel that is not marked holds the nearest component at most `NEAR` voxels away.
+
     Args:
         found: (d, h, w) label map.
         prompts: in its voxels.
         regions: whether the labels are of nested regions, so that touching voxels of several labels are one object.
     """
-    components = Components(found, np.unique(found[found > 0]).tolist(), together=regions)
-    clicks = prompts.points[prompts.labels > 0]
-    kept = [components.numbers[tuple(np.rint(clicks).astype(int).T)]]
+    components = Components(found.astype(np.int32), np.unique(found[found > 0]).tolist(), together=regions)
+    clicks = np.rint(prompts.points[prompts.labels > 0]).astype(int)
+    kept = [np.array([_number_near(components.numbers, click) for click in clicks], int)]
     if prompts.maps is not None:
         kept.append(components.numbers[(prompts.maps[[SCRIBBLE, BOX]] > 0).any(axis=0)])
     return components.only(np.unique(np.concatenate(kept)))
+
+
+def _number_near(numbers: np.ndarray, click: np.ndarray) -> int:
+    """The component under a click, or the nearest one; 0 if there is none near."""
+    start = np.maximum(click - NEAR, 0)
+    around = numbers[tuple(slice(a, b) for a, b in zip(start, click + NEAR + 1))]
+    marked = np.argwhere(around)
+    if not len(marked):
+        return 0
+    nearest = marked[np.linalg.norm(marked + start - click, axis=1).argmin()]
+    return int(around[tuple(nearest)])
 
 
 # --- one lesion after the other ---

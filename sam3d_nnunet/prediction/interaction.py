@@ -271,10 +271,11 @@ class InteractiveMask:
         self._add_points(seeds.points, seeds.labels)
 
     def _mask_on_grid(self, area: Box) -> np.ndarray:
-        box = self.image.grid.box_in_image(area)
-        labels = self.classes.buffer_to_model(self.target[box.slices])
-        mask = np.zeros(self.image.shape, labels.dtype)  # takes memory only where something is written
-        mask[box.slices] = labels
+        """The mask in a box of the grid, from the target buffer."""
+        # one more voxel on each side, since the nearest one of a finer grid can lie beyond the box
+        box = self.image.grid.box_in_image(area).grown(1).intersection(Box.of_shape(self.image.shape))
+        mask = np.zeros(self.image.shape, np.int16)  # takes memory only where something is written
+        mask[box.slices] = self.classes.buffer_to_model(self.target[box.slices])
         return to_grid(mask, self.image.grid, area)
 
     def _initially(self, points: np.ndarray) -> np.ndarray:

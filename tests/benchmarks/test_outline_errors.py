@@ -46,6 +46,15 @@ def test_the_table_has_the_masks_and_the_labels_moved_by_a_voxel(tmp_path, monke
     assert float(rows["one voxel less"][1]) == pytest.approx(0.488, abs=1e-3)
 
 
+def test_the_border_of_the_image_is_no_outline():
+    truth = np.zeros((8, 8, 8), bool)
+    truth[:, :, :4] = True
+    less = np.zeros_like(truth)
+    less[:, :, :3] = True
+    assert outline_errors.errors(truth, less)[3:] == [1, 1, 1]
+    assert np.array_equal(outline_errors.moved(truth)[1], less)
+
+
 def test_folders_without_masks_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["outline_errors.py", str(tmp_path), str(tmp_path / "none")])
     with pytest.raises(SystemExit, match="no masks"):

@@ -314,6 +314,41 @@ def test_growth_of_selected_objects_finds_them_whole(seed):
     assert np.array_equal(result.on_grid().argmax(0).numpy(), components == components[tuple(click)])
 
 
+def test_a_click_beside_the_mask_holds_the_nearest_object_if_it_is_near():
+    found = np.zeros((12, 12, 12), np.int64)
+    found[0:3, 0:3, 0:3], found[7:12, 7:12, 7:12] = 1, 2
+    near = {(3, 3, 3): 1, (5, 5, 5): 2, (0, 0, 6): 0, (11, 11, 5): 2, (0, 5, 2): 1}
+    for click, label in near.items():
+        prompts = VoxelPrompts(np.array([click], float), np.ones(1, int))
+        kept = objects_prompted(found, prompts, regions=False)
+        assert np.array_equal(kept, np.where(found == label, found, 0) if label else np.zeros_like(found)), click
+
+
+def test_what_a_further_window_parts_from_the_click_is_not_followed():
+    """The second window unmarks all that lies between the click and the other face of the first one."""
+    bar = np.zeros((60, 14, 16), np.uint8)
+    bar[2:58, 3:6, 4:7] = 1
+    bar[33:58, 2:8, 3:9] = 1  # more of it touches the upper face, so that growth goes there first
+
+    class Parting(ObjectNetwork):
+        def __init__(self) -> None:
+            super().__init__()
+            self.clicks: list[int] = []
+
+        def forward(self, image: Tensor, prompts: Prompts) -> Tensor:
+            self.clicks.append(int((prompts.labels > 0).sum()))
+            logits = super().forward(image, prompts)
+            if len(self.clicks) > 1:
+                logits[0, 0] = 1e4
+            return logits
+
+    network = Parting()
+    predictor = WindowPredictor([network], WholeImage(torch.from_numpy(bar).float()[None]), PATCH, clicks_select=True)
+    click = VoxelPrompts(np.array([(34.0, 4, 5)]), np.ones(1, int))
+    predict_prompted(predictor, click, windows=[Window((24, 0, 0), PATCH)])
+    assert len(network.clicks) == 2 and all(network.clicks), "no window is predicted without a click"
+
+
 def test_objects_of_nested_regions_are_one_object():
     """A click on the rim of a lesion holds its core too."""
     found = np.zeros((8, 8, 8), np.int64)
