@@ -247,11 +247,12 @@ class _Canvas:
 
     def _going_on(self, part: Box) -> np.ndarray:
         """The label map of a part of the box; where clicks select objects, of the objects that hold one."""
-        if not self.predictor.clicks_select:
-            return self.predictor.as_labels(self.logits(part))
+        found = self.predictor.as_labels(self.logits(part))
+        if not self.predictor.clicks_select or not found.any():  # mostly no object touches a face of its window
+            return found
         if self._selected is None:
-            found, regions = self.predictor.as_labels(self.logits()), self.predictor.region_order is not None
-            self._selected = objects_prompted(found, self.prompts.cut(self.box), regions)
+            whole, regions = self.predictor.as_labels(self.logits()), self.predictor.region_order is not None
+            self._selected = objects_prompted(whole, self.prompts.cut(self.box), regions)
         return self._selected[part.within(self.box).slices]
 
     def mask_voxels(self) -> int:

@@ -259,9 +259,8 @@ class InteractiveMask:
     def _keep(self, window: Window) -> None:
         """Keep a window of the last growth, with the clicks that growth would place on the mask in it."""
         part, predictor = window.in_image(self.image.predictor.shape), self.image.predictor
-        area = (
-            self._state.written if predictor.clicks_select else part
-        )  # an object's click may lie outside of the window
+        # an object's click may lie outside of the window
+        area = self._state.written if predictor.clicks_select else part
         found = self._mask_on_grid(area)
         if predictor.clicks_select:
             prompts = self._state.clicks._replace(maps=self._state.maps)
