@@ -1,11 +1,14 @@
 """The last stage, at the resolution of the image: image and prompts change the logits of the decoder (ours)."""
 
 import torch.nn.functional as F
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import Tensor, nn
 
 from sam3d_nnunet.network.mask_decoder import enlarge
 from sam3d_nnunet.network.prompt_encoder import drawn_channels, drawn_prompts
 from sam3d_nnunet.network.prompts import Prompts
+
+WIDTH = 16  # channels at the resolution of the image
 
 
 class DrawnInput(nn.Module):
@@ -27,7 +30,7 @@ class DrawnInput(nn.Module):
 
 
 class Refinement(nn.Module):
-    """Two convolutions with all that is known of a voxel: the decoder's map, the image, and the prompts.
+    """All that is known of a voxel: the decoder's map, the image, and the prompts. A subclass makes logits of it.
 
     The published decoder ends at half the side of a token, and clicks reach it through the features of tokens alone.
     Small networks then often take long to begin to select what is clicked. The last layer starts at zero, so that the
@@ -39,32 +42,24 @@ class Refinement(nn.Module):
         channels: int,
         image_channels: int,
         num_labels: int,
-        num_classes: int,
         stride: int,
         takes_maps: bool,
         click_map: str = "gaussian",
-        width: int = 16,
     ) -> None:
         """
         Args:
             channels: of the decoder's map.
             image_channels: channels of the image.
             num_labels: labels of prompts, background included.
-            num_classes: logits per voxel, background included.
             stride: voxels a token covers along each axis.
             takes_maps: whether there are prompts other than clicks.
             click_map: how clicks are drawn, one of `CLICK_MAPS`.
-            width: channels of this stage.
         """
         super().__init__()
-        self.reduce = nn.Conv3d(channels, width, kernel_size=1, bias=False)
-        self.look = nn.Conv3d(image_channels, width, kernel_size=3, padding=1, bias=False)
-        self.draw = DrawnInput(num_labels, width, stride, takes_maps, click_map)
-        self.norm1 = nn.InstanceNorm3d(width, affine=True)
-        self.conv = nn.Conv3d(width, width, kernel_size=3, padding=1, bias=False)
-        self.norm2 = nn.InstanceNorm3d(width, affine=True)
-        self.seg_layers = nn.Conv3d(width, num_classes, kernel_size=3, padding=1, bias=False)
-        nn.init.zeros_(self.seg_layers.weight)
+        self.reduce = nn.Conv3d(channels, WIDTH, kernel_size=1, bias=False)
+        self.look = nn.Conv3d(image_channels, WIDTH, kernel_size=3, padding=1, bias=False)
+        self.draw = DrawnInput(num_labels, WIDTH, stride, takes_maps, click_map)
+        self.norm1 = nn.InstanceNorm3d(WIDTH, affine=True)
 
     def forward(self, fused: Tensor, padded: tuple[int, ...], image: Tensor, prompts: Prompts) -> Tensor:
         """The change of the logits.
@@ -80,5 +75,67 @@ class Refinement(nn.Module):
         """
         d, h, w = image.shape[2:]
         known = enlarge(self.reduce(fused), padded)[..., :d, :h, :w]
-        x = F.relu(self.norm1(known + self.look(image) + self.draw(prompts, image)))
-        return self.seg_layers(F.relu(self.norm2(self.conv(x))))
+        return self.change(F.relu(self.norm1(known + self.look(image) + self.draw(prompts, image))), padded)
+
+    def change(self, known: Tensor, padded: tuple[int, ...]) -> Tensor:
+        """What is known, (B, WIDTH, D, H, W) -> (B, K, D, H, W); `padded` is as for `forward`."""
+        raise NotImplementedError
+
+
+class ConvRefinement(Refinement):
+    """Two convolutions. Logits see five voxels a side, so a mask follows its click more than the object's outline."""
+
+    def __init__(self, num_classes: int, **known: object) -> None:
+        """
+        Args:
+            num_classes: logits per voxel, background included.
+            known: arguments of `Refinement`.
+        """
+        super().__init__(**known)
+        self.conv = nn.Conv3d(WIDTH, WIDTH, kernel_size=3, padding=1, bias=False)
+        self.norm2 = nn.InstanceNorm3d(WIDTH, affine=True)
+        self.seg_layers = nn.Conv3d(WIDTH, num_classes, kernel_size=3, padding=1, bias=False)
+        nn.init.zeros_(self.seg_layers.weight)
+
+    def change(self, known: Tensor, padded: tuple[int, ...]) -> Tensor:
+        return self.seg_layers(F.relu(self.norm2(self.conv(known))))
+
+
+class UNetRefinement(Refinement):
+    """A small U-Net from voxels down to tokens, with one convolution at each resolution on either way."""
+
+    def __init__(self, num_classes: int, stride: int, **known: object) -> None:
+        """
+        Args:
+            num_classes: logits per voxel, background included.
+            stride: voxels a token covers along each axis, a power of 2.
+            known: further arguments of `Refinement`.
+        """
+        super().__init__(stride=stride, **known)
+        halvings = stride.bit_length() - 1
+        self.unet = PlainConvUNet(
+            input_channels=WIDTH,
+            n_stages=halvings + 1,
+            features_per_stage=[WIDTH * 2**i for i in range(halvings + 1)],
+            conv_op=nn.Conv3d,
+            kernel_sizes=3,
+            strides=[1] + halvings * [2],
+            n_conv_per_stage=halvings * [1] + [2],
+            num_classes=num_classes,
+            n_conv_per_stage_decoder=halvings * [1],
+            norm_op=nn.InstanceNorm3d,
+            norm_op_kwargs={"affine": True},
+            nonlin=nn.ReLU,
+        )
+        decoder = self.unet.decoder
+        decoder.seg_layers = decoder.seg_layers[-1:]  # the others are for deep supervision
+        nn.init.zeros_(decoder.seg_layers[0].weight)
+        nn.init.zeros_(decoder.seg_layers[0].bias)
+
+    def change(self, known: Tensor, padded: tuple[int, ...]) -> Tensor:
+        d, h, w = known.shape[2:]
+        known = F.pad(known, (0, padded[2] - w, 0, padded[1] - h, 0, padded[0] - d))
+        return self.unet(known)[..., :d, :h, :w]
+
+
+REFINEMENTS = {"convolutions": ConvRefinement, "unet": UNetRefinement}

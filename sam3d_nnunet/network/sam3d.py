@@ -16,7 +16,7 @@ from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
 from sam3d_nnunet.network.position_prompt import PositionPromptEncoder, SAMPromptEncoder
 from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS, DensePrompt, LevelPromptEncoder, PromptEncoder
 from sam3d_nnunet.network.prompts import Correct, Prompts, corrected
-from sam3d_nnunet.network.refinement import Refinement
+from sam3d_nnunet.network.refinement import REFINEMENTS, Refinement
 
 STRIDES = (2, 4, 8)
 PUBLISHED_GRID = 32  # tokens a side of the published network
@@ -61,6 +61,11 @@ PRESETS = {
     "paper": Preset("vit_b", 768, 12, 12, (2, 5, 8, 11), labelled_prompts=False, start="published"),
     "tiny": Preset(None, 48, 4, 3, (0, 1, 2, 3), 32, 24, prompt_heads=4, prompt_mlp_dim=64, start="published"),
 }
+
+
+def default_refinement(labelled_prompts: bool) -> str:
+    """The stage at full resolution of networks whose clicks carry labels, or don't; see `REFINEMENTS`."""
+    return "unet" if labelled_prompts else "none"
 
 
 def default_stride(patch_size: tuple[int, ...]) -> int:
@@ -248,7 +253,7 @@ def build_sam3d(
     deep_prompt_levels: Collection[int] = (),
     aggregate_levels: bool = True,
     start: str | None = None,
-    refine: bool | None = None,
+    refine: str | None = None,
 ) -> SAM3D:
     """Build the parts of a network with random weights, and put them together.
 
@@ -271,11 +276,12 @@ def build_sam3d(
             a prompt encoder of its own, which reads that level. Dense prompts change the last level only.
         aggregate_levels: whether all levels are decoded, or the last one alone.
         start: of the image encoder: "sam" or "published". Default: the preset's. Weights belong to one of the two.
-        refine: whether image and prompts change the logits at full resolution. Default: where prompts are labelled.
+        refine: how image and prompts change the logits at full resolution: one of `REFINEMENTS`, or "none". Default:
+            `default_refinement`.
 
     Raises:
-        SAM3DError: the stride, the precision, the prompt encoding, the start or a level is not possible, or maps or
-            refinement are wanted without labelled prompts.
+        SAM3DError: the stride, the precision, the prompt encoding, the refinement, the start or a level is not
+            possible, or maps or refinement are wanted without labelled prompts.
     """
     labelled = preset.labelled_prompts if labelled_prompts is None else labelled_prompts
     num_labels = num_click_labels or num_classes
@@ -301,12 +307,17 @@ def build_sam3d(
     )
     for i in range(len(preset.global_blocks) - num_levels):  # nothing is decoded from these
         image_encoder.necks[i] = nn.Identity()
-    refinement = None
-    if labelled if refine is None else refine:
-        if not labelled:
-            raise SAM3DError("A network with unlabelled clicks can't refine its masks: clicks are drawn by label.")
-        takes_maps, channels = prompt_encoder.takes_maps, preset.decoder_channels
-        refinement = Refinement(channels, input_channels, num_labels, num_classes, stride, takes_maps, click_map)
+    refinement = build_refinement(
+        default_refinement(labelled) if refine is None else refine,
+        labelled,
+        num_classes=num_classes,
+        channels=preset.decoder_channels,
+        image_channels=input_channels,
+        num_labels=num_labels,
+        stride=stride,
+        takes_maps=prompt_encoder.takes_maps,
+        click_map=click_map,
+    )
     return SAM3D(image_encoder, prompt_encoder, mask_decoder, precision, refinement)
 
 
@@ -376,6 +387,26 @@ def build_prompt_encoder(
     )
     dense = DensePrompt(num_labels, channels, channels // 8, stride, takes_maps, click_map) if labelled else None
     return PromptEncoder([*deep, last], dense, stride)
+
+
+def build_refinement(kind: str, labelled: bool, **arguments: Any) -> Refinement | None:
+    """The stage at full resolution.
+
+    Args:
+        kind: one of `REFINEMENTS`, or "none".
+        labelled: whether clicks carry labels.
+        arguments: of the stage.
+
+    Raises:
+        SAM3DError: there is no such stage, or clicks without labels can't be drawn in it.
+    """
+    if kind == "none":
+        return None
+    if kind not in REFINEMENTS:
+        raise SAM3DError(f"refine {kind!r} is not possible; choose one of none, {', '.join(REFINEMENTS)}.")
+    if not labelled:
+        raise SAM3DError("A network with unlabelled clicks can't refine its masks: clicks are drawn by label.")
+    return REFINEMENTS[kind](**arguments)
 
 
 def _deep_levels(numbers: Collection[int], num_levels: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
@@ -10,6 +10,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.turn import ORIENTATIONS
 from sam3d_nnunet.io import brief, short
 from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS
+from sam3d_nnunet.network.refinement import REFINEMENTS
 from sam3d_nnunet.network.sam3d import PRESETS, STRIDES
 
 BLOCK = "sam3d"
@@ -18,7 +19,7 @@ SHOWN = 5
 Share = Annotated[float, Field(ge=0, le=1)]
 MOST = 1_000_000
 Count = Annotated[int, Field(ge=1, le=MOST)]
-BEFORE: dict[str, Any] = {"start": "published", "click_map": "gaussian", "click_unit": "voxel", "refine": False}
+BEFORE: dict[str, Any] = {"start": "published", "click_map": "gaussian", "click_unit": "voxel", "refine": "none"}
 """Settings that decide what a network computes and that older trainings did not write down: what they were then."""
 
 
@@ -54,6 +55,11 @@ def _is_orientation(code: str) -> str:
             "orientation", "must be three letters such as LPS: one of L and R, one of P and A, one of I and S"
         )
     return code
+
+
+def _named_refinement(value: Any) -> Any:
+    """When there was one kind of refinement, plans said whether networks have it."""
+    return {True: "convolutions", False: "none"}[value] if isinstance(value, bool) else value
 
 
 class ClickSettings(Block):
@@ -111,10 +117,10 @@ class SAM3DSettings(Block):
         description="size of the clicks that the prompted U-Nets draw: token, as in our network, or voxel, as in "
         "earlier versions; null: token",
     )
-    refine: bool | None = Field(
+    refine: Annotated[Literal["none", *REFINEMENTS], BeforeValidator(_named_refinement)] | None = Field(
         None,
-        description="image and prompts change the logits at full resolution; null: as the trainer has it (where clicks "
-        "carry labels)",
+        description="how image and prompts change the logits at full resolution: unet (a small U-Net), convolutions "
+        "(two, as in earlier versions) or none; null: as the trainer has it (unet where clicks carry labels)",
     )
     deep_prompt_levels: list[Literal[1, 2, 3]] = Field(
         [], description="levels of features that clicks change in addition to the last, the fourth"

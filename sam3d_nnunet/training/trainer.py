@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from sam3d_nnunet.network.sam3d import PRESETS
+from sam3d_nnunet.network.sam3d import PRESETS, default_refinement
 from sam3d_nnunet.network.weights import lift_sam, sam_checkpoint
 from sam3d_nnunet.planning.networks import sam3d
 from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings
@@ -108,6 +108,6 @@ class SAM3DAdapterTrainer(SAMTuning, PromptedTrainer):
 
     @classmethod
     def left_open(cls, settings: SAM3DSettings) -> dict[str, Any]:
-        """The start of the preset, how clicks are drawn, and whether masks are refined."""
+        """The start of the preset, how clicks are drawn, and how masks are refined."""
         found = {"start": PRESETS[settings.preset].start, "click_map": "gaussian"}
-        return super().left_open(settings) | found | {"refine": settings.clicks_carry_labels}
+        return super().left_open(settings) | found | {"refine": default_refinement(settings.clicks_carry_labels)}

@@ -12,7 +12,7 @@ from torch import Tensor
 from sam3d_nnunet.network import SAM3D, Prompts
 from sam3d_nnunet.network.image_encoder import PatchEmbed
 from sam3d_nnunet.network.mask_decoder import Fusion
-from sam3d_nnunet.network.refinement import Refinement
+from sam3d_nnunet.network.refinement import ConvRefinement, Refinement
 from sam3d_nnunet.network.window_attention import WindowAttention
 
 WINDOW = 8
@@ -152,7 +152,28 @@ def refine(stage: Refinement, fused: Tensor, image: Tensor, points: Tensor, labe
     as_it_is = torch.zeros(*(2 * [len(first)]), 3, 3, 3).to(image)
     as_it_is[range(len(first)), range(len(first)), 1, 1, 1] = 1
     x = F.conv3d(known, torch.cat([as_it_is, stage.look.weight, first], dim=1), padding=1)
-    return stage.seg_layers(F.relu(stage.norm2(stage.conv(F.relu(stage.norm1(x))))))
+    x = F.relu(stage.norm1(x))
+    if isinstance(stage, ConvRefinement):
+        return stage.seg_layers(F.relu(stage.norm2(stage.conv(x))))
+    return unet(dict(stage.unet.named_parameters()), x)
+
+
+def unet(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Down by convolutions with stride 2, the last level with one more, and up again with what was there on the way."""
+
+    def convolve(x: Tensor, name: str, stride: int = 1) -> Tensor:
+        norm = weights[f"{name}.norm.weight"], weights[f"{name}.norm.bias"]
+        x = F.conv3d(x, weights[f"{name}.conv.weight"], stride=stride, padding=1)
+        return F.relu(F.instance_norm(x, weight=norm[0], bias=norm[1]))
+
+    levels = [convolve(x, "encoder.stages.0.0.convs.0")]
+    while f"encoder.stages.{len(levels)}.0.convs.0.conv.weight" in weights:
+        levels.append(convolve(levels[-1], f"encoder.stages.{len(levels)}.0.convs.0", stride=2))
+    x = convolve(levels.pop(), f"encoder.stages.{len(levels)}.0.convs.1")
+    for i, level in enumerate(reversed(levels)):
+        x = F.conv_transpose3d(x, weights[f"decoder.transpconvs.{i}.weight"], stride=2)
+        x = convolve(torch.cat([x, level], dim=1), f"decoder.stages.{i}.convs.0")
+    return F.conv3d(x, weights["decoder.seg_layers.0.weight"], weights["decoder.seg_layers.0.bias"])
 
 
 def segment(net: SAM3D, image: Tensor, prompts: Prompts) -> Tensor:

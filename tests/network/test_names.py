@@ -14,7 +14,8 @@ import torch
 from sam3d_nnunet.network import SAM3D
 
 # first 16 digits of the SHA-256 of the lines "name shape", and of the lines "name shape requires_grad"
-COARSE = {"refine": False}  # as all models were at first
+COARSE = {"refine": "none"}  # as all models were at first
+CONVOLUTIONS = {"refine": "convolutions"}  # as models were then
 POSITION, ONE_LEVEL = COARSE | {"prompt_encoding": "position"}, COARSE | {"aggregate_levels": False}
 ALL_LEVELS, TWO_LEVELS = COARSE | {"deep_prompt_levels": [1, 2, 3]}, COARSE | {"deep_prompt_levels": [1]}
 DIGESTS = [
@@ -23,8 +24,10 @@ DIGESTS = [
     ("vit_b", ONE_LEVEL, "1abd0ae76d23d94e", "7726b047298b781b"),
     ("vit_b", ALL_LEVELS, "8b83be56a08b0bc8", "0de8a9f748afd4eb"),
     ("vit_b", TWO_LEVELS, "6d78dd1f2f5acf81", "c16bcedf86fc89b6"),
-    ("vit_b", {}, "22c1492860ff8720", "fcab6de5f545992d"),
-    ("tiny", {}, "2f47e491322c4df8", "40bada2aff33e7e0"),
+    ("vit_b", CONVOLUTIONS, "22c1492860ff8720", "fcab6de5f545992d"),
+    ("vit_b", {}, "745ededfad647baf", "353f9703049d6cda"),
+    ("tiny", CONVOLUTIONS, "2f47e491322c4df8", "40bada2aff33e7e0"),
+    ("tiny", {}, "4f5a9169e8949a85", "6ebf1b6306c1dba4"),
     ("vit_b", {"labelled_prompts": False}, "f8439bb85f8cd3e2", "47aca1d465b6c318"),
     ("vit_l", COARSE, "0f3e5b73dd2fa04a", "d20a6ccf2cacfb22"),
     ("vit_h", COARSE, "11f46efa788012d0", "478eac5f151a59be"),

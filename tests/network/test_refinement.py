@@ -7,9 +7,13 @@ from reference import relative_error, segment
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network import SAM3D, Prompts
 from sam3d_nnunet.network.prompt_encoder import click_maps, drawn_channels, drawn_prompts, map_channels
+from sam3d_nnunet.network.refinement import REFINEMENTS, Refinement, UNetRefinement
 
 SIZE = (21, 30, 18)  # no whole tokens
 CLICK = Prompts(torch.tensor([[[10.0, 12, 7]]]), torch.tensor([[1]]))
+
+
+KINDS = pytest.mark.parametrize("kind", REFINEMENTS)
 
 
 def network(**options) -> SAM3D:
@@ -17,19 +21,32 @@ def network(**options) -> SAM3D:
     return SAM3D.from_preset("tiny", 1, 3, SIZE, 4, **options).eval()
 
 
-def test_it_changes_nothing_at_first():
+def refining(kind: str) -> SAM3D:
+    """A network whose last layer is random, so that the stage changes something."""
+    net = network(refine=kind)
+    torch.nn.init.normal_(last_layer(net).weight)
+    return net
+
+
+def last_layer(net: SAM3D) -> torch.nn.Conv3d:
+    stage = net.refinement
+    return stage.unet.decoder.seg_layers[0] if isinstance(stage, UNetRefinement) else stage.seg_layers
+
+
+@KINDS
+def test_it_changes_nothing_at_first(kind):
     """Networks with and without it have the same weights from a seed, and compute the same."""
-    with_it, without = network(), network(refine=False)
+    with_it, without = network(refine=kind), network(refine="none")
     image = torch.randn(1, 1, *SIZE)
     with torch.no_grad():
         assert torch.equal(with_it(image, CLICK), without(image, CLICK))
     assert with_it.refinement is not None and without.refinement is None
 
 
-def test_clicks_act_on_single_voxels():
+@KINDS
+def test_clicks_act_on_single_voxels(kind):
     """With a random last layer, moving a click by a voxel changes the logits there, and far less elsewhere."""
-    net = network()
-    torch.nn.init.normal_(net.refinement.seg_layers.weight)
+    net = refining(kind)
     image = torch.randn(1, 1, *SIZE)
     with torch.no_grad():
         embedding = net.encode(image)
@@ -41,19 +58,20 @@ def test_clicks_act_on_single_voxels():
     assert change[8:13, 10:15, 5:11].max() > 3 * change[:, 24:].max() > 0
 
 
-def test_gradients_reach_it_and_what_lies_below():
-    net = network()
+@KINDS
+def test_gradients_reach_it_and_what_lies_below(kind):
+    net = network(refine=kind)
     maps = torch.randint(-1, 3, (1, 3, *SIZE)).short()
     for _ in range(2):  # the zeros of its last layer stop the first gradient
         net.zero_grad()
         net(torch.randn(1, 1, *SIZE), CLICK._replace(maps=maps)).square().mean().backward()
-        torch.nn.init.normal_(net.refinement.seg_layers.weight)
+        torch.nn.init.normal_(last_layer(net).weight)
     assert all(p.grad.abs().max() > 0 for p in net.refinement.parameters())
 
 
-def test_one_image_serves_several_prompts():
-    net = network()
-    torch.nn.init.normal_(net.refinement.seg_layers.weight)
+@KINDS
+def test_one_image_serves_several_prompts(kind):
+    net = refining(kind)
     image = torch.randn(1, 1, *SIZE)
     points = torch.tensor([[[10.0, 12, 7]], [[3.0, 20, 9]]])
     with torch.no_grad():
@@ -66,7 +84,33 @@ def test_one_image_serves_several_prompts():
 def test_unlabelled_clicks_are_not_drawn():
     assert network(labelled_prompts=False).refinement is None
     with pytest.raises(SAM3DError, match="unlabelled clicks can't refine its masks"):
-        network(labelled_prompts=False, refine=True)
+        network(labelled_prompts=False, refine="unet")
+
+
+def test_unknown_kinds_are_refused():
+    with pytest.raises(SAM3DError, match="refine 'u-net' is not possible; choose one of none, convolutions, unet"):
+        network(refine="u-net")
+
+
+def test_the_unet_sees_how_far_an_object_goes():
+    """A change of the image four voxels away from all drawn clicks changes a logit; two convolutions don't see it."""
+    image = torch.randn(1, 1, *SIZE)
+    moved = image.clone()
+    moved[..., 10, 12, 12] += 100
+    for kind, seen in (("convolutions", False), ("unet", True)):
+        stage = refining(kind).refinement.eval()
+        without_norms(stage)
+        fused = torch.zeros(1, 24, 12, 16, 10)
+        with torch.no_grad():
+            before, after = (stage(fused, (24, 32, 20), x, CLICK) for x in (image, moved))
+        assert bool((before - after)[..., 10, 12, 7].abs().max() > 1e-3) == seen
+
+
+def without_norms(stage: Refinement) -> None:
+    """Their means over the patch would carry a change everywhere."""
+    for module in stage.modules():
+        if isinstance(module, torch.nn.InstanceNorm3d):
+            module.forward = lambda x: x
 
 
 @pytest.mark.parametrize("takes_maps", [True, False])
@@ -85,10 +129,12 @@ def test_drawn_prompts_are_clicks_in_each_size_and_then_maps(takes_maps):
         assert (without[:, 6:] == 0).all()
 
 
-def test_it_is_the_straightforward_formulation():
+@KINDS
+@pytest.mark.parametrize("stride", [2, 4])
+def test_it_is_the_straightforward_formulation(kind, stride):
     """One convolution of decoder's map, image and drawn clicks together."""
     torch.manual_seed(0)
-    net = SAM3D.from_preset("tiny", 1, 3, (24, 32, 20), 4).double().eval()
+    net = SAM3D.from_preset("tiny", 1, 3, (24, 32, 20), stride, refine=kind).double().eval()
     for parameter in net.refinement.parameters():
         torch.nn.init.normal_(parameter)
     image = torch.randn(2, 1, 24, 32, 20, dtype=torch.float64)
@@ -100,10 +146,10 @@ def test_it_is_the_straightforward_formulation():
         assert relative_error(found, segment(net, image, prompts._replace(points=points + 1))) > 1e-3
 
 
-def test_clicks_may_have_another_type_than_the_network():
+@KINDS
+def test_clicks_may_have_another_type_than_the_network(kind):
     """As the other parts take them: those of a loader are float32, whatever the weights are."""
-    net = network().double()
-    torch.nn.init.normal_(net.refinement.seg_layers.weight)
+    net = refining(kind).double()
     image = torch.randn(1, 1, *SIZE, dtype=torch.float64)
     with torch.no_grad():
         assert torch.equal(net(image, CLICK), net(image, CLICK._replace(points=CLICK.points.double())))

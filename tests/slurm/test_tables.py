@@ -15,7 +15,7 @@ RECIPE = {
     "sam3d": {
         "preset": "tiny",
         "stride": 4,
-        "refine": False,
+        "refine": "none",
         "num_epochs": 1,
         "steps_per_epoch": 2,
         "validation_steps": 1,
