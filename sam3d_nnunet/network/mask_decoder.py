@@ -11,10 +11,10 @@ def enlarge(x: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="trilinear", align_corners=True)
 
 
-def conv_norm_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
+def conv_norm_relu(in_channels: int, out_channels: int, stride: int = 1) -> list[nn.Module]:
     """3 x 3 x 3 convolution, instance norm, ReLU."""
     return [
-        nn.Conv3d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        nn.Conv3d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False),
         nn.InstanceNorm3d(out_channels),
         nn.ReLU(),
     ]

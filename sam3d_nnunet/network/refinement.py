@@ -1,10 +1,10 @@
 """The last stage, at the resolution of the image: image and prompts change the logits of the decoder (ours)."""
 
+import torch
 import torch.nn.functional as F
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import Tensor, nn
 
-from sam3d_nnunet.network.mask_decoder import enlarge
+from sam3d_nnunet.network.mask_decoder import conv_norm_relu, enlarge
 from sam3d_nnunet.network.prompt_encoder import drawn_channels, drawn_prompts
 from sam3d_nnunet.network.prompts import Prompts
 
@@ -102,7 +102,7 @@ class ConvRefinement(Refinement):
 
 
 class UNetRefinement(Refinement):
-    """A small U-Net from voxels down to tokens, with one convolution at each resolution on either way."""
+    """A small U-Net from voxels down to tokens and back: it sees how far the object under a click goes."""
 
     def __init__(self, num_classes: int, stride: int, **known: object) -> None:
         """
@@ -112,30 +112,24 @@ class UNetRefinement(Refinement):
             known: further arguments of `Refinement`.
         """
         super().__init__(stride=stride, **known)
-        halvings = stride.bit_length() - 1
-        self.unet = PlainConvUNet(
-            input_channels=WIDTH,
-            n_stages=halvings + 1,
-            features_per_stage=[WIDTH * 2**i for i in range(halvings + 1)],
-            conv_op=nn.Conv3d,
-            kernel_sizes=3,
-            strides=[1] + halvings * [2],
-            n_conv_per_stage=halvings * [1] + [2],
-            num_classes=num_classes,
-            n_conv_per_stage_decoder=halvings * [1],
-            norm_op=nn.InstanceNorm3d,
-            norm_op_kwargs={"affine": True},
-            nonlin=nn.ReLU,
-        )
-        decoder = self.unet.decoder
-        decoder.seg_layers = decoder.seg_layers[-1:]  # the others are for deep supervision
-        nn.init.zeros_(decoder.seg_layers[0].weight)
-        nn.init.zeros_(decoder.seg_layers[0].bias)
+        widths = [WIDTH * 2**i for i in range(stride.bit_length())]
+        steps = list(zip(widths, widths[1:]))
+        self.down = nn.ModuleList(nn.Sequential(*conv_norm_relu(fine, coarse, stride=2)) for fine, coarse in steps)
+        self.bottom = nn.Sequential(*conv_norm_relu(widths[-1], widths[-1]))
+        self.up = nn.ModuleList(nn.ConvTranspose3d(coarse, fine, 2, 2, bias=False) for fine, coarse in steps)
+        self.join = nn.ModuleList(nn.Sequential(*conv_norm_relu(2 * fine, fine)) for fine, _ in steps)
+        self.seg_layers = nn.Conv3d(WIDTH, num_classes, kernel_size=3, padding=1, bias=False)
+        nn.init.zeros_(self.seg_layers.weight)
 
     def change(self, known: Tensor, padded: tuple[int, ...]) -> Tensor:
         d, h, w = known.shape[2:]
-        known = F.pad(known, (0, padded[2] - w, 0, padded[1] - h, 0, padded[0] - d))
-        return self.unet(known)[..., :d, :h, :w]
+        levels = [F.pad(known, (0, padded[2] - w, 0, padded[1] - h, 0, padded[0] - d))]
+        for down in self.down:
+            levels.append(down(levels[-1]))
+        x = self.bottom(levels.pop())
+        for up, join, level in reversed(list(zip(self.up, self.join, levels))):
+            x = join(torch.cat([up(x), level], dim=1))
+        return self.seg_layers(x)[..., :d, :h, :w]
 
 
 REFINEMENTS = {"convolutions": ConvRefinement, "unet": UNetRefinement}

@@ -117,7 +117,7 @@ class SAM3DSettings(Block):
         description="size of the clicks that the prompted U-Nets draw: token, as in our network, or voxel, as in "
         "earlier versions; null: token",
     )
-    refine: Annotated[Literal["none", *REFINEMENTS], BeforeValidator(_named_refinement)] | None = Field(
+    refine: Annotated[Literal[("none", *REFINEMENTS)], BeforeValidator(_named_refinement)] | None = Field(
         None,
         description="how image and prompts change the logits at full resolution: unet (a small U-Net), convolutions "
         "(two, as in earlier versions) or none; null: as the trainer has it (unet where clicks carry labels)",

@@ -359,9 +359,11 @@ class PlannedTrainer(nnUNetTrainer):
             SAM3DError: the file is damaged or holds more than data, or its weights are not finite or belong to a
                 network that computes something else.
         """
-        with read_as_data(filename_or_checkpoint):
-            super().load_checkpoint(filename_or_checkpoint)
-        self._refuse_other_function(self.my_init_kwargs["plans"], str(filename_or_checkpoint))  # the checkpoint's plans
+        try:
+            with read_as_data(filename_or_checkpoint):
+                super().load_checkpoint(filename_or_checkpoint)
+        finally:  # also where weights don't fit; nnU-Net takes over the checkpoint's plans before its weights
+            self._refuse_other_function(self.my_init_kwargs["plans"], str(filename_or_checkpoint))
         refuse_broken_weights(
             self.plain_network().state_dict(),
             str(filename_or_checkpoint),

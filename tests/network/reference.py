@@ -155,25 +155,24 @@ def refine(stage: Refinement, fused: Tensor, image: Tensor, points: Tensor, labe
     x = F.relu(stage.norm1(x))
     if isinstance(stage, ConvRefinement):
         return stage.seg_layers(F.relu(stage.norm2(stage.conv(x))))
-    return unet(dict(stage.unet.named_parameters()), x)
+    return unet(dict(stage.named_parameters()), x)
 
 
 def unet(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-    """Down by convolutions with stride 2, the last level with one more, and up again with what was there on the way."""
+    """Down by convolutions with stride 2, one more at the bottom, and up again with what was there on the way."""
 
     def convolve(x: Tensor, name: str, stride: int = 1) -> Tensor:
-        norm = weights[f"{name}.norm.weight"], weights[f"{name}.norm.bias"]
-        x = F.conv3d(x, weights[f"{name}.conv.weight"], stride=stride, padding=1)
-        return F.relu(F.instance_norm(x, weight=norm[0], bias=norm[1]))
+        return F.relu(F.instance_norm(F.conv3d(x, weights[f"{name}.0.weight"], stride=stride, padding=1)))
 
-    levels = [convolve(x, "encoder.stages.0.0.convs.0")]
-    while f"encoder.stages.{len(levels)}.0.convs.0.conv.weight" in weights:
-        levels.append(convolve(levels[-1], f"encoder.stages.{len(levels)}.0.convs.0", stride=2))
-    x = convolve(levels.pop(), f"encoder.stages.{len(levels)}.0.convs.1")
-    for i, level in enumerate(reversed(levels)):
-        x = F.conv_transpose3d(x, weights[f"decoder.transpconvs.{i}.weight"], stride=2)
-        x = convolve(torch.cat([x, level], dim=1), f"decoder.stages.{i}.convs.0")
-    return F.conv3d(x, weights["decoder.seg_layers.0.weight"], weights["decoder.seg_layers.0.bias"])
+    levels = [x]
+    while f"down.{len(levels) - 1}.0.weight" in weights:
+        levels.append(convolve(levels[-1], f"down.{len(levels) - 1}", stride=2))
+    x = convolve(levels.pop(), "bottom")
+    while levels:
+        i = len(levels) - 1
+        x = F.conv_transpose3d(x, weights[f"up.{i}.weight"], stride=2)
+        x = convolve(torch.cat([x, levels.pop()], dim=1), f"join.{i}")
+    return F.conv3d(x, weights["seg_layers.weight"], padding=1)
 
 
 def segment(net: SAM3D, image: Tensor, prompts: Prompts) -> Tensor:

@@ -7,7 +7,7 @@ from reference import relative_error, segment
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.network import SAM3D, Prompts
 from sam3d_nnunet.network.prompt_encoder import click_maps, drawn_channels, drawn_prompts, map_channels
-from sam3d_nnunet.network.refinement import REFINEMENTS, Refinement, UNetRefinement
+from sam3d_nnunet.network.refinement import REFINEMENTS, Refinement
 
 SIZE = (21, 30, 18)  # no whole tokens
 CLICK = Prompts(torch.tensor([[[10.0, 12, 7]]]), torch.tensor([[1]]))
@@ -24,13 +24,8 @@ def network(**options) -> SAM3D:
 def refining(kind: str) -> SAM3D:
     """A network whose last layer is random, so that the stage changes something."""
     net = network(refine=kind)
-    torch.nn.init.normal_(last_layer(net).weight)
+    torch.nn.init.normal_(net.refinement.seg_layers.weight)
     return net
-
-
-def last_layer(net: SAM3D) -> torch.nn.Conv3d:
-    stage = net.refinement
-    return stage.unet.decoder.seg_layers[0] if isinstance(stage, UNetRefinement) else stage.seg_layers
 
 
 @KINDS
@@ -65,7 +60,7 @@ def test_gradients_reach_it_and_what_lies_below(kind):
     for _ in range(2):  # the zeros of its last layer stop the first gradient
         net.zero_grad()
         net(torch.randn(1, 1, *SIZE), CLICK._replace(maps=maps)).square().mean().backward()
-        torch.nn.init.normal_(last_layer(net).weight)
+        torch.nn.init.normal_(net.refinement.seg_layers.weight)
     assert all(p.grad.abs().max() > 0 for p in net.refinement.parameters())
 
 

@@ -30,6 +30,12 @@ def test_what_is_written_into_a_plan_can_be_read():
     assert settings.optimizer.lr == 1
 
 
+@pytest.mark.parametrize("value, name", [(True, "convolutions"), (False, "none"), (None, None), ("unet", "unet")])
+def test_refinement_was_a_switch(value, name):
+    """Plans of models from then hold true or false."""
+    assert parse_settings({"refine": value}, "MyPlans").refine == name
+
+
 @pytest.mark.parametrize(
     "block, problem",
     [
@@ -57,6 +63,8 @@ def test_what_is_written_into_a_plan_can_be_read():
         ({"optimizer": None}, "'optimizer'"),
         ({"stride": 3}, r"stride .*3.*\(2, 4, 8\)"),
         ({"stride": "4"}, "'stride'"),
+        ({"refine": "u-net"}, "'refine': .*'none', 'convolutions' or 'unet', but it is 'u-net'"),
+        ({"refine": 1}, "'refine': .* but it is 1"),
         ({"prompt_encoding": "fourier"}, "'prompt_encoding': .*'position' or 'sam_position', but it is 'fourier'"),
         ({"deep_prompt_levels": [1, 4]}, "'deep_prompt_levels.1': .* but it is 4"),
         ({"deep_prompt_levels": 1}, "'deep_prompt_levels'"),

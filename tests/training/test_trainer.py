@@ -447,6 +447,19 @@ def test_killed_training_is_continued(make_trainer):
     assert len(again.logger.get_value("train_losses", step=None)) == 2
 
 
+def test_trainings_of_earlier_versions_keep_their_refinement(make_trainer, tmp_path):
+    """Their weights don't fit today's network, and their plans only tell that masks were refined."""
+    trainer, file = make_trainer(settings={"refine": "convolutions"}), tmp_path / "checkpoint_latest.pth"
+    trainer.initialize()
+    trainer.save_checkpoint(str(file))
+    checkpoint = torch.load(file, weights_only=False)
+    checkpoint["init_args"]["plans"]["configurations"]["3d_fullres"]["sam3d"]["refine"] = True
+    torch.save(checkpoint, file)
+    with pytest.raises(SAM3DError, match="trained with refine 'convolutions', but now it is 'unet'. Set"):
+        make_trainer().load_checkpoint(str(file))
+    make_trainer(settings={"refine": True}).load_checkpoint(str(file))
+
+
 def test_other_ranks_leave_the_first_ones_file_alone(make_trainer):
     trainer = make_trainer()
     trainer.initialize()
