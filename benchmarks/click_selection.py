@@ -49,6 +49,7 @@ METHODS = {
     "unet_distance": Method(UNET, {"click_map": "distance", "click_unit": "token"}),
     "ours_gaussian": Method(OURS, TINY | {"click_map": "gaussian"}),
     "ours_distance": Method(OURS, TINY | {"click_map": "distance"}),
+    "ours_convolutions": Method(OURS, TINY | {"click_map": "gaussian", "refine": "convolutions"}),
     "ours_coarse": Method(OURS, TINY | {"click_map": "gaussian", "refine": "none"}),
 }
 CLICKS_ONLY = {"mask_share": 0.0, "scribble_share": 0.0, "box_share": 0.0, "iterated_share": 0.0}

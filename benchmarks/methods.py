@@ -29,6 +29,7 @@ from sam3d_nnunet.network import Prompts
 from sam3d_nnunet.nnunet.names import ABLATION, CONTROL, NETWORK, TUNING, class_lookup, trainers_in
 from sam3d_nnunet.planning.networks import PLAIN, RESIDUAL, residual
 from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings
+from sam3d_nnunet.training.planned_trainer import PlannedTrainer
 
 PUBLISHED_SIZE = (64, 160, 160)  # the paper's table counts parameters for this patch
 PAPER = {  # the paper's millions of parameters; for tuning methods those tuned in the encoder
@@ -204,8 +205,10 @@ def plan(method: str, trainer: type, arguments: argparse.Namespace) -> dict:
     if method in OTHER_NECKS:
         name, network = OTHER_NECKS[method]
         block["networks"] = {name: network}
-    settings = SAM3DSettings.model_validate(block).model_dump()
-    configuration = {"patch_size": list(arguments.size), "architecture": architecture, BLOCK: settings}
+    settings = SAM3DSettings.model_validate(block)
+    if issubclass(trainer, PlannedTrainer):
+        settings = trainer.completed(settings)
+    configuration = {"patch_size": list(arguments.size), "architecture": architecture, BLOCK: settings.model_dump()}
     return {"plans_name": "benchmark", "configurations": {"3d_fullres": configuration}}
 
 

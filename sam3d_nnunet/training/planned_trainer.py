@@ -99,6 +99,12 @@ class PlannedTrainer(nnUNetTrainer):
         return {}
 
     @classmethod
+    def completed(cls, settings: SAM3DSettings) -> SAM3DSettings:
+        """The settings with what `left_open` gives."""
+        taken = {key: value for key, value in cls.left_open(settings).items() if getattr(settings, key) is None}
+        return settings.model_copy(update=taken)
+
+    @classmethod
     def written_since(cls, settings: SAM3DSettings) -> set[str]:
         """Settings that decide what this trainer's network computes, and that older trainings did not write down."""
         return BEFORE.keys() & cls.left_open(settings).keys()
@@ -515,8 +521,7 @@ def complete_settings(
             f"{trainer} takes batches of {settings.batch_size} by the block '{BLOCK}' of {where}, fewer than the "
             f"{ranks} GPUs. {'Train' if 'batch_size' in changes else 'Raise batch_size there, or train'} on fewer GPUs."
         )
-    filled = {key: value for key, value in trainer_class.left_open(settings).items() if getattr(settings, key) is None}
-    settings = settings.model_copy(update=filled)
+    settings = trainer_class.completed(settings)
     plans["configurations"][configuration][BLOCK] = settings.model_dump()
     return settings
 
