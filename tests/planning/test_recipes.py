@@ -19,6 +19,7 @@ NAMES = [
     "spine_mr_cpu",
     "sts_mr",
     "sts_pet",
+    "sts_pet_cpu",
 ]
 
 
