@@ -24,6 +24,7 @@ import reference
 
 from sam3d_nnunet.network import PRESETS, SAM3D, Prompts
 from sam3d_nnunet.network.device import has_bf16_arithmetic
+from sam3d_nnunet.network.refinement import REFINEMENTS
 
 REFERENCE = "reference"
 STEPS = ("image encoder", "encode", "decode", "training step")
@@ -42,7 +43,7 @@ class Contestant:
         torch.manual_seed(0)
         self.device = torch.device(arguments.device)
         size = tuple(arguments.size)
-        options = {} if name == REFERENCE else {"precision": name}
+        options = {"refine": arguments.refine} | ({} if name == REFERENCE else {"precision": name})
         self.net = SAM3D.from_preset(arguments.preset, 1, 2, size, arguments.stride, **options).to(self.device).eval()
         self.image = torch.randn(1, 1, *size, device=self.device)
         points = torch.tensor([[[n / 3 for n in size]]], device=self.device)
@@ -138,6 +139,9 @@ def main() -> None:
     parser.add_argument("--preset", default="vit_b", choices=list(PRESETS))
     parser.add_argument("--size", type=int, nargs=3, default=(128, 128, 128), help="voxels of the patch")
     parser.add_argument("--stride", type=int, help="voxels a token covers; default: chosen from the patch")
+    parser.add_argument(
+        "--refine", choices=["none", *REFINEMENTS], help="stage at full resolution; default: the preset's"
+    )
     parser.add_argument("--runs", type=int, default=5, help="alternating runs; medians are printed")
     parser.add_argument("--steps", nargs="+", default=STEPS, choices=STEPS)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
