@@ -170,6 +170,12 @@ def encoding(name: str) -> str:
     return "image encoder" if name == REFERENCE else "encode"
 
 
+def encode_first(contestant: Contestant | UNet, step: str) -> None:
+    """What `decode` needs."""
+    if step == "decode" and contestant.embedding is None:
+        work(contestant, encoding(contestant.name))()
+
+
 def make(name: str, arguments: argparse.Namespace) -> Contestant | UNet:
     return (UNet if name in UNETS else Contestant)(name, arguments)
 
@@ -197,8 +203,7 @@ def measure(
     for _, step, name in tqdm(turns, desc="Timing"):
         if step not in seconds[name]:
             continue
-        if step == "decode" and contestants[name].embedding is None:
-            work(contestants[name], encoding(name))()
+        encode_first(contestants[name], step)
         seconds[name][step].append(timed(work(contestants[name], step), device))
     return counter.get_total_flops(), seconds
 
@@ -243,6 +248,7 @@ def peaks_here(name: str, steps: list[str], arguments: argparse.Namespace) -> di
     try:
         contestant = make(name, arguments)
         for step in steps:
+            encode_first(contestant, step)
             reset_peak(device)
             work(contestant, step)()
             found[step] = read_peak(device)
