@@ -9,12 +9,12 @@ Example:
 """
 
 import argparse
-from glob import glob
 from pathlib import Path
 
 import cc3d
 import numpy as np
 import SimpleITK as sitk
+from outline_errors import masks_and_labels, read
 from scipy.ndimage import distance_transform_edt
 from tqdm import tqdm
 
@@ -32,13 +32,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for pattern in arguments.predictions:
-        files = sorted(map(Path, glob(f"{pattern}/*.nii.gz")))
-        if not files:
-            raise SystemExit(f"Error: there are no masks (*.nii.gz) in {pattern}.")
-        missing = [file.name for file in files if not (arguments.labels / file.name).is_file()]
-        if missing:
-            raise SystemExit(f"Error: {arguments.labels} has no label map {missing[0]}.")
-        clicks, masks = np.concatenate([offsets(arguments.labels / file.name, file) for file in tqdm(files)], axis=1)
+        files = masks_and_labels(pattern, arguments.labels)
+        clicks, masks = np.concatenate([offsets(label_map, mask) for mask, label_map in tqdm(files)], axis=1)
         slopes = [*slope(clicks, masks, axis=0), slope(clicks, masks)]
         rows.append(f"| {pattern} | {len(clicks)} | {' | '.join(f'{value:.2f}' for value in slopes)} |")
     print("\n".join(["| | objects | L | P | S | all |", "| --- |" + 5 * " ---: |", *rows]))
@@ -54,9 +49,8 @@ def offsets(label_file: Path, mask_file: Path) -> np.ndarray:
     image = sitk.ReadImage(str(label_file))
     spacing = image.GetSpacing()[::-1]
     objects = cc3d.connected_components(sitk.GetArrayFromImage(image) > 0)
-    mask = sitk.GetArrayFromImage(sitk.ReadImage(str(mask_file))) > 0
     nearest = distance_transform_edt(objects == 0, spacing, return_distances=False, return_indices=True)
-    marked = np.where(mask, objects[tuple(nearest)], 0)
+    marked = np.where(read(mask_file), objects[tuple(nearest)], 0)
     found = []
     for click in read_prompt(mask_file.with_name(mask_file.name.replace(".nii.gz", ".json"))).points:
         number = objects[image.TransformPhysicalPointToIndex(click.tolist())[::-1]]

@@ -36,24 +36,34 @@ def main() -> None:
     parser.add_argument("predictions", nargs="+", help="folders of masks of one method; quote patterns with *")
     arguments = parser.parse_args()
     for pattern in arguments.predictions:
-        masks = {Path(mask).name: mask for mask in glob(f"{pattern}/*.nii.gz")}
-        if not masks:
-            raise SystemExit(f"Error: there are no masks (*.nii.gz) in {pattern}.")
-        missing = [name for name in masks if not (arguments.labels / name).is_file()]
-        if missing:
-            raise SystemExit(f"Error: {arguments.labels} has no label map {missing[0]}.")
+        files = masks_and_labels(pattern, arguments.labels)
         rows: dict[str, list[list[float]]] = {"masks": [], "one voxel more": [], "one voxel less": []}
-        for name, file in tqdm(sorted(masks.items())):
-            truth, found = read(arguments.labels / name), read(file)
+        for mask, label_map in tqdm(files):
+            truth, found = read(label_map), read(mask)
             rows["masks"].append(errors(truth, found))
             for row, labels in zip(("one voxel more", "one voxel less"), moved(truth)):
                 rows[row].append(errors(truth, labels))
-        print(f"\n{pattern}: {len(masks)} cases\n\n| | {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * len(COLUMNS)}")
+        print(f"\n{pattern}: {len(files)} cases\n\n| | {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * len(COLUMNS)}")
         for row, values in rows.items():
             print(f"| {row} | {' | '.join(f'{value:.3f}' for value in np.nanmean(values, axis=0))} |")
 
 
-def read(file: Path | str) -> np.ndarray:
+def masks_and_labels(pattern: str, labels: Path) -> list[tuple[Path, Path]]:
+    """Each mask in the folders of a pattern, and its label map.
+
+    Raises:
+        SystemExit: there are no masks, or one has no label map.
+    """
+    masks = sorted(map(Path, glob(f"{pattern}/*.nii.gz")), key=lambda mask: mask.name)
+    if not masks:
+        raise SystemExit(f"Error: there are no masks (*.nii.gz) in {pattern}.")
+    missing = [mask.name for mask in masks if not (labels / mask.name).is_file()]
+    if missing:
+        raise SystemExit(f"Error: {labels} has no label map {missing[0]}.")
+    return [(mask, labels / mask.name) for mask in masks]
+
+
+def read(file: Path) -> np.ndarray:
     """(D, H, W) bool foreground of a label map."""
     return sitk.GetArrayFromImage(sitk.ReadImage(str(file))) > 0
 
