@@ -7,6 +7,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from sam3d_nnunet.planning.networks import prompted_unet, residual_prompted_unet
 from sam3d_nnunet.planning.settings import SAM3DSettings
 from sam3d_nnunet.training.prompted_trainer import PromptedTrainer
+from sam3d_nnunet.training.trainer import PlannedAdamW
 
 
 class PromptedUNetTrainer(PromptedTrainer):
@@ -42,3 +43,10 @@ class PromptedResEncUNetTrainer(PromptedUNetTrainer):
     """`PromptedUNetTrainer` with nnU-Net's residual encoder and the numbers of blocks of its ResEnc presets."""
 
     build_network_architecture = staticmethod(residual_prompted_unet)
+
+
+class PromptedUNetTrainer_adamw(PlannedAdamW, PromptedUNetTrainer):
+    """`PromptedUNetTrainer` with the optimizer of `SAM3DAdapterTrainer` from the same plan, in place of nnU-Net's SGD.
+
+    SGD starts slowly. After few steps, two networks with different optimizers differ for that reason alone.
+    """

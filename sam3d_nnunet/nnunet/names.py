@@ -109,6 +109,9 @@ TRAINERS = {
     "PromptedResEncUNetTrainer": Trainer(
         "baselines.prompted_unet", CONTROL, "the U-Net with nnU-Net's residual encoder; prompts are input channels"
     ),
+    "PromptedUNetTrainer_adamw": Trainer(
+        "baselines.prompted_unet", CONTROL, "the U-Net of the plan with our optimiser, AdamW, instead of nnU-Net's"
+    ),
     "nnUNetTrainer_planned": Trainer(
         "training.variants",
         NNUNET,

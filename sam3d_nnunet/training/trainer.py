@@ -1,4 +1,7 @@
-"""SAM3DAdapterTrainer trains the promptable network; `SAMTuning` is what all trainers share that start from SAM."""
+"""SAM3DAdapterTrainer trains the promptable network; `SAMTuning` is what all trainers share that start from SAM.
+
+`PlannedAdamW` is the paper's optimizer, for any trainer.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +42,32 @@ class LinearDecay(LRScheduler):
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
-class SAMTuning:
+class PlannedAdamW:
+    """Mixin before a `PlannedTrainer`: the optimizer of the plan's block "sam3d", for all tuned parameters."""
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net reads this signature)
+    ) -> None:
+        """Arguments and errors are those of `PlannedTrainer`."""
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = self.settings.optimizer.lr
+        self.weight_decay = self.settings.optimizer.weight_decay
+        self.gradient_clip = self.settings.optimizer.gradient_clip
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LinearDecay]:
+        """AdamW on the tuned parameters, with linear decay (paper, Table 5)."""
+        tuned = [p for p in self.network.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(tuned, self.initial_lr, weight_decay=self.weight_decay)
+        share = self.settings.optimizer.final_lr_share
+        return optimizer, LinearDecay(optimizer, self.initial_lr, share, self.num_epochs)
+
+
+class SAMTuning(PlannedAdamW):
     """Mixin before a `PlannedTrainer`: preset, SAM's weights and optimizer are those of the plan's block "sam3d".
 
     The network needs an `image_encoder` and a buffer `initialized`. Frozen parameters don't require gradients.
@@ -55,18 +83,8 @@ class SAMTuning:
     ) -> None:
         """Arguments and errors are those of `PlannedTrainer`."""
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.initial_lr = self.settings.optimizer.lr
-        self.weight_decay = self.settings.optimizer.weight_decay
-        self.gradient_clip = self.settings.optimizer.gradient_clip
         self.enable_deep_supervision = False
         self.grad_scaler = None  # the network computes in bfloat16 or float32, which need none
-
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LinearDecay]:
-        """AdamW on the tuned parameters, with linear decay (paper, Table 5)."""
-        tuned = [p for p in self.network.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(tuned, self.initial_lr, weight_decay=self.weight_decay)
-        share = self.settings.optimizer.final_lr_share
-        return optimizer, LinearDecay(optimizer, self.initial_lr, share, self.num_epochs)
 
     def on_train_start(self) -> None:
         """Load SAM's weights, unless the network has been loaded from a checkpoint."""

@@ -15,6 +15,7 @@ from sam3d_nnunet.baselines.prompted_unet import (
     PromptedResEncUNetTrainer,
     PromptedUNetTrainer,
     PromptedUNetTrainer_1000epochs,
+    PromptedUNetTrainer_adamw,
 )
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.nnunet.registration import EXT_FOLDER
@@ -22,6 +23,7 @@ from sam3d_nnunet.planning.networks import residual
 from sam3d_nnunet.prediction.predictor import SAM3DPredictor
 from sam3d_nnunet.prediction.session import SAM3DSession
 from sam3d_nnunet.prompts.prompt import Prompt
+from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
 
 SHORT = {"num_epochs": 2, "steps_per_epoch": 2, "validation_steps": 1}
 
@@ -138,6 +140,27 @@ def test_as_long_and_as_batched_as_nnunet(make_trainer):
         assert getattr(trainer, key) == getattr(nnunet, key)
     written = trainer.plans_manager.plans["configurations"]["3d_fullres"]["sam3d"]
     assert (written["batch_size"], written["num_epochs"]) == (5, 1000)
+
+
+class ShortAdamWTrainer(PromptedUNetTrainer_adamw):
+    changes = SHORT
+
+
+def test_adamw_is_that_of_our_network(make_trainer):
+    block = {"optimizer": {"lr": 2e-3, "weight_decay": 0.1, "final_lr_share": 0.5, "gradient_clip": 3.0}}
+    tiny = {"preset": "tiny", "stride": 4} | SHORT
+    ours = make_trainer(trainer_class=SAM3DAdapterTrainer, settings=tiny | block)
+    control = make_trainer(trainer_class=ShortAdamWTrainer, settings=block)
+    for trainer in (ours, control):
+        trainer.on_train_start()
+    assert type(control.optimizer) is torch.optim.AdamW and control.optimizer.defaults == ours.optimizer.defaults
+    assert control.gradient_clip == ours.gradient_clip == 3
+    assert len(control.optimizer.param_groups[0]["params"]) == len(list(control.network.parameters()))
+    for trainer in (ours, control):
+        trainer.lr_scheduler.step(1)
+        assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(1.5e-3)
+    assert control.enable_deep_supervision
+    assert np.isfinite(control.train_step(next(control.dataloader_train))["loss"])
 
 
 def test_residual_of_another_architecture():
