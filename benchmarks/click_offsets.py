@@ -1,8 +1,9 @@
 """Do masks follow the object, or the click on it? Slopes over all objects that were predicted from one click each.
 
-A slope tells how far a mask's centre lies off the object's centre for each millimetre that the click lies off it: 0 if
-the mask is where the object is, 1 if it is where the click is. The axes L, P and S are those of the patient. A voxel of
-a mask belongs to the object nearest to it; objects of which nothing is marked are left out.
+A slope tells how far a mask's centre lies off the object's centre for each millimetre that the click lies off it: 0
+if the mask is where the object is, 1 if it is where the click is. The axes L, P and S are those of the patient.
+Brackets hold 95 % bootstrap intervals over cases. The files hold all masks of a case together, so a voxel belongs to
+the object nearest to it, whichever click marked it; objects of which nothing is marked are left out.
 
 Example:
     python benchmarks/click_offsets.py Dataset921_SpineMR/labelsTr "RESULTS/METHOD/each_1/fold_*/trial_0"
@@ -16,9 +17,11 @@ import numpy as np
 import SimpleITK as sitk
 from outline_errors import masks_and_labels, read
 from scipy.ndimage import distance_transform_edt
+from scipy.stats import bootstrap
 from tqdm import tqdm
 
 from sam3d_nnunet.prompts.files import read_prompt
+from sam3d_nnunet.report.statistics import RESAMPLES
 
 
 def main() -> None:
@@ -33,15 +36,31 @@ def main() -> None:
     rows = []
     for pattern in arguments.predictions:
         files = masks_and_labels(pattern, arguments.labels)
-        clicks, masks = np.concatenate([offsets(label_map, mask) for mask, label_map in tqdm(files)], axis=1)
-        slopes = [*slope(clicks, masks, axis=0), slope(clicks, masks)]
-        rows.append(f"| {pattern} | {len(clicks)} | {' | '.join(f'{value:.2f}' for value in slopes)} |")
+        cases = [offsets(label_map, mask) for mask, label_map in tqdm(files)]
+        slopes = [slope(cases, axis) for axis in (0, 1, 2, slice(None))]
+        count = sum(case.shape[1] for case in cases)
+        rows.append(f"| {pattern} | {count} | {' | '.join(slopes)} |")
     print("\n".join(["| | objects | L | P | S | all |", "| --- |" + 5 * " ---: |", *rows]))
 
 
-def slope(clicks: np.ndarray, masks: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """Of the line through the origin that fits best."""
-    return (clicks * masks).sum(axis) / (clicks**2).sum(axis)
+def slope(cases: list[np.ndarray], axis: int | slice) -> str:
+    """Of the line through the origin that fits the offsets along these axes best, and its interval."""
+    products = [(clicks[:, axis] * masks[:, axis]).sum() for clicks, masks in cases]
+    squares = [(clicks[:, axis] ** 2).sum() for clicks, _ in cases]
+    found = f"{np.sum(products) / np.sum(squares):.2f}"
+    if len(cases) < 2:
+        return found
+    drawn = bootstrap(
+        (products, squares),
+        lambda products, squares, axis: products.sum(axis) / squares.sum(axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=RESAMPLES,
+        rng=np.random.default_rng(0),
+    )
+    low, high = drawn.confidence_interval
+    return f"{found} [{low:.2f}, {high:.2f}]"
 
 
 def offsets(label_file: Path, mask_file: Path) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,14 @@ class CaseReport:
         grid: voxels of the image. None where it could not be read.
         is_default: whether the image's header is that of programs that know no geometry.
         labels: in the label map. None where it could not be read.
+        voxels: digest of the image's voxels, all channels. None where one could not be read.
     """
 
     faults: list[Fault] = field(default_factory=list)
     grid: ImageGrid | None = None
     is_default: bool = False
     labels: set[int] | None = None
+    voxels: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,14 @@ class _CaseCheck:
 
     def __init__(self, checker: CaseChecker, subject: str) -> None:
         self.checker, self.subject, self.report = checker, subject, CaseReport()
+        self.digest = blake2b()
 
     def run(self, case: CaseFiles) -> CaseReport:
         varied = [self._check_image(file) for _, file in sorted(case.images.items())]
         if False in varied and True not in varied:
             self._fault("all voxels of the image have the same value", "export the image again")
+        elif None not in varied:
+            self.report.voxels = self.digest.hexdigest()
         if case.label is not None:
             self._check_label_map(case.label)
         return self.report
@@ -120,6 +126,7 @@ class _CaseCheck:
         else:
             self._compare_channel(LabelMap(file, image[0], properties))
         self._check_finite(file, image, "sitk_stuff" in properties)
+        self.digest.update(f"{image.shape}".encode() + image.tobytes())
         return bool(image.min() != image.max())
 
     def _check_finite(self, file: Path, image: np.ndarray, read_by_itk: bool) -> None:

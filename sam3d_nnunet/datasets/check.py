@@ -30,8 +30,8 @@ from sam3d_nnunet.datasets.file_check import (
     label_files,
 )
 from sam3d_nnunet.datasets.raw_dataset import RawDataset, for_each_case
-from sam3d_nnunet.datasets.set_check import check_geometries, check_labels
-from sam3d_nnunet.datasets.splits import FILE, fold_notes, read_splits, refuse_other_splits, splits_file
+from sam3d_nnunet.datasets.set_check import check_geometries, check_labels, check_twins
+from sam3d_nnunet.datasets.splits import FILE, Splits, fold_notes, read_splits, refuse_other_splits, splits_file
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import listing, read_json_object
 from sam3d_nnunet.nnunet.doctor import Finding
@@ -103,9 +103,10 @@ class _DatasetCheck:
         self._read_description()
         self._find_cases()
         reports = self._check_cases()
-        self.faults += check_geometries(reports)
-        self.faults += check_labels(reports, self.description.get("labels"))
-        self._check_splits()
+        training = {case: reports[case] for case in self.training if case in reports}
+        self.faults += check_geometries(training)
+        self.faults += check_labels(training, self.description.get("labels"))
+        self.faults += check_twins(reports, self._check_splits())
 
     def _fault(self, serious: bool, subject: str, found: str, todo: str, detail: object = "") -> None:
         self.faults.append(Fault(serious, subject, found, todo, str(detail)))
@@ -182,7 +183,7 @@ class _DatasetCheck:
     # --- voxels ---
 
     def _check_cases(self) -> dict[str, CaseReport]:
-        """Reports of training cases by name; faults of all cases are noted."""
+        """Reports of training cases by name, and of test cases by folder and name; their faults are noted."""
         reader = self._reader()
         if reader is None:
             return {}
@@ -196,7 +197,7 @@ class _DatasetCheck:
             self._fault(True, job, "the case can't be checked", "look at its files", first_sentence(sentence))
         for job in jobs:
             self.faults += reports[job].faults if job in reports else []
-        return {case: reports[case] for case in self.training if case in reports}
+        return reports
 
     def _reader(self) -> type[BaseReaderWriter] | None:
         """The one that nnU-Net takes."""
@@ -213,27 +214,28 @@ class _DatasetCheck:
 
     # --- folds ---
 
-    def _check_splits(self) -> None:
-        """Check the folds beside the raw data and those that nnU-Net trains on."""
+    def _check_splits(self) -> list[Splits]:
+        """The folds beside the raw data and those that nnU-Net trains on, checked."""
         files = [self.folder / FILE]
         with suppress(SAM3DError):  # nnUNet_preprocessed is not set yet
             files.append(splits_file(self.folder.name))
         there = [file for file in files if file.is_file()]
-        used = [self._check_folds(file) for file in there]
-        if used == [True, True]:
+        used = [splits for file in there if (splits := self._check_folds(file))]
+        if len(used) == 2:
             try:
                 refuse_other_splits(self.folder.name)
             except SAM3DError as e:
                 todo = "delete the first if the second is right; else the second, and train the folds again"
                 self._fault(True, FILE, first_sentence(e), todo)
+        return used
 
-    def _check_folds(self, file: Path) -> bool:
-        """Whether the file holds folds."""
+    def _check_folds(self, file: Path) -> Splits | None:
+        """The folds of a file, if it holds any."""
         try:
             splits = read_splits(file)
         except SAM3DError as e:
             self._fault(True, FILE, first_sentence(e), "correct it, or delete the file if nnU-Net is to draw folds")
-            return False
+            return None
         for number, fold in enumerate(splits):
             self._check_fold(file, number, fold)
         named = {name for fold in splits for part in fold.values() for name in part}
@@ -244,7 +246,7 @@ class _DatasetCheck:
         if unused:
             found = f"{file} leaves out {len(unused)} case(s): {listing(unused, SHOWN)}"
             self._fault(False, FILE, found, "add their names if they are to be trained on")
-        return True
+        return splits
 
     def _check_fold(self, file: Path, number: int, fold: Mapping[str, Sequence[str]]) -> None:
         for part, names in fold.items():

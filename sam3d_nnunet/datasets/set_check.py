@@ -1,16 +1,19 @@
-"""Check the cases of a data set against each other: orientations, sizes of voxels, labels that never occur."""
+"""Check the cases of a data set against each other: orientations, sizes of voxels, labels, equal images."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
 from sam3d_nnunet.datasets.case_check import CaseReport
 from sam3d_nnunet.datasets.description import label_values
-from sam3d_nnunet.datasets.faults import Fault, first_sentence
+from sam3d_nnunet.datasets.faults import SHOWN, Fault, first_sentence
+from sam3d_nnunet.datasets.file_check import TEST_IMAGES
 from sam3d_nnunet.datasets.spacing import DEFAULT, describe_finer, isotropic_spacing, refuse_flat_images
+from sam3d_nnunet.datasets.splits import Splits
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.image_grid import ImageGrid
+from sam3d_nnunet.io import listing
 
 
 def check_geometries(reports: Mapping[str, CaseReport]) -> Iterator[Fault]:
@@ -82,3 +85,35 @@ def check_labels(reports: Mapping[str, CaseReport], labels: Mapping[str, int | l
         if not there & set(label_values({name: value})):
             found = "no label map that can be read holds this label"
             yield Fault(False, f"label {name}", found, "remove it from dataset.json, or correct the label maps")
+
+
+def check_twins(reports: Mapping[str, CaseReport], splits: Collection[Splits]) -> Iterator[Fault]:
+    """Find images that two cases share. Where one is trained on and the other measured, scores are too good.
+
+    Args:
+        reports: of training cases by name, and of test cases by folder and name.
+        splits: of each file of folds; none: nnU-Net will draw them.
+    """
+    twins = defaultdict(list)
+    for case, report in reports.items():
+        if report.voxels is not None:
+            twins[report.voxels].append(case)
+    for cases in twins.values():
+        if len(cases) == 1:
+            continue
+        found, todo = "the image is that of another case, too", "remove one of them, unless it is meant"
+        if apart := _may_lie_apart(set(cases), splits):
+            found = "the image is that of another case, too, so one may be trained on and the other measured"
+            todo = "remove one of them, or put both into the same fold of splits_final.json"
+        for case in cases:
+            others = [other for other in cases if other != case]
+            yield Fault(apart, case, found, todo, f"that of {listing(others, SHOWN)}")
+
+
+def _may_lie_apart(cases: set[str], splits: Collection[Splits]) -> bool:
+    """Whether some of the cases are trained on where others are measured: in a fold, or in the test set."""
+    training = {case for case in cases if not case.startswith(f"{TEST_IMAGES}/")}
+    if training != cases:
+        return bool(training)
+    folds = [fold for file in splits for fold in file]
+    return not folds or any(cases & {*fold["train"]} and cases & {*fold["val"]} for fold in folds)

@@ -49,6 +49,14 @@ def test_objects_of_which_nothing_is_marked_are_left_out(tmp_path, monkeypatch, 
     assert run(tmp_path, CENTRES[:1], monkeypatch, capsys) == [1, 0, 0, 0, 0]
 
 
+def test_interval_over_cases():
+    """Cases with slopes 0 and 1 and the same clicks: resampled means lie anywhere between."""
+    clicks = np.ones((4, 3))
+    cases = [np.stack([clicks, 0 * clicks]), np.stack([clicks, clicks])]
+    assert click_offsets.slope(cases, slice(None)) == "0.50 [0.00, 1.00]"
+    assert click_offsets.slope(cases[1:], 0) == "1.00"
+
+
 def test_folders_without_masks_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["click_offsets.py", str(tmp_path), str(tmp_path / "none")])
     with pytest.raises(SystemExit, match="no masks"):

@@ -38,6 +38,13 @@ def write(file: Path, array: np.ndarray, spacing=(1.5, 1.5, 2.0), origin=(10.0, 
     sitk.WriteImage(image, str(file))
 
 
+def write_noise(*channels: Path) -> None:
+    """Images that differ from those with other names."""
+    for file in channels:
+        rng = np.random.default_rng([*f"{file.parent.name}/{file.name}".encode(errors="surrogateescape")])
+        write(file, rng.normal(size=(SIDE,) * 3).astype(np.float32))
+
+
 def labels() -> np.ndarray:
     array = np.zeros((SIDE,) * 3, np.uint8)
     array[2:6, 3:7, 3:7], array[7:10, 3:7, 3:7] = 1, 2
@@ -73,16 +80,14 @@ class Raw:
         return [self.image(case, 0), self.image(case, 1), self.label(case)]
 
     def add(self, case: str) -> None:
-        for channel in (0, 1):
-            array = np.random.default_rng(channel).normal(size=(SIDE,) * 3).astype(np.float32)
-            write(self.image(case, channel), array)
+        write_noise(self.image(case, 0), self.image(case, 1))
         write(self.label(case), labels())
 
     def add_test(self, case: str) -> list[Path]:
-        """Give a case to the test set, too; returns its files."""
-        return [
-            Path(shutil.copy(self.image(case, c), self.folder / "imagesTs" / self.image(case, c).name)) for c in (0, 1)
-        ]
+        """Give the test set a case, too; returns its files."""
+        files = [self.folder / "imagesTs" / self.image(case, channel).name for channel in (0, 1)]
+        write_noise(*files)
+        return files
 
     def set_folds(self, *folds: Callable[[list[str]], list]) -> None:
         """Those that nnU-Net trains on, and those beside the raw data, from the names of the cases."""
@@ -652,8 +657,8 @@ def test_tiff(raw):
     """The spacing of TIFF is beside the image; the label map needs none."""
     made = raw("")
     made.description |= {"file_ending": ".tif", "channel_names": {"0": "EM"}, "numTraining": 3}
-    for case in "abc":
-        tifffile.imwrite(made.folder / f"imagesTr/{case}_0000.tif", NOISE)
+    for shift, case in enumerate("abc"):
+        tifffile.imwrite(made.folder / f"imagesTr/{case}_0000.tif", NOISE + shift)
         tifffile.imwrite(made.folder / f"labelsTr/{case}.tif", labels())
         (made.folder / f"imagesTr/{case}.json").write_text('{"spacing": [2, 1.5, 1.5]}')
     made.finish()
@@ -679,6 +684,46 @@ def test_folds_that_nnunet_trains_all_the_same(raw):
         "correct it, unless it is meant; nnU-Net trains all the same",
     ]
     assert all(line.startswith("[note]") for line in shown)
+
+
+def fold(train: str, val: str) -> dict[str, list[str]]:
+    return {"train": [*train], "val": [*val]}
+
+
+APART, TOGETHER = "so one may be trained on and the other measured", " -> remove one of them, unless it is meant"
+
+
+@pytest.mark.parametrize(
+    "folds, mark, words",
+    [
+        (None, "FAIL", APART),  # nnU-Net will draw them
+        ([fold("ac", "b"), fold("b", "ac")], "FAIL", APART),
+        ([fold("ab", "c"), fold("c", "ab")], "note", TOGETHER),
+    ],
+)
+def test_cases_with_the_same_image(raw, folds, mark, words):
+    made = raw("abcd")
+    for channel in (0, 1):
+        shutil.copy(made.image("a", channel), made.image("b", channel))
+    shutil.copy(made.image("a", 0), made.image("d", 0))  # only one of two channels
+    if folds is not None:
+        made.set_folds(lambda cases: [{**each, "train": [*each["train"], "d"]} for each in folds])
+    made.finish()
+    (line,) = lines(check_dataset("77").faults)
+    assert line.startswith(f"[{mark}] 2 cases (a, b): ") and words in line and "(a: that of b)" in line
+
+
+def test_test_cases_with_the_same_image(raw):
+    """Between each other they are a note, unless one is a training case."""
+    made = raw("ab")
+    files = [made.add_test(case) for case in "xyz"]
+    for channel in (0, 1):
+        shutil.copy(files[0][channel], files[1][channel])
+        shutil.copy(made.image("b", channel), files[2][channel])
+    made.set_folds(lambda cases: [fold("a", "b"), fold("b", "a")])
+    made.finish()
+    found = {fault.subject: fault.serious for fault in check_dataset("77").faults}
+    assert found == {"b": True, "imagesTs/z": True, "imagesTs/x": False, "imagesTs/y": False}
 
 
 def test_reader_that_turns_images(raw):
