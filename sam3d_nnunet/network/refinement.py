@@ -61,10 +61,13 @@ class Refinement(nn.Module):
         self.draw = DrawnInput(num_labels, WIDTH, stride, takes_maps, click_map)
         self.norm1 = nn.InstanceNorm3d(WIDTH, affine=True)
 
-    def forward(self, fused: Tensor, padded: tuple[int, ...], image: Tensor, prompts: Prompts) -> Tensor:
-        """The change of the logits.
+    def forward(
+        self, logits: Tensor, fused: Tensor, padded: tuple[int, ...], image: Tensor, prompts: Prompts
+    ) -> Tensor:
+        """The changed logits.
 
         Args:
+            logits: (B, K, D, H, W), the decoder's.
             fused: (B, channels, d, h, w), the decoder's map, which covers whole tokens.
             padded: voxels of these tokens along (d, h, w).
             image: (B or 1, C, D, H, W), at most that large.
@@ -75,7 +78,8 @@ class Refinement(nn.Module):
         """
         d, h, w = image.shape[2:]
         known = enlarge(self.reduce(fused), padded)[..., :d, :h, :w]
-        return self.change(F.relu(self.norm1(known + self.look(image) + self.draw(prompts, image))), padded)
+        known = F.relu(self.norm1(known + self.look(image) + self.draw(prompts, image)))
+        return logits + self.change(known, padded).to(logits.dtype)
 
     def change(self, known: Tensor, padded: tuple[int, ...]) -> Tensor:
         """What is known, (B, WIDTH, D, H, W) -> (B, K, D, H, W); `padded` is as for `forward`."""
@@ -132,4 +136,11 @@ class UNetRefinement(Refinement):
         return self.seg_layers(x)[..., :d, :h, :w]
 
 
-REFINEMENTS = {"convolutions": ConvRefinement, "unet": UNetRefinement}
+class UNetAlone(UNetRefinement):
+    """Ablation: the small U-Net without SAM's encoder, from image and prompts alone. Tells what the encoder adds."""
+
+    def forward(self, logits: Tensor, fused: Tensor, *known: object) -> Tensor:
+        return super().forward(0 * logits, 0 * fused, *known)  # gradients of 0, as training on several GPUs needs some
+
+
+REFINEMENTS = {"convolutions": ConvRefinement, "unet": UNetRefinement, "unet_alone": UNetAlone}

@@ -229,7 +229,7 @@ class SAM3D(nn.Module):
         logits = logits[..., :d, :h, :w]
         if self.refinement is None:
             return logits
-        return logits + self.refinement(fused, padded, embedding.image, prompts).to(last.dtype)
+        return self.refinement(logits, fused, padded, embedding.image, prompts)
 
     def _autocast(self, device: torch.device, tokens: int) -> torch.autocast:
         """Our own, for so many tokens along d. It replaces nnU-Net's, whose float16 would overflow."""

@@ -1,4 +1,4 @@
-"""The paper's ablations, of the network and training of the plan and, with `_paper_`, of those of the paper.
+"""Ablations: the paper's, of the network and training of the plan and, with `_paper_`, of those of the paper; and ours.
 
 The paper compares networks whose clicks have no labels and are not drawn as dense prompts, which also tell where a
 click is. To compare with its figures take the trainers `..._paper_...`, or plans with unlabelled clicks.
@@ -24,6 +24,12 @@ class SAM3DAdapterTrainer_nomla(SAM3DAdapterTrainer):
     """Ablation: no multi-layer aggregation; only the last level of features and the image are decoded."""
 
     changes = {"aggregate_levels": False}
+
+
+class SAM3DAdapterTrainer_unetalone(SAM3DAdapterTrainer):
+    """Ablation of ours: the small U-Net at full resolution without SAM's encoder."""
+
+    changes = {"refine": "unet_alone"}
 
 
 class SAM3DAdapterTrainer_deepprompt_1234(SAM3DAdapterTrainer):

@@ -13,7 +13,8 @@ SIZE = (21, 30, 18)  # no whole tokens
 CLICK = Prompts(torch.tensor([[[10.0, 12, 7]]]), torch.tensor([[1]]))
 
 
-KINDS = pytest.mark.parametrize("kind", REFINEMENTS)
+ALONE = "unet_alone"
+KINDS = pytest.mark.parametrize("kind", [kind for kind in REFINEMENTS if kind != ALONE])
 
 
 def network(**options) -> SAM3D:
@@ -87,6 +88,22 @@ def test_unknown_kinds_are_refused():
         network(refine="u-net")
 
 
+def test_the_unet_alone_needs_no_encoder():
+    """Its logits are those of image and prompts, whatever encoder and decoder say, and nothing there is tuned."""
+    net, image = refining(ALONE), torch.randn(1, 1, *SIZE)
+    found = net(image, CLICK)
+    found.square().mean().backward()
+    reached = {name for name, p in net.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    unseen = {"refinement.reduce.weight"}
+    assert reached == {f"refinement.{name}" for name, _ in net.refinement.named_parameters()} - unseen
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name not in reached:
+                torch.nn.init.normal_(parameter)
+        assert torch.equal(net(image, CLICK), found)
+        assert not torch.equal(net(image, CLICK._replace(points=CLICK.points + 2)), found)
+
+
 def test_the_unet_sees_how_far_an_object_goes():
     """A change of the image four voxels away from all drawn clicks changes a logit; two convolutions don't see it."""
     image = torch.randn(1, 1, *SIZE)
@@ -97,7 +114,7 @@ def test_the_unet_sees_how_far_an_object_goes():
         without_norms(stage)
         fused = torch.zeros(1, 24, 12, 16, 10)
         with torch.no_grad():
-            before, after = (stage(fused, (24, 32, 20), x, CLICK) for x in (image, moved))
+            before, after = (stage(torch.zeros(()), fused, (24, 32, 20), x, CLICK) for x in (image, moved))
         assert bool((before - after)[..., 10, 12, 7].abs().max() > 1e-3) == seen
 
 

@@ -1,4 +1,4 @@
-"""The paper's ablations: what they set, and that they train."""
+"""The paper's ablations and ours: what they set, and that they train."""
 
 import inspect
 
@@ -21,13 +21,15 @@ NAMES = {
     "deepprompt_34": {"deep_prompt_levels": [3]},
 }
 
+ALL = NAMES | {"unetalone": {"refine": "unet_alone"}}  # ours has none for the paper's training
+
 GROUPS = (ABLATION, PUBLISHED, PUBLISHED_ABLATION)
 
 
 def test_nnunet_finds_all_by_name():
     names = [n for n, trainer in TRAINERS.items() if trainer.group in GROUPS]
     assert sorted(n.removeprefix("SAM3DAdapterTrainer_") for n in names) == sorted(
-        [*NAMES, "vitl", "vith", "paper", "released", "released_inplane", *(f"paper_{name}" for name in NAMES)]
+        [*ALL, "vitl", "vith", "paper", "released", "released_inplane", *(f"paper_{name}" for name in NAMES)]
     )
     signature = inspect.signature(nnUNetTrainer.__init__)
     for name in names:
@@ -37,12 +39,12 @@ def test_nnunet_finds_all_by_name():
         )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_ablations_change_one_thing_and_train(make_trainer, name):
     """Everything else is the plan's, here the preset tiny; a step reaches all that is tuned."""
     trainer = make_trainer(trainer_class=class_lookup("here")(f"SAM3DAdapterTrainer_{name}"))
     block = trainer.settings.model_dump()
-    assert block == make_trainer(trainer_class=trainer.__class__.__base__).settings.model_dump() | NAMES[name]
+    assert block == make_trainer(trainer_class=trainer.__class__.__base__).settings.model_dump() | ALL[name]
     assert block["preset"] == "tiny"
     trainer.on_train_start()
     trainer.network.train()
