@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -42,8 +43,13 @@ def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
     """
     if len(values) < 2:
         return (float(values[0]) if len(values) else np.nan), np.nan, np.nan
+    return float(np.mean(values)), *_interval(tuple(values))
+
+
+@cache  # rows of a table may hold the same predictions, such as volume_1 and iterated_10 after one click
+def _interval(values: tuple[float, ...]) -> tuple[float, float]:
     drawn = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0))
-    return float(np.mean(values)), *map(float, drawn.confidence_interval)
+    return tuple(map(float, drawn.confidence_interval))
 
 
 def spread(means: np.ndarray) -> float:
@@ -67,7 +73,12 @@ def compare(values: pd.Series, baseline: pd.Series) -> Comparison:
     if not len(changed):
         return Comparison(pairs, mean, 0, 1.0)
     direction = int(np.sign((rankdata(np.abs(changed)) * np.sign(changed)).sum()))
-    return Comparison(pairs, mean, direction, float(wilcoxon(changed).pvalue))
+    return Comparison(pairs, mean, direction, _signed_rank_p(tuple(changed)))
+
+
+@cache  # as above; with ties among a few pairs, it takes a second
+def _signed_rank_p(differences: tuple[float, ...]) -> float:
+    return float(wilcoxon(differences).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
