@@ -20,6 +20,7 @@ NAMES = [
     "sts_mr",
     "sts_pet",
     "sts_pet_cpu",
+    "sts_pet_few_cpu",
 ]
 
 

@@ -63,7 +63,7 @@ def test_refinement_was_a_switch(value, name):
         ({"optimizer": None}, "'optimizer'"),
         ({"stride": 3}, r"stride .*3.*\(2, 4, 8\)"),
         ({"stride": "4"}, "'stride'"),
-        ({"refine": "u-net"}, "'refine': .*'none', 'convolutions' or 'unet', but it is 'u-net'"),
+        ({"refine": "u-net"}, "'refine': .*'none', 'convolutions', 'unet' or 'unet_alone', but it is 'u-net'"),
         ({"refine": 1}, "'refine': .* but it is 1"),
         ({"prompt_encoding": "fourier"}, "'prompt_encoding': .*'position' or 'sam_position', but it is 'fourier'"),
         ({"deep_prompt_levels": [1, 4]}, "'deep_prompt_levels.1': .* but it is 4"),
