@@ -19,7 +19,7 @@ import pandas as pd
 
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results import Results
-from sam3d_nnunet.report.pooling import pool
+from sam3d_nnunet.report.pooling import FOLDS, pool
 from sam3d_nnunet.report.selection import Selection
 
 
@@ -33,18 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--protocol", required=True, help="of an iterated one, the last step counts")
     parser.add_argument("--target", required=True, help='a class, or "all classes"')
     parser.add_argument("--metric", default="dice", help="as in metrics.csv and scores.csv; dice")
-    parser.add_argument("--baseline", required=True, help="name of a method")
+    parser.add_argument("--baseline", required=True, help="name of a method, as in tables")
     parser.add_argument("--groups", nargs="+", required=True, help="patterns of case names, such as VB1*")
     options = parser.parse_args(arguments)
     try:
         values = by_method(options)
     except SAM3DError as e:
         sys.exit(f"Error: {e}")
-    if values.empty:
-        sys.exit(f"Error: {options.results} has no {options.metric} of {options.target} under {options.protocol}.")
+    if options.baseline not in values:
+        what = f"{options.metric} of {options.target} under {options.protocol}"
+        sys.exit(f"Error: {options.results} has no {what} by {options.baseline}.")
     print("| cases | method | number | mean | difference | higher on |\n| --- | --- | ---: | ---: | ---: | ---: |")
     for pattern in options.groups:
         rows = values[[fnmatch(case, pattern) for case in values.index]]
+        if rows.empty:
+            sys.exit(f"Error: no case is named like {pattern}.")
         for method in rows:
             difference = (rows[method] - rows[options.baseline]).dropna()
             compared = f"{difference.mean():+.4f} | {(difference > 0).sum()} of {len(difference)}"
@@ -53,13 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def by_method(options: argparse.Namespace) -> pd.DataFrame:
-    """One row per case, one column per method.
+    """One row per case of the folds, one column per method.
 
     Raises:
         SAM3DError: the folder can't be read or compared, or there is no such protocol or baseline.
     """
     pools, _ = pool(Selection(Results(options.results), protocols=[options.protocol], baseline=options.baseline))
-    wanted = [p for p in pools if p.protocol.name == options.protocol and not p.area]  # the baseline has all protocols
+    # of the baseline, all protocols are there
+    wanted = [p for p in pools if p.protocol.name == options.protocol and p.source == FOLDS and not p.area]
     measured = [p for p in wanted if options.metric in p.rows]
     found = {p.name: p.values(options.target, options.metric) for p in measured}  # the last step comes last
     return pd.DataFrame({name: values.droplevel("fold") for name, values in found.items()})

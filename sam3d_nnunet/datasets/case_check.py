@@ -77,7 +77,7 @@ class _CaseCheck:
         varied = [self._check_image(file) for _, file in sorted(case.images.items())]
         if False in varied and True not in varied:
             self._fault("all voxels of the image have the same value", "export the image again")
-        elif None not in varied:
+        elif varied and None not in varied:
             self.report.voxels = self.digest.hexdigest()
         if case.label is not None:
             self._check_label_map(case.label)
@@ -126,7 +126,8 @@ class _CaseCheck:
         else:
             self._compare_channel(LabelMap(file, image[0], properties))
         self._check_finite(file, image, "sitk_stuff" in properties)
-        self.digest.update(f"{image.shape}".encode() + image.tobytes())
+        self.digest.update(f"{image.shape}".encode())
+        self.digest.update(np.ascontiguousarray(image))
         return bool(image.min() != image.max())
 
     def _check_finite(self, file: Path, image: np.ndarray, read_by_itk: bool) -> None:

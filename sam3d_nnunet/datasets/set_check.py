@@ -8,7 +8,7 @@ import numpy as np
 from sam3d_nnunet.datasets.case_check import CaseReport
 from sam3d_nnunet.datasets.description import label_values
 from sam3d_nnunet.datasets.faults import SHOWN, Fault, first_sentence
-from sam3d_nnunet.datasets.file_check import TEST_IMAGES
+from sam3d_nnunet.datasets.file_check import IMAGES, TEST_IMAGES
 from sam3d_nnunet.datasets.spacing import DEFAULT, describe_finer, isotropic_spacing, refuse_flat_images
 from sam3d_nnunet.datasets.splits import Splits
 from sam3d_nnunet.errors import SAM3DError
@@ -101,19 +101,23 @@ def check_twins(reports: Mapping[str, CaseReport], splits: Collection[Splits]) -
     for cases in twins.values():
         if len(cases) == 1:
             continue
-        found, todo = "the image is that of another case, too", "remove one of them, unless it is meant"
+        found, todo = f"the cases {listing(cases, SHOWN)} have the same image", "remove all but one, unless it is meant"
         if apart := _may_lie_apart(set(cases), splits):
-            found = "the image is that of another case, too, so one may be trained on and the other measured"
-            todo = "remove one of them, or put both into the same fold of splits_final.json"
-        for case in cases:
-            others = [other for other in cases if other != case]
-            yield Fault(apart, case, found, todo, f"that of {listing(others, SHOWN)}")
+            found += ", so one may be trained on and another measured"
+            todo = "remove all but one, or keep them together in train or in val of each fold of splits_final.json"
+            if any(_is_test(case) for case in cases):
+                todo = f"remove it from {IMAGES} or {TEST_IMAGES}"
+        yield Fault(apart, cases[0], found, todo)
+
+
+def _is_test(case: str) -> bool:
+    return case.startswith(f"{TEST_IMAGES}/")
 
 
 def _may_lie_apart(cases: set[str], splits: Collection[Splits]) -> bool:
     """Whether some of the cases are trained on where others are measured: in a fold, or in the test set."""
-    training = {case for case in cases if not case.startswith(f"{TEST_IMAGES}/")}
-    if training != cases:
-        return bool(training)
+    tests = {case for case in cases if _is_test(case)}
+    if tests:
+        return tests != cases
     folds = [fold for file in splits for fold in file]
     return not folds or any(cases & {*fold["train"]} and cases & {*fold["val"]} for fold in folds)

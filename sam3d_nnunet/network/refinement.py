@@ -87,7 +87,7 @@ class Refinement(nn.Module):
 
 
 class ConvRefinement(Refinement):
-    """Two convolutions. Logits see five voxels a side, so a mask follows its click more than the object's outline."""
+    """Two convolutions. Logits see three voxels to each side, so a mask follows its click for a part of its way."""
 
     def __init__(self, num_classes: int, **known: object) -> None:
         """
@@ -137,7 +137,10 @@ class UNetRefinement(Refinement):
 
 
 class UNetAlone(UNetRefinement):
-    """Ablation: the small U-Net without SAM's encoder, from image and prompts alone. Tells what the encoder adds."""
+    """Ablation: the small U-Net without SAM's encoder, from image and prompts alone. Tells what the encoder adds.
+
+    The rest of the network is computed and counted among its parameters, but has no influence.
+    """
 
     def forward(self, logits: Tensor, fused: Tensor, *known: object) -> Tensor:
         return super().forward(0 * logits, 0 * fused, *known)  # gradients of 0, as training on several GPUs needs some

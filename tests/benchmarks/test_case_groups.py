@@ -42,9 +42,14 @@ def test_other_protocols_of_the_baseline_do_not_count(results_folder, capsys):
     [
         (["--protocol", "volume_1", "--baseline", "mine"], "no method 'mine'"),
         (["--protocol", "each_1", "--baseline", ADAPTER], "no protocol 'each_1'"),
-        (["--protocol", "volume_1", "--baseline", ADAPTER, "--metric", "size"], "no size of Anterior under volume_1"),
+        (
+            ["--protocol", "volume_1", "--baseline", ADAPTER, "--metric", "size"],
+            "no size of Anterior under volume",
+        ),
+        (["--protocol", "volume_1", "--baseline", UNET], f"no dice of Anterior under volume_1 by {UNET}"),
+        (["--protocol", "volume_1", "--baseline", ADAPTER, "--groups", "site*"], r"no case is named like site\*"),
     ],
 )
 def test_what_is_not_there(results_folder, capsys, options, fault):
     with pytest.raises(SystemExit, match=fault):
-        run(results_folder, capsys, *options, "--groups", "*")
+        run(results_folder, capsys, "--groups", "*", *options)

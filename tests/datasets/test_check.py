@@ -690,7 +690,10 @@ def fold(train: str, val: str) -> dict[str, list[str]]:
     return {"train": [*train], "val": [*val]}
 
 
-APART, TOGETHER = "so one may be trained on and the other measured", " -> remove one of them, unless it is meant"
+APART, TOGETHER = (
+    ", so one may be trained on and another measured -> remove",
+    "image -> remove all but one, unless it is meant",
+)
 
 
 @pytest.mark.parametrize(
@@ -710,7 +713,28 @@ def test_cases_with_the_same_image(raw, folds, mark, words):
         made.set_folds(lambda cases: [{**each, "train": [*each["train"], "d"]} for each in folds])
     made.finish()
     (line,) = lines(check_dataset("77").faults)
-    assert line.startswith(f"[{mark}] 2 cases (a, b): ") and words in line and "(a: that of b)" in line
+    assert line.startswith(f"[{mark}] a: the cases a, b have the same image") and words in line
+
+
+def test_each_pair_with_the_same_image_is_named(raw):
+    made = raw("abcd")
+    for one, other in ("ab", "cd"):
+        for channel in (0, 1):
+            shutil.copy(made.image(one, channel), made.image(other, channel))
+    made.finish()
+    assert [line[: line.index(" have")] for line in lines(check_dataset("77").faults)] == [
+        "[FAIL] a: the cases a, b",
+        "[FAIL] c: the cases c, d",
+    ]
+
+
+def test_listed_cases_without_images_do_not_share_one(raw):
+    made = raw("ab")
+    made.finish()
+    content = json.loads((made.folder / "dataset.json").read_text())
+    content["dataset"] = {c: {"images": ["gone"], "label": f"labelsTr/{c}{ENDING}"} for c in "ab"}
+    (made.folder / "dataset.json").write_text(json.dumps(content))
+    assert not [fault for fault in check_dataset("77").faults if "same image" in fault.found]
 
 
 def test_test_cases_with_the_same_image(raw):
@@ -722,8 +746,12 @@ def test_test_cases_with_the_same_image(raw):
         shutil.copy(made.image("b", channel), files[2][channel])
     made.set_folds(lambda cases: [fold("a", "b"), fold("b", "a")])
     made.finish()
-    found = {fault.subject: fault.serious for fault in check_dataset("77").faults}
-    assert found == {"b": True, "imagesTs/z": True, "imagesTs/x": False, "imagesTs/y": False}
+    assert lines(check_dataset("77").faults) == [
+        "[FAIL] b: the cases b, imagesTs/z have the same image, so one may be trained on and another measured -> "
+        "remove it from imagesTr or imagesTs",
+        "[note] imagesTs/x: the cases imagesTs/x, imagesTs/y have the same image -> "
+        "remove all but one, unless it is meant",
+    ]
 
 
 def test_reader_that_turns_images(raw):
