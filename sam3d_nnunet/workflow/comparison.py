@@ -38,6 +38,7 @@ PAPER_METHODS: tuple[dict[str, str], ...] = (
     {"name": "prompted nnU-Net", "trainer": "PromptedUNetTrainer"},
     {"name": "prompted nnU-Net, 1000 epochs", "trainer": "PromptedUNetTrainer_1000epochs"},
     {"name": "prompted nnU-Net, ResEnc", "trainer": "PromptedResEncUNetTrainer"},
+    {"name": "prompted nnU-Net, AdamW", "trainer": "PromptedUNetTrainer_adamw"},
     {"name": "3DSAM-adapter, as in the paper", "trainer": "SAM3DAdapterTrainer_paper"},
     {"name": "3DSAM-adapter", "trainer": "SAM3DAdapterTrainer"},
 )
