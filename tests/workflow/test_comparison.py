@@ -83,8 +83,8 @@ def test_the_papers_data_sets_are_those_of_its_figures():
 
 def test_which_methods_take_clicks():
     clicked = {m.name for m in Comparison().methods if m.trainer and takes_prompts(find_trainer(m.trainer))}
-    prompted = {"prompted nnU-Net", "prompted nnU-Net, 1000 epochs", "prompted nnU-Net, ResEnc"}
-    assert clicked == prompted | {"3DSAM-adapter", "3DSAM-adapter, as in the paper"}
+    controls = {"prompted nnU-Net", *(f"prompted nnU-Net, {kind}" for kind in ("1000 epochs", "ResEnc", "AdamW"))}
+    assert clicked == controls | {"3DSAM-adapter", "3DSAM-adapter, as in the paper"}
     with pytest.raises(SAM3DError, match="NoTrainer"):
         find_trainer("NoTrainer")
 
