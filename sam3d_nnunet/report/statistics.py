@@ -43,12 +43,12 @@ def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
     """
     if len(values) < 2:
         return (float(values[0]) if len(values) else np.nan), np.nan, np.nan
-    return float(np.mean(values)), *_interval(tuple(values))
+    return float(np.mean(values)), *_interval(tuple(values), RESAMPLES)
 
 
 @cache  # rows of a table may hold the same predictions, such as volume_1 and iterated_10 after one click
-def _interval(values: tuple[float, ...]) -> tuple[float, float]:
-    drawn = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0))
+def _interval(values: tuple[float, ...], resamples: int) -> tuple[float, float]:
+    drawn = bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", rng=np.random.default_rng(0))
     return tuple(map(float, drawn.confidence_interval))
 
 
