@@ -1,10 +1,11 @@
-"""The last stage, at the resolution of the image: image and prompts change the logits of the decoder (ours)."""
+"""The last stage, at the resolution of the image: logits from the decoder's map, the image and the prompts (ours)."""
 
-import torch
 import torch.nn.functional as F
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
 
-from sam3d_nnunet.network.mask_decoder import conv_norm_relu, enlarge
+from sam3d_nnunet.network.mask_decoder import enlarge
 from sam3d_nnunet.network.prompt_encoder import drawn_channels, drawn_prompts
 from sam3d_nnunet.network.prompts import Prompts
 
@@ -33,9 +34,15 @@ class Refinement(nn.Module):
     """All that is known of a voxel: the decoder's map, the image, and the prompts. A subclass makes logits of it.
 
     The published decoder ends at half the side of a token, and clicks reach it through the features of tokens alone.
-    Small networks then often take long to begin to select what is clicked. The last layer starts at zero, so that the
-    published function is unchanged at the start.
+    Small networks then often take long to begin to select what is clicked.
+
+    Attributes:
+        adds: whether its logits are added to the decoder's. If not, the decoder's serve in training alone.
+        level_weights: how much each level of logits counts in training.
     """
+
+    adds: bool
+    level_weights: list[float]
 
     def __init__(
         self,
@@ -61,33 +68,35 @@ class Refinement(nn.Module):
         self.draw = DrawnInput(num_labels, WIDTH, stride, takes_maps, click_map)
         self.norm1 = nn.InstanceNorm3d(WIDTH, affine=True)
 
-    def forward(
-        self, logits: Tensor, fused: Tensor, padded: tuple[int, ...], image: Tensor, prompts: Prompts
-    ) -> Tensor:
-        """The changed logits.
+    def forward(self, fused: Tensor, padded: tuple[int, ...], image: Tensor, prompts: Prompts) -> list[Tensor]:
+        """Logits; in training mode, those of all levels.
 
         Args:
-            logits: (B, K, D, H, W), the decoder's.
             fused: (B, channels, d, h, w), the decoder's map, which covers whole tokens.
             padded: voxels of these tokens along (d, h, w).
             image: (B or 1, C, D, H, W), at most that large.
             prompts: in voxels of the image.
 
         Returns:
-            (B, K, D, H, W).
+            (B, K, D, H, W) each, fine to coarse.
         """
         d, h, w = image.shape[2:]
         known = enlarge(self.reduce(fused), padded)[..., :d, :h, :w]
-        known = F.relu(self.norm1(known + self.look(image) + self.draw(prompts, image)))
-        return logits + self.change(known, padded).to(logits.dtype)
+        return self.segment(F.relu(self.norm1(known + self.look(image) + self.draw(prompts, image))))
 
-    def change(self, known: Tensor, padded: tuple[int, ...]) -> Tensor:
-        """What is known, (B, WIDTH, D, H, W) -> (B, K, D, H, W); `padded` is as for `forward`."""
+    def segment(self, known: Tensor) -> list[Tensor]:
+        """What is known, (B, WIDTH, D, H, W) -> logits as `forward` returns them."""
         raise NotImplementedError
 
 
 class ConvRefinement(Refinement):
-    """Two convolutions. Logits see three voxels to each side, so a mask follows its click for a part of its way."""
+    """Two convolutions. Logits see three voxels to each side, so a mask follows its click for a part of its way.
+
+    The last layer starts at zero, so that the published function is unchanged at the start.
+    """
+
+    adds = True
+    level_weights = [1.0]
 
     def __init__(self, num_classes: int, **known: object) -> None:
         """
@@ -101,12 +110,18 @@ class ConvRefinement(Refinement):
         self.seg_layers = nn.Conv3d(WIDTH, num_classes, kernel_size=3, padding=1, bias=False)
         nn.init.zeros_(self.seg_layers.weight)
 
-    def change(self, known: Tensor, padded: tuple[int, ...]) -> Tensor:
-        return self.seg_layers(F.relu(self.norm2(self.conv(known))))
+    def segment(self, known: Tensor) -> list[Tensor]:
+        return [self.seg_layers(F.relu(self.norm2(self.conv(known))))]
 
 
 class UNetRefinement(Refinement):
-    """A small U-Net from voxels down to tokens and back: it sees how far the object under a click goes."""
+    """nnU-Net's U-Net, from voxels down to twice a token and back: it sees how far the object under a click goes.
+
+    It makes the logits alone. Where they were added to the decoder's, masks followed the clicks as the decoder's do.
+    Deep supervision is nnU-Net's: coarser levels have logits, too, and count by the inverse of their voxels' side.
+    """
+
+    adds = False
 
     def __init__(self, num_classes: int, stride: int, **known: object) -> None:
         """
@@ -116,34 +131,47 @@ class UNetRefinement(Refinement):
             known: further arguments of `Refinement`.
         """
         super().__init__(stride=stride, **known)
-        widths = [WIDTH * 2**i for i in range(stride.bit_length())]
-        steps = list(zip(widths, widths[1:]))
-        self.down = nn.ModuleList(nn.Sequential(*conv_norm_relu(fine, coarse, stride=2)) for fine, coarse in steps)
-        self.bottom = nn.Sequential(*conv_norm_relu(widths[-1], widths[-1]))
-        self.up = nn.ModuleList(nn.ConvTranspose3d(coarse, fine, 2, 2, bias=False) for fine, coarse in steps)
-        self.join = nn.ModuleList(nn.Sequential(*conv_norm_relu(2 * fine, fine)) for fine, _ in steps)
-        self.seg_layers = nn.Conv3d(WIDTH, num_classes, kernel_size=3, padding=1, bias=False)
-        nn.init.zeros_(self.seg_layers.weight)
+        self.coarsest = 2 * stride  # voxels a side
+        stages = self.coarsest.bit_length()
+        self.level_weights = [1 / 2**i for i in range(stages - 1)]
+        self.unet = PlainConvUNet(
+            WIDTH,
+            stages,
+            features_per_stage=[WIDTH * 2**i for i in range(stages)],
+            conv_op=nn.Conv3d,
+            kernel_sizes=3,
+            strides=[1] + [2] * (stages - 1),
+            n_conv_per_stage=2,
+            num_classes=num_classes,
+            n_conv_per_stage_decoder=2,
+            conv_bias=False,  # the norm would take it away
+            norm_op=nn.InstanceNorm3d,
+            norm_op_kwargs={"eps": 1e-5, "affine": True},
+            nonlin=nn.LeakyReLU,
+            nonlin_kwargs={"inplace": True},
+            deep_supervision=True,
+        )
+        self.unet.apply(InitWeights_He(1e-2))
 
-    def change(self, known: Tensor, padded: tuple[int, ...]) -> Tensor:
+    def segment(self, known: Tensor) -> list[Tensor]:
         d, h, w = known.shape[2:]
-        levels = [F.pad(known, (0, padded[2] - w, 0, padded[1] - h, 0, padded[0] - d))]
-        for down in self.down:
-            levels.append(down(levels[-1]))
-        x = self.bottom(levels.pop())
-        for up, join, level in reversed(list(zip(self.up, self.join, levels))):
-            x = join(torch.cat([up(x), level], dim=1))
-        return self.seg_layers(x)[..., :d, :h, :w]
+        missing = [-n % self.coarsest for n in (d, h, w)]
+        if d + missing[0] == h + missing[1] == w + missing[2] == self.coarsest:
+            missing[2] += self.coarsest  # instance norm needs more than one voxel
+        whole = F.pad(known, (0, missing[2], 0, missing[1], 0, missing[0]))
+        finest, *coarser = self.unet(whole)
+        enlarged = [F.interpolate(level, whole.shape[2:], mode="trilinear") for level in coarser] if self.training else []
+        return [level[..., :d, :h, :w] for level in [finest, *enlarged]]
 
 
 class UNetAlone(UNetRefinement):
-    """Ablation: the small U-Net without SAM's encoder, from image and prompts alone. Tells what the encoder adds.
+    """Ablation: the U-Net without SAM's encoder, from image and prompts alone. Tells what the encoder adds.
 
     The rest of the network is computed and counted among its parameters, but has no influence.
     """
 
-    def forward(self, logits: Tensor, fused: Tensor, *known: object) -> Tensor:
-        return super().forward(0 * logits, 0 * fused, *known)  # gradients of 0, as training on several GPUs needs some
+    def forward(self, fused: Tensor, *known: object) -> list[Tensor]:
+        return super().forward(0 * fused, *known)  # gradients of 0, as training on several GPUs needs some
 
 
 REFINEMENTS = {"convolutions": ConvRefinement, "unet": UNetRefinement, "unet_alone": UNetAlone}

@@ -115,7 +115,7 @@ class SAM3D(nn.Module):
             precision: of matrix products and convolutions: "bf16", "fp32" or "auto" (bf16 where the device has
                 arithmetic for it). Weights, norms of tokens and returned logits are float32 in any case. It can be set
                 later.
-            refinement: changes the logits at the resolution of the image; None: the published network.
+            refinement: the stage at the resolution of the image; None: the published network.
 
         Raises:
             SAM3DError: there is no such precision.
@@ -166,7 +166,9 @@ class SAM3D(nn.Module):
             raise SAM3DError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
         return build_sam3d(PRESETS[name], input_channels, num_classes, patch_size, stride, **options)
 
-    def forward(self, image: Tensor, prompts: Prompts | None = None, correct: Correct | None = None) -> Tensor:
+    def forward(
+        self, image: Tensor, prompts: Prompts | None = None, correct: Correct | None = None
+    ) -> Tensor | list[Tensor]:
         """Segment an image from prompts, or automatically without any.
 
         Args:
@@ -176,7 +178,8 @@ class SAM3D(nn.Module):
                 has gradients. All share one encoding.
 
         Returns:
-            logits (B, K, D, H, W) float32.
+            logits (B, K, D, H, W) float32. In training mode, where the refinement has several levels: those of all
+            levels, for deep supervision; they count by `level_weights`.
 
         Raises:
             SAM3DError: a prompt has a label that the network does not know, or is of a kind that it does not take.
@@ -185,7 +188,15 @@ class SAM3D(nn.Module):
         if correct is not None:
             prompts = Prompts.none(len(image), image.device) if prompts is None else prompts
             prompts = corrected(partial(self.decode, embedding), prompts, correct)
-        return self.decode(embedding, prompts)
+        levels = self._decode_levels(embedding, prompts)
+        return levels if len(levels) > 1 else levels[0]
+
+    @property
+    def level_weights(self) -> list[float]:
+        """How much each level of logits counts in training: the inverse of the side of its voxels."""
+        if self.refinement is None or self.refinement.adds:
+            return [1.0]
+        return [*self.refinement.level_weights, 2 / self.stride]  # the decoder's are the last
 
     def encode(self, image: Tensor) -> Embedding:
         """Everything that does not depend on prompts: image (B, C, D, H, W) -> embedding."""
@@ -212,24 +223,32 @@ class SAM3D(nn.Module):
         An embedding of one image (B = 1) also serves several sets of clicks at once (B of the points), with maps for
         each or one for all.
         """
-        with self._autocast(embedding.image_share.device, tokens=embedding.features[-1].shape[2]):
-            return self._decode(embedding, prompts)
+        return self._decode_levels(embedding, prompts)[0]
 
-    def _decode(self, embedding: Embedding, prompts: Prompts | None) -> Tensor:
+    def _decode_levels(self, embedding: Embedding, prompts: Prompts | None) -> list[Tensor]:
+        """The logits; in training mode, those of all levels."""
+        with self._autocast(embedding.image_share.device, tokens=embedding.features[-1].shape[2]):
+            levels = self._decode(embedding, prompts)
+        return [level.to(embedding.features[-1].dtype) for level in levels]
+
+    def _decode(self, embedding: Embedding, prompts: Prompts | None) -> list[Tensor]:
         last = embedding.features[-1]
         if prompts is None:
             prompts = Prompts.none(len(last), last.device)
         features = self.apply_prompts(embedding.features, prompts, embedding.size)
         fused = self.mask_decoder.fuse(embedding.image_share, *features)
-        logits = self.mask_decoder.seg_layers(fused).to(last.dtype)
         padded = tuple(n * self.stride for n in last.shape[2:])
+        refined = [] if self.refinement is None else self.refinement(fused, padded, embedding.image, prompts)
+        if refined and not self.refinement.adds and not self.training:
+            return refined
+        logits = self.mask_decoder.seg_layers(fused).to(last.dtype)
         if logits.shape[2:] != padded:
             logits = enlarge(logits, padded)
         d, h, w = embedding.size
         logits = logits[..., :d, :h, :w]
-        if self.refinement is None:
-            return logits
-        return self.refinement(logits, fused, padded, embedding.image, prompts)
+        if not refined:
+            return [logits]
+        return [logits + refined[0]] if self.refinement.adds else [*refined, logits]
 
     def _autocast(self, device: torch.device, tokens: int) -> torch.autocast:
         """Our own, for so many tokens along d. It replaces nnU-Net's, whose float16 would overflow."""
@@ -276,8 +295,7 @@ def build_sam3d(
             a prompt encoder of its own, which reads that level. Dense prompts change the last level only.
         aggregate_levels: whether all levels are decoded, or the last one alone.
         start: of the image encoder: "sam" or "published". Default: the preset's. Weights belong to one of the two.
-        refine: how image and prompts change the logits at full resolution: one of `REFINEMENTS`, or "none". Default:
-            `default_refinement`.
+        refine: the stage at full resolution, one of `REFINEMENTS`, or "none". Default: `default_refinement`.
 
     Raises:
         SAM3DError: the stride, the precision, the prompt encoding, the refinement, the start or a level is not

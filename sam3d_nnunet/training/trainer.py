@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -119,10 +119,34 @@ class SAMTuning(PlannedAdamW):
         network.initialized.fill_(1)
 
 
+class LevelsLoss(nn.Module):
+    """Deep supervision: the weighted mean of a loss over the levels of logits that a network returns in training."""
+
+    def __init__(self, loss: nn.Module, weights: list[float]) -> None:
+        """
+        Args:
+            loss: of logits and target.
+            weights: one for each level.
+        """
+        super().__init__()
+        self.loss = loss
+        self.weights = weights
+
+    def forward(self, output: Tensor | list[Tensor], target: Tensor) -> Tensor:
+        """Of logits alone, or of all levels at the size of the target."""
+        if isinstance(output, Tensor):
+            return self.loss(output, target)
+        losses = [self.loss(logits, target) for logits in output]
+        return sum(w * loss for w, loss in zip(self.weights, losses, strict=True)) / sum(self.weights)
+
+
 class SAM3DAdapterTrainer(SAMTuning, PromptedTrainer):
     """Trains `SAM3D` with simulated prompts; preset, lengths and optimizer come from the plan's block "sam3d"."""
 
     build_network_architecture = staticmethod(sam3d)
+
+    def _build_loss(self) -> nn.Module:
+        return LevelsLoss(super()._build_loss(), self.plain_network().level_weights)
 
     @classmethod
     def left_open(cls, settings: SAM3DSettings) -> dict[str, Any]:

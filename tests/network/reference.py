@@ -131,12 +131,14 @@ def decode(net: SAM3D, levels: list[Tensor], image: Tensor, prompts: Prompts) ->
     levels = [enlarged(head(x), size) for head, x in zip(decoder.heads, levels, strict=True)]
     small = F.interpolate(image, size=size, mode="trilinear", align_corners=False)
     fused = F.relu(decoder.norm(fusion(decoder.fusion, levels, small)))
-    logits = enlarged(decoder.seg_layers(fused), image.shape[2:])
-    return logits if net.refinement is None else logits + refine(net.refinement, fused, image, points, labels)
+    if net.refinement is None:
+        return enlarged(decoder.seg_layers(fused), image.shape[2:])
+    refined = refine(net.refinement, fused, image, points, labels)
+    return refined + enlarged(decoder.seg_layers(fused), image.shape[2:]) if net.refinement.adds else refined
 
 
 def refine(stage: Refinement, fused: Tensor, image: Tensor, points: Tensor, labels: Tensor) -> Tensor:
-    """The change of the logits: one convolution of everything that is known, and two more."""
+    """What the stage makes of one convolution of everything that is known."""
     size = image.shape[2:]
     voxels = torch.stack(torch.meshgrid(*map(torch.arange, size), indexing="ij"), dim=-1).to(image)
     squares = ((voxels - points[:, :, None, None, None]) ** 2).sum(-1)
@@ -155,24 +157,32 @@ def refine(stage: Refinement, fused: Tensor, image: Tensor, points: Tensor, labe
     x = F.relu(stage.norm1(x))
     if isinstance(stage, ConvRefinement):
         return stage.seg_layers(F.relu(stage.norm2(stage.conv(x))))
-    return unet(dict(stage.named_parameters()), x)
+    return unet(dict(stage.unet.named_parameters()), x)
 
 
 def unet(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-    """Down by convolutions with stride 2, one more at the bottom, and up again with what was there on the way."""
+    """Two convolutions at each resolution, down by a stride of 2, and up again with what was there on the way."""
 
-    def convolve(x: Tensor, name: str, stride: int = 1) -> Tensor:
-        return F.relu(F.instance_norm(F.conv3d(x, weights[f"{name}.0.weight"], stride=stride, padding=1)))
+    def convolve(x: Tensor, stage: str, stride: int = 1) -> Tensor:
+        for i in range(2):
+            kernel, *norm = (weights[f"{stage}.convs.{i}.{name}"] for name in ("conv.weight", "norm.weight", "norm.bias"))
+            x = F.conv3d(x, kernel, stride=stride if i == 0 else 1, padding=1)
+            x = F.leaky_relu(F.instance_norm(x, None, None, *norm))
+        return x
 
-    levels = [x]
-    while f"down.{len(levels) - 1}.0.weight" in weights:
-        levels.append(convolve(levels[-1], f"down.{len(levels) - 1}", stride=2))
-    x = convolve(levels.pop(), "bottom")
-    while levels:
-        i = len(levels) - 1
-        x = F.conv_transpose3d(x, weights[f"up.{i}.weight"], stride=2)
-        x = convolve(torch.cat([x, levels.pop()], dim=1), f"join.{i}")
-    return F.conv3d(x, weights["seg_layers.weight"], padding=1)
+    size = x.shape[2:]
+    coarsest = 2 ** (sum(name.startswith("encoder.stages") for name in weights) // 6 - 1)  # 6 arrays a stage
+    x = F.pad(x, [m for n in reversed(size) for m in (0, -n % coarsest)])
+    levels = [convolve(x, "encoder.stages.0.0")]
+    while 2 ** (len(levels) - 1) < coarsest:
+        levels.append(convolve(levels[-1], f"encoder.stages.{len(levels)}.0", stride=2))
+    x = levels.pop()
+    for i in range(len(levels)):
+        x = F.conv_transpose3d(x, weights[f"decoder.transpconvs.{i}.weight"], stride=2)
+        x = convolve(torch.cat([x, levels.pop()], dim=1), f"decoder.stages.{i}")
+    last = f"decoder.seg_layers.{coarsest.bit_length() - 2}"
+    x = F.conv3d(x, weights[f"{last}.weight"], weights[f"{last}.bias"])
+    return x[..., : size[0], : size[1], : size[2]]
 
 
 def segment(net: SAM3D, image: Tensor, prompts: Prompts) -> Tensor:

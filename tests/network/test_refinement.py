@@ -25,18 +25,57 @@ def network(**options) -> SAM3D:
 def refining(kind: str) -> SAM3D:
     """A network whose last layer is random, so that the stage changes something."""
     net = network(refine=kind)
-    torch.nn.init.normal_(net.refinement.seg_layers.weight)
+    if kind == "convolutions":
+        torch.nn.init.normal_(net.refinement.seg_layers.weight)
     return net
 
 
-@KINDS
-def test_it_changes_nothing_at_first(kind):
-    """Networks with and without it have the same weights from a seed, and compute the same."""
-    with_it, without = network(refine=kind), network(refine="none")
+def test_convolutions_change_nothing_at_first():
+    """Networks with and without them have the same weights from a seed, and compute the same."""
+    with_it, without = network(refine="convolutions"), network(refine="none")
     image = torch.randn(1, 1, *SIZE)
     with torch.no_grad():
         assert torch.equal(with_it(image, CLICK), without(image, CLICK))
     assert with_it.refinement is not None and without.refinement is None
+
+
+def test_the_unet_makes_the_logits_alone():
+    """In training mode, those of its coarser levels and the decoder's follow them."""
+    net, image = refining("unet"), torch.randn(1, 1, *SIZE)
+    with torch.no_grad():
+        before = net(image, CLICK)
+        torch.nn.init.normal_(net.mask_decoder.seg_layers.weight)
+        assert torch.equal(net(image, CLICK), before)
+        levels = net.train()(image, CLICK)
+    assert net.level_weights == [1, 1 / 2, 1 / 4, 1 / 2]
+    assert [level.shape for level in levels] == [before.shape] * 4
+    torch.testing.assert_close(levels[0], before)
+    assert isinstance(net.decode(net.encode(image), CLICK), torch.Tensor)
+
+
+def test_each_level_of_the_unet_is_at_its_place():
+    """Logits that the coarse levels learn from a mask lie where it is."""
+    net = refining("unet").train()
+    image = torch.zeros(1, 1, *SIZE)
+    image[..., 8:, :, :] = 1
+    optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], 3e-3)
+    for _ in range(30):
+        levels = net(image, CLICK)
+        loss = sum(torch.nn.functional.cross_entropy(level, image[:, 0].long()) for level in levels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for level in net(image, CLICK):
+        found = level.argmax(1) == 1
+        assert 2 * (found & (image[:, 0] > 0)).sum() / (found.sum() + image.sum()) > 0.9
+
+
+@pytest.mark.parametrize("size", [(8, 8, 8), (5, 4, 8), (8, 9, 8), (3, 40, 40)])
+def test_small_images(size):
+    """Instance norm needs more than one voxel at the bottom of the U-Net."""
+    net = refining("unet").train()
+    for logits in net(torch.randn(1, 1, *size), Prompts(torch.tensor([[[2.0, 1, 3]]]), torch.tensor([[1]]))):
+        assert logits.shape == (1, 3, *size) and logits.isfinite().all()
 
 
 @KINDS
@@ -56,12 +95,14 @@ def test_clicks_act_on_single_voxels(kind):
 
 @KINDS
 def test_gradients_reach_it_and_what_lies_below(kind):
-    net = network(refine=kind)
+    net = network(refine=kind).train()
     maps = torch.randint(-1, 3, (1, 3, *SIZE)).short()
-    for _ in range(2):  # the zeros of its last layer stop the first gradient
+    for _ in range(2):  # the zeros of the last convolution stop the first gradient
         net.zero_grad()
-        net(torch.randn(1, 1, *SIZE), CLICK._replace(maps=maps)).square().mean().backward()
-        torch.nn.init.normal_(net.refinement.seg_layers.weight)
+        levels = net(torch.randn(1, 1, *SIZE), CLICK._replace(maps=maps))
+        sum(level.square().mean() for level in levels).backward()
+        if kind == "convolutions":
+            torch.nn.init.normal_(net.refinement.seg_layers.weight)
     assert all(p.grad.abs().max() > 0 for p in net.refinement.parameters())
 
 
@@ -94,7 +135,8 @@ def test_the_unet_alone_needs_no_encoder():
     found = net(image, CLICK)
     found.square().mean().backward()
     reached = {name for name, p in net.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
-    unseen = {"refinement.reduce.weight"}
+    coarser = {f"refinement.unet.decoder.seg_layers.{i}.{name}" for i in (0, 1) for name in ("weight", "bias")}
+    unseen = {"refinement.reduce.weight"} | coarser  # coarser levels have logits in training mode only
     assert reached == {f"refinement.{name}" for name, _ in net.refinement.named_parameters()} - unseen
     with torch.no_grad():
         for name, parameter in net.named_parameters():
@@ -114,7 +156,7 @@ def test_the_unet_sees_how_far_an_object_goes():
         without_norms(stage)
         fused = torch.zeros(1, 24, 12, 16, 10)
         with torch.no_grad():
-            before, after = (stage(torch.zeros(()), fused, (24, 32, 20), x, CLICK) for x in (image, moved))
+            before, after = (stage(fused, (24, 32, 20), x, CLICK)[0] for x in (image, moved))
         assert bool((before - after)[..., 10, 12, 7].abs().max() > 1e-3) == seen
 
 
