@@ -160,8 +160,9 @@ class UNetRefinement(Refinement):
             missing[2] += self.coarsest  # instance norm needs more than one voxel
         whole = F.pad(known, (0, missing[2], 0, missing[1], 0, missing[0]))
         finest, *coarser = self.unet(whole)
-        enlarged = [F.interpolate(level, whole.shape[2:], mode="trilinear") for level in coarser] if self.training else []
-        return [level[..., :d, :h, :w] for level in [finest, *enlarged]]
+        wanted = coarser if self.training else []
+        levels = [finest, *(F.interpolate(level, whole.shape[2:], mode="trilinear") for level in wanted)]
+        return [level[..., :d, :h, :w] for level in levels]
 
 
 class UNetAlone(UNetRefinement):

@@ -165,7 +165,8 @@ def unet(weights: dict[str, Tensor], x: Tensor) -> Tensor:
 
     def convolve(x: Tensor, stage: str, stride: int = 1) -> Tensor:
         for i in range(2):
-            kernel, *norm = (weights[f"{stage}.convs.{i}.{name}"] for name in ("conv.weight", "norm.weight", "norm.bias"))
+            conv = f"{stage}.convs.{i}"
+            kernel, *norm = (weights[f"{conv}.{name}"] for name in ("conv.weight", "norm.weight", "norm.bias"))
             x = F.conv3d(x, kernel, stride=stride if i == 0 else 1, padding=1)
             x = F.leaky_relu(F.instance_norm(x, None, None, *norm))
         return x
