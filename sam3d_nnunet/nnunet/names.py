@@ -68,7 +68,7 @@ TRAINERS = {
     ),
     "SAM3DAdapterTrainer_nomla": Trainer("training.ablations", ABLATION, "no multi-layer aggregation in the decoder"),
     "SAM3DAdapterTrainer_unetalone": Trainer(
-        "training.ablations", ABLATION, "the small U-Net at full resolution without SAM's encoder"
+        "training.ablations", ABLATION, "the U-Net at full resolution without SAM's encoder"
     ),
     "SAM3DAdapterTrainer_deepprompt_1234": Trainer(
         "training.ablations", ABLATION, "prompts at all four feature levels"

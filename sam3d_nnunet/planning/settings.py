@@ -119,9 +119,9 @@ class SAM3DSettings(Block):
     )
     refine: Annotated[Literal[("none", *REFINEMENTS)], BeforeValidator(_named_refinement)] | None = Field(
         None,
-        description="how image and prompts change the logits at full resolution: unet (a small U-Net), convolutions "
-        "(two, as in earlier versions), none, or unet_alone (the U-Net without the encoder, to see what that adds); "
-        "null: as the trainer has it (unet where clicks carry labels)",
+        description="how logits at full resolution come from the decoder's map, image and prompts: unet (a U-Net), "
+        "convolutions (two, as in earlier versions), none, or unet_alone (the U-Net without the encoder, to see what "
+        "that adds); null: as the trainer has it (unet where clicks carry labels)",
     )
     deep_prompt_levels: list[Literal[1, 2, 3]] = Field(
         [], description="levels of features that clicks change in addition to the last, the fourth"

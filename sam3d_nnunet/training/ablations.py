@@ -27,7 +27,7 @@ class SAM3DAdapterTrainer_nomla(SAM3DAdapterTrainer):
 
 
 class SAM3DAdapterTrainer_unetalone(SAM3DAdapterTrainer):
-    """Ablation of ours: the small U-Net at full resolution without SAM's encoder."""
+    """Ablation of ours: the U-Net at full resolution without SAM's encoder."""
 
     changes = {"refine": "unet_alone"}
 
