@@ -23,6 +23,8 @@ class DrawnInput(nn.Module):
         self.tokens = (stride, 1)  # a ball of a token says what is meant, one of a voxel where an error is
         channels = drawn_channels(num_labels, len(self.tokens), takes_maps)
         self.seg_layers = nn.Conv3d(channels, width, kernel_size=3, padding=1, bias=False)
+        # so that maps which a training never shows change nothing
+        nn.init.zeros_(self.seg_layers.weight[:, drawn_channels(num_labels, len(self.tokens), takes_maps=False) :])
 
     def forward(self, prompts: Prompts, image: Tensor) -> Tensor:
         """Prompts in voxels of (B or 1, C, D, H, W), for each patch or one for all -> (B, width, D, H, W)."""

@@ -41,9 +41,9 @@ def batch(rank: int, step: int) -> tuple:
 
 
 def gradients(net: nn.Module, rank: int, step: int) -> dict[str, Tensor]:
-    """Of the mean square of the logits."""
+    """Of the mean squares of the logits of all levels."""
     net.zero_grad()
-    net(*batch(rank, step)).square().mean().backward()
+    sum(logits.square().mean() for logits in net(*batch(rank, step))).backward()
     return {name.removeprefix("module."): p.grad.clone() for name, p in net.named_parameters() if p.requires_grad}
 
 

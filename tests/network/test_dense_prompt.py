@@ -181,10 +181,10 @@ def test_maps_for_each_set_of_clicks_or_one_for_all():
     both = net.decode(embedding, Prompts(points, labels, maps))
     for i in range(2):
         alone = net.decode(embedding, Prompts(points[i : i + 1], labels[i : i + 1], maps[i : i + 1]))
-        torch.testing.assert_close(both[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(both[i : i + 1], alone, rtol=1e-4, atol=1e-4)
     shared = net.decode(embedding, Prompts(points, labels, maps[:1]))
     alone = net.decode(embedding, Prompts(points[1:], labels[1:], maps[:1]))
-    torch.testing.assert_close(shared[1:], alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(shared[1:], alone, rtol=1e-4, atol=1e-4)
     assert net.decode(embedding, only(maps)).shape == (2, 3, 12, 16, 8)
 
 
