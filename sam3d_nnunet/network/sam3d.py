@@ -188,7 +188,7 @@ class SAM3D(nn.Module):
         if correct is not None:
             prompts = Prompts.none(len(image), image.device) if prompts is None else prompts
             prompts = corrected(partial(self.decode, embedding), prompts, correct)
-        levels = self._decode_levels(embedding, prompts)
+        levels = self.decode_levels(embedding, prompts)
         return levels if len(levels) > 1 else levels[0]
 
     @property
@@ -223,10 +223,10 @@ class SAM3D(nn.Module):
         An embedding of one image (B = 1) also serves several sets of clicks at once (B of the points), with maps for
         each or one for all.
         """
-        return self._decode_levels(embedding, prompts)[0]
+        return self.decode_levels(embedding, prompts)[0]
 
-    def _decode_levels(self, embedding: Embedding, prompts: Prompts | None) -> list[Tensor]:
-        """The logits; in training mode, those of all levels."""
+    def decode_levels(self, embedding: Embedding, prompts: Prompts | None = None) -> list[Tensor]:
+        """As `decode`, but in training mode the logits of all levels; they count by `level_weights`."""
         with self._autocast(embedding.image_share.device, tokens=embedding.features[-1].shape[2]):
             levels = self._decode(embedding, prompts)
         return [level.to(embedding.features[-1].dtype) for level in levels]

@@ -145,8 +145,12 @@ class SAM3DAdapterTrainer(SAMTuning, PromptedTrainer):
 
     build_network_architecture = staticmethod(sam3d)
 
-    def _build_loss(self) -> nn.Module:
-        return LevelsLoss(super()._build_loss(), self.plain_network().level_weights)
+    def initialize(self) -> None:
+        """As nnU-Net's, with the loss for all levels of the network."""
+        super().initialize()
+        weights = self.plain_network().level_weights
+        if len(weights) > 1:
+            self.loss = LevelsLoss(self.loss, weights)
 
     @classmethod
     def left_open(cls, settings: SAM3DSettings) -> dict[str, Any]:

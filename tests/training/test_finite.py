@@ -136,7 +136,7 @@ def test_many_skipped_steps_in_a_row_end_the_training(make_trainer, monkeypatch)
 def test_a_training_that_diverges_ends(make_trainer, monkeypatch):
     trainer = make_trainer()
     trainer.on_train_start()
-    monkeypatch.setattr(trainer, "loss", lambda output, target: output.sum() * torch.nan)
+    monkeypatch.setattr(trainer, "loss", lambda output, target: output[0].sum() * torch.nan)
     outputs = [trainer.train_step(next(trainer.dataloader_train)) for _ in range(3)]
     with pytest.raises(SAM3DError, match="^All 3 steps were skipped in epoch 0.*voxels .* finite.*Lower the learning"):
         trainer.on_train_epoch_end(outputs)

@@ -212,7 +212,7 @@ def test_clicks_carry_label_values(make_trainer, kind, labels, heads):
     assert trainer.settings.num_click_labels == labels
     assert trainer.network.dense_prompt.num_labels == labels
     assert trainer.label_manager.num_segmentation_heads == heads
-    assert trainer.network(torch.zeros(1, 1, 16, 16, 16)).shape[1] == heads
+    assert trainer.network.eval()(torch.zeros(1, 1, 16, 16, 16)).shape[1] == heads
 
 
 @pytest.mark.parametrize("trainer_class", [SAM3DAdapterTrainer_smoke, PromptedUNetTrainer])
@@ -296,7 +296,7 @@ def test_a_step_changes_what_is_tuned_and_nothing_else(make_trainer, kind, batch
     losses = [trainer.train_step(batch)["loss"] for batch in batches]  # zero-initialised layers hold others back once
     assert np.isfinite(losses).all()
     after = state_of(trainer)
-    tuned = {name for name, p in trainer.network.named_parameters() if p.requires_grad}
+    tuned = {name for name, p in trainer.network.named_parameters(remove_duplicate=False) if p.requires_grad}
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed <= tuned
     # a class that was never clicked may have no gradient, but its weights decay
@@ -312,18 +312,28 @@ def test_a_step_without_clicks_involves_all_that_is_tuned(make_trainer):
     assert [n for n, p in trainer.network.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
+def test_all_levels_count_in_the_loss(make_trainer):
+    """By the inverse of the side of their voxels: the U-Net's 1, 2 and 4, the decoder's 2."""
+    trainer = started(make_trainer())
+    target = torch.randint(0, 2, (1, 1, 16, 16, 16)).float()
+    levels = trainer.network(torch.randn(1, 1, 16, 16, 16))
+    fine, half, quarter, decoder = (trainer.loss(level, target) for level in levels)
+    torch.testing.assert_close(trainer.loss(levels, target), (fine + half / 2 + quarter / 4 + decoder / 2) / 2.25)
+    assert isinstance(trainer.network.eval()(torch.randn(1, 1, 16, 16, 16)), torch.Tensor)
+
+
 @pytest.mark.parametrize("kind", ["classes", "ignore", "regions"])
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_a_share_of_steps_corrects_the_first_mask(make_trainer, kind, share):
     trainer = started(make_trainer(kind, settings={"clicks": {"iterated_share": share}}))
     decoded = []
-    decode = trainer.network.decode
+    decode = trainer.network.decode_levels
 
     def spy(embedding, prompts):
         decoded.append(prompts)
         return decode(embedding, prompts)
 
-    trainer.network.decode = spy
+    trainer.network.decode_levels = spy
     batch = next(trainer.dataloader_train)
     given = batch["prompts"].unpack(torch.device("cpu"))
     assert np.isfinite(trainer.train_step(batch)["loss"])
@@ -343,10 +353,10 @@ def test_corrections_follow_one_another(make_trainer):
     """Each is made on the mask that the one before led to, and has a place of its own."""
     clicks = {"iterated_share": 1.0, "most_corrections": 3, "no_click_share": 0.0}
     trainer = started(make_trainer("classes", settings={"clicks": clicks}))
-    decode, rounds = trainer.network.decode, set()
+    decode, rounds = trainer.network.decode_levels, set()
     for _ in range(12):
         decoded = []
-        trainer.network.decode = lambda embedding, prompts, seen=decoded: (
+        trainer.network.decode_levels = lambda embedding, prompts, seen=decoded: (
             seen.append(prompts) or decode(embedding, prompts)
         )
         trainer.train_step(next(trainer.dataloader_train))
