@@ -78,7 +78,7 @@ class Contestant:
         self.embedding = None
         tuned = [p for p in self.net.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(tuned)
-        logits = self.decode_clicks(self.encode_image(self.image), self.click)
+        logits = self.decode_clicks(self.encode_image(self.image), self.click)  # without the levels of deep supervision
         F.cross_entropy(logits, self.target).backward()
         optimizer.step()
         optimizer.zero_grad()

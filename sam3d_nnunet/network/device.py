@@ -18,7 +18,7 @@ def computes_in_bf16(precision: str, device: torch.device, depth: int) -> bool:
     Args:
         precision: "bf16", "fp32", or "auto" for bfloat16 where the device has arithmetic for it.
         device: on which the network runs.
-        depth: the smallest number of voxels or tokens along d in any of its convolutions.
+        depth: voxels or tokens along d in its widest convolutions. Where others have half of them, kernels of 3 fit.
     """
     if device.type == "cpu" and depth < WIDEST_KERNEL:
         return False

@@ -70,23 +70,26 @@ class Refinement(nn.Module):
         self.draw = DrawnInput(num_labels, WIDTH, stride, takes_maps, click_map)
         self.norm1 = nn.InstanceNorm3d(WIDTH, affine=True)
 
-    def forward(self, fused: Tensor, padded: tuple[int, ...], image: Tensor, prompts: Prompts) -> list[Tensor]:
-        """Logits; in training mode, those of all levels.
+    def forward(
+        self, fused: Tensor, padded: tuple[int, ...], image: Tensor, prompts: Prompts, all_levels: bool = False
+    ) -> list[Tensor]:
+        """Logits, or those of all levels.
 
         Args:
             fused: (B, channels, d, h, w), the decoder's map, which covers whole tokens.
             padded: voxels of these tokens along (d, h, w).
             image: (B or 1, C, D, H, W), at most that large.
             prompts: in voxels of the image.
+            all_levels: whether logits of coarser levels follow, enlarged to the image.
 
         Returns:
             (B, K, D, H, W) each, fine to coarse.
         """
         d, h, w = image.shape[2:]
         known = enlarge(self.reduce(fused), padded)[..., :d, :h, :w]
-        return self.segment(F.relu(self.norm1(known + self.look(image) + self.draw(prompts, image))))
+        return self.segment(F.relu(self.norm1(known + self.look(image) + self.draw(prompts, image))), all_levels)
 
-    def segment(self, known: Tensor) -> list[Tensor]:
+    def segment(self, known: Tensor, all_levels: bool) -> list[Tensor]:
         """What is known, (B, WIDTH, D, H, W) -> logits as `forward` returns them."""
         raise NotImplementedError
 
@@ -112,15 +115,15 @@ class ConvRefinement(Refinement):
         self.seg_layers = nn.Conv3d(WIDTH, num_classes, kernel_size=3, padding=1, bias=False)
         nn.init.zeros_(self.seg_layers.weight)
 
-    def segment(self, known: Tensor) -> list[Tensor]:
+    def segment(self, known: Tensor, all_levels: bool) -> list[Tensor]:
         return [self.seg_layers(F.relu(self.norm2(self.conv(known))))]
 
 
 class UNetRefinement(Refinement):
     """nnU-Net's U-Net, from voxels down to twice a token and back: it sees how far the object under a click goes.
 
-    It makes the logits alone. Where they were added to the decoder's, masks followed the clicks as the decoder's do.
-    Deep supervision is nnU-Net's: coarser levels have logits, too, and count by the inverse of their voxels' side.
+    It makes the logits alone, with deep supervision like nnU-Net's: all its levels have logits, and each counts by the
+    inverse of the side of its voxels.
     """
 
     adds = False
@@ -155,26 +158,28 @@ class UNetRefinement(Refinement):
         )
         self.unet.apply(InitWeights_He(1e-2))
 
-    def segment(self, known: Tensor) -> list[Tensor]:
+    def segment(self, known: Tensor, all_levels: bool) -> list[Tensor]:
         d, h, w = known.shape[2:]
         missing = [-n % self.coarsest for n in (d, h, w)]
         if d + missing[0] == h + missing[1] == w + missing[2] == self.coarsest:
             missing[2] += self.coarsest  # instance norm needs more than one voxel
-        whole = F.pad(known, (0, missing[2], 0, missing[1], 0, missing[0]))
+        whole = F.pad(known, (0, missing[2], 0, missing[1], 0, missing[0]), mode="replicate")
         finest, *coarser = self.unet(whole)
-        wanted = coarser if self.training else []
-        levels = [finest, *(F.interpolate(level, whole.shape[2:], mode="trilinear") for level in wanted)]
-        return [level[..., :d, :h, :w] for level in levels]
+        # in float32: the gradient of an enlargement adds up many small terms
+        enlarged = [F.interpolate(x.float(), whole.shape[2:], mode="trilinear") for x in coarser if all_levels]
+        return [level[..., :d, :h, :w] for level in [finest, *enlarged]]
 
 
 class UNetAlone(UNetRefinement):
     """Ablation: the U-Net without SAM's encoder, from image and prompts alone. Tells what the encoder adds.
 
-    The rest of the network is computed and counted among its parameters, but has no influence.
+    The rest of the network is computed, trained and counted among its parameters, but predictions don't depend on it.
     """
 
     def forward(self, fused: Tensor, *known: object) -> list[Tensor]:
-        return super().forward(0 * fused, *known)  # gradients of 0, as training on several GPUs needs some
+        return super().forward(
+            0 * fused, *known
+        )  # `reduce` gets gradients of 0, as training on several GPUs needs some
 
 
 REFINEMENTS = {"convolutions": ConvRefinement, "unet": UNetRefinement, "unet_alone": UNetAlone}

@@ -188,6 +188,8 @@ class SAM3D(nn.Module):
         if correct is not None:
             prompts = Prompts.none(len(image), image.device) if prompts is None else prompts
             prompts = corrected(partial(self.decode, embedding), prompts, correct)
+        if not self.training:
+            return self.decode(embedding, prompts)
         levels = self.decode_levels(embedding, prompts)
         return levels if len(levels) > 1 else levels[0]
 
@@ -223,24 +225,28 @@ class SAM3D(nn.Module):
         An embedding of one image (B = 1) also serves several sets of clicks at once (B of the points), with maps for
         each or one for all.
         """
-        return self.decode_levels(embedding, prompts)[0]
+        return self.decode_levels(embedding, prompts, all_levels=False)[0]
 
-    def decode_levels(self, embedding: Embedding, prompts: Prompts | None = None) -> list[Tensor]:
-        """As `decode`, but in training mode the logits of all levels; they count by `level_weights`."""
+    def decode_levels(
+        self, embedding: Embedding, prompts: Prompts | None = None, all_levels: bool = True
+    ) -> list[Tensor]:
+        """As `decode`, but logits of all levels, or of the finest alone. In training, they count by `level_weights`."""
         with self._autocast(embedding.image_share.device, tokens=embedding.features[-1].shape[2]):
-            levels = self._decode(embedding, prompts)
+            levels = self._decode(embedding, prompts, all_levels)
         return [level.to(embedding.features[-1].dtype) for level in levels]
 
-    def _decode(self, embedding: Embedding, prompts: Prompts | None) -> list[Tensor]:
+    def _decode(self, embedding: Embedding, prompts: Prompts | None, all_levels: bool) -> list[Tensor]:
         last = embedding.features[-1]
         if prompts is None:
             prompts = Prompts.none(len(last), last.device)
         features = self.apply_prompts(embedding.features, prompts, embedding.size)
         fused = self.mask_decoder.fuse(embedding.image_share, *features)
         padded = tuple(n * self.stride for n in last.shape[2:])
-        refined = [] if self.refinement is None else self.refinement(fused, padded, embedding.image, prompts)
-        if refined and not self.refinement.adds and not self.training:
-            return refined
+        refined = []
+        if self.refinement is not None:
+            refined = self.refinement(fused, padded, embedding.image, prompts, all_levels)
+            if not self.refinement.adds and not all_levels:
+                return refined
         logits = self.mask_decoder.seg_layers(fused).to(last.dtype)
         if logits.shape[2:] != padded:
             logits = enlarge(logits, padded)

@@ -98,7 +98,7 @@ class SAMTuning(PlannedAdamW):
         lift_sam(encoder, path)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """Nothing to do: these networks have no deep supervision."""
+        """Nothing to do: these networks have none of nnU-Net's own. Ours has it in training mode (`LevelsLoss`)."""
 
     def _load_sam_weights(self) -> None:
         network = self.plain_network()

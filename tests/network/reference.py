@@ -173,7 +173,7 @@ def unet(weights: dict[str, Tensor], x: Tensor) -> Tensor:
 
     size = x.shape[2:]
     coarsest = 2 ** (sum(name.startswith("encoder.stages") for name in weights) // 6 - 1)  # 6 arrays a stage
-    x = F.pad(x, [m for n in reversed(size) for m in (0, -n % coarsest)])
+    x = F.pad(x, [m for n in reversed(size) for m in (0, -n % coarsest)], mode="replicate")
     levels = [convolve(x, "encoder.stages.0.0")]
     while 2 ** (len(levels) - 1) < coarsest:
         levels.append(convolve(levels[-1], f"encoder.stages.{len(levels)}.0", stride=2))

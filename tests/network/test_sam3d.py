@@ -210,15 +210,16 @@ def test_bfloat16_trains():
             assert 1e-5 < relative_error(logits, expected) < 0.05
 
 
+@pytest.mark.parametrize("refine, tolerance", [("convolutions", 0.1), ("unet", 0.5)])  # more layers round more
 @pytest.mark.parametrize("depth", [4, 8, 12, 16, 20])
-def test_bfloat16_finds_the_gradients_of_few_slices_too(depth):
+def test_bfloat16_finds_the_gradients_of_few_slices_too(depth, refine, tolerance):
     """PyTorch alone doesn't on a CPU (network/device.py)."""
-    image, net = torch.randn(1, 1, depth, 24, 20), stirred(small(precision="bf16"))
+    image, net = torch.randn(1, 1, depth, 24, 20), stirred(small(precision="bf16", refine=refine))
     found = gradients(net, net, image)
     net.precision = "fp32"
     expected = gradients(net, net, image)
     difference = relative_error(flat(found), flat(expected))
-    assert difference < 0.5 and (difference > 0 or depth < 20)  # rounding in all layers makes up to 0.3
+    assert difference < tolerance and (difference > 0 or depth < 20)
 
 
 @pytest.mark.parametrize("outer", [torch.float16, torch.bfloat16])
@@ -316,9 +317,9 @@ def test_activation_checkpointing_is_on_for_encoders_of_sams_size(name, expected
 def test_compiles_without_a_graph_break(checkpointing):
     net, image = stirred(small(activation_checkpointing=checkpointing)), torch.randn(1, 1, 24, 32, 20)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)  # a graph break is an error
-    assert_same_gradients(gradients(compiled, net, image), gradients(net, net, image), 1e-2)
+    assert_same_gradients(gradients(compiled, net, image), gradients(net, net, image), 1e-3)
     maps = torch.randint(-1, 3, (1, 3, 24, 32, 20)).short()
-    assert_same_gradients(gradients(compiled, net, image, maps), gradients(net, net, image, maps), 1e-2)
+    assert_same_gradients(gradients(compiled, net, image, maps), gradients(net, net, image, maps), 1e-3)
 
 
 def test_compiles_with_a_correction_between():
@@ -640,7 +641,7 @@ def test_ablations_compile_without_a_graph_break():
     net = stirred(small(prompt_encoding="position", deep_prompt_levels=[1]))
     image = torch.randn(1, 1, 16, 24, 20)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
-    assert_same_gradients(gradients(compiled, net, image), gradients(net, net, image), 1e-2)
+    assert_same_gradients(gradients(compiled, net, image), gradients(net, net, image), 1e-3)
 
 
 @each_ablation

@@ -329,9 +329,9 @@ def test_a_share_of_steps_corrects_the_first_mask(make_trainer, kind, share):
     decoded = []
     decode = trainer.network.decode_levels
 
-    def spy(embedding, prompts):
+    def spy(embedding, prompts, **options):
         decoded.append(prompts)
-        return decode(embedding, prompts)
+        return decode(embedding, prompts, **options)
 
     trainer.network.decode_levels = spy
     batch = next(trainer.dataloader_train)
@@ -356,8 +356,8 @@ def test_corrections_follow_one_another(make_trainer):
     decode, rounds = trainer.network.decode_levels, set()
     for _ in range(12):
         decoded = []
-        trainer.network.decode_levels = lambda embedding, prompts, seen=decoded: (
-            seen.append(prompts) or decode(embedding, prompts)
+        trainer.network.decode_levels = lambda embedding, prompts, seen=decoded, **options: (
+            seen.append(prompts) or decode(embedding, prompts, **options)
         )
         trainer.train_step(next(trainer.dataloader_train))
         rounds.add(len(decoded) - 1)
