@@ -121,6 +121,7 @@ setup(
         "acvl-utils",
         "batchgenerators",
         "batchgeneratorsv2",
+        "dynamic-network-architectures",
         "torch",
         "numpy",
         "scikit-image",

@@ -177,9 +177,7 @@ class UNetAlone(UNetRefinement):
     """
 
     def forward(self, fused: Tensor, *known: object) -> list[Tensor]:
-        return super().forward(
-            0 * fused, *known
-        )  # `reduce` gets gradients of 0, as training on several GPUs needs some
+        return super().forward(0 * fused, *known)  # gradients of 0 for `reduce`: training on several GPUs needs some
 
 
 REFINEMENTS = {"convolutions": ConvRefinement, "unet": UNetRefinement, "unet_alone": UNetAlone}
