@@ -90,7 +90,7 @@ def test_clicks_act_on_single_voxels(kind):
             for shift in (0, torch.tensor([0, 0, 1.0]))
         )
     change = (before - after).abs().amax(dim=(0, 1))
-    assert change[8:13, 10:15, 5:11].max() > 3 * change[:, 24:].max() > 0
+    assert change[8:13, 10:15, 5:11].max() > 2 * change[:, 24:].max() > 0
 
 
 @KINDS

@@ -5,10 +5,10 @@ from pathlib import Path
 import blosc2
 import numpy as np
 import pytest
+import skipping_rank
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from sam3d_nnunet.baselines.med_tuning import SAM3DMedTuningTrainer
 from sam3d_nnunet.baselines.prompted_unet import PromptedUNetTrainer
@@ -219,25 +219,8 @@ def test_training_on_nothing_finite_is_refused(broken):
 # several GPUs, and float16
 
 
-def one_rank(rank: int, folder: str) -> None:
-    """Three steps; on rank 1 the first image is infinite, and the second loss, whose gradient is finite."""
-    dist.init_process_group("gloo", init_method=Path(folder, "meeting").as_uri(), rank=rank, world_size=2)
-    torch.manual_seed(0)
-    network = DistributedDataParallel(nn.Linear(2, 2))
-    optimizer = torch.optim.SGD(network.parameters(), 0.1)
-    stepped = []
-    for voxel, added in ((torch.inf, 0.0), (1.0, torch.inf), (1.0, 0.0)):
-        image = torch.full((1, 2), voxel if rank == 1 else 1.0)
-        optimizer.zero_grad()
-        loss = network(image).sum() + (added if rank == 1 else 0.0)
-        stepped.append(step_if_finite(loss, [network], optimizer, 1.0).stepped)
-    torch.save((stepped, network.module.weight.detach()), Path(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
-
-
 def test_all_ranks_skip_the_same_steps(tmp_path):
-    # forked, because a new process takes seconds to import nnU-Net
-    torch.multiprocessing.start_processes(one_rank, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    torch.multiprocessing.spawn(skipping_rank.run, args=(str(tmp_path),), nprocs=2)
     (one, weights), (other, others) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert one == other == [False, False, True]
     assert torch.equal(weights, others) and weights.isfinite().all()
@@ -258,6 +241,7 @@ def stopping_rank(rank: int, folder: str) -> None:
 
 
 def test_all_ranks_name_the_cases_that_end_a_training(tmp_path):
+    # forked, because a new process takes seconds to import nnU-Net; there is no autograd here
     torch.multiprocessing.start_processes(stopping_rank, args=(str(tmp_path),), nprocs=2, start_method="fork")
     one, other = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
     assert one == other
