@@ -90,7 +90,8 @@ def test_clicks_act_on_single_voxels(kind):
             for shift in (0, torch.tensor([0, 0, 1.0]))
         )
     change = (before - after).abs().amax(dim=(0, 1))
-    assert change[8:13, 10:15, 5:11].max() > 2 * change[:, 24:].max() > 0
+    # the U-Net has more norms, whose means carry a little everywhere
+    assert change[8:13, 10:15, 5:11].max() > (3 if kind == "convolutions" else 2) * change[:, 24:].max() > 0
 
 
 @KINDS
