@@ -15,7 +15,7 @@ from sam3d_nnunet.network.prompts import Prompts
 from sam3d_nnunet.prompts.prompt import KINDS, NOTHING, SCRIBBLE
 
 CLICK_MAPS = ("gaussian", "distance")
-"""How clicks are drawn, see `click_maps`."""
+"""How clicks are drawn, see `click_maps`. "none" stands for an ablation in which they aren't."""
 
 
 class Attention(nn.Module):
@@ -146,6 +146,18 @@ class LevelPromptEncoder(nn.Module):
         return sampled[..., 0, 0].transpose(1, 2)
 
 
+class NoTokens(nn.Module):
+    """Ablation of ours: clicks have no tokens. They change features only where they are drawn (`DensePrompt`)."""
+
+    def __init__(self, dim: int, num_heads: int = 8, mlp_dim: int = 2048, *, num_labels: int | None = None) -> None:
+        """Arguments as for `LevelPromptEncoder`. It needs none of them, because it has no weights."""
+        super().__init__()
+
+    def forward(self, features: Tensor, points: Tensor, labels: Tensor) -> Tensor:
+        """The features (B, dim, d, h, w) as they are."""
+        return features
+
+
 def click_maps(
     points: Tensor,
     labels: Tensor,
@@ -161,18 +173,21 @@ def click_maps(
     - "gaussian": exp(-d^2 / (2 t^2)), the sum over the clicks, at most 1.
     - "distance": 1 / (1 + d / t), of the nearest click. Euclidean distance maps did better than Gaussian balls for
       others (arXiv 2508.21680); this one is bounded and needs no size of the image.
+    - "none": 0, for ablations: clicks are not drawn.
 
     Args:
         points: (B, N, 3) in cells of the grid, their centres at integers.
         labels: (B, N) int, -1 for padding, which is not drawn whatever its points are (finite).
         num_labels: number of channels.
         grid: cells along (d, h, w): tokens or voxels.
-        kind: one of `CLICK_MAPS`.
+        kind: one of `CLICK_MAPS`, or "none".
         token: side of a token in cells: 1 on the token grid, the stride on voxels.
 
     Returns:
         (B, num_labels, d, h, w) in [0, 1].
     """
+    if kind == "none":
+        return points.new_zeros(len(points), num_labels, *grid)
     squared = [
         (torch.arange(n, device=points.device) - points[..., i, None]) ** 2 for i, n in enumerate(grid)
     ]  # (B, N, n) along each axis

@@ -14,7 +14,7 @@ from sam3d_nnunet.network.device import PRECISIONS, computes_in_bf16
 from sam3d_nnunet.network.image_encoder import ImageEncoder
 from sam3d_nnunet.network.mask_decoder import MaskDecoder, enlarge
 from sam3d_nnunet.network.position_prompt import PositionPromptEncoder, SAMPromptEncoder
-from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS, DensePrompt, LevelPromptEncoder, PromptEncoder
+from sam3d_nnunet.network.prompt_encoder import CLICK_MAPS, DensePrompt, LevelPromptEncoder, NoTokens, PromptEncoder
 from sam3d_nnunet.network.prompts import Correct, Prompts, corrected
 from sam3d_nnunet.network.refinement import REFINEMENTS, Refinement
 
@@ -24,6 +24,7 @@ PROMPT_ENCODINGS = {
     "sampler": LevelPromptEncoder,
     "position": PositionPromptEncoder,
     "sam_position": SAMPromptEncoder,
+    "none": NoTokens,
 }
 
 
@@ -294,9 +295,9 @@ def build_sam3d(
         precision: as for `SAM3D`.
         activation_checkpointing: compute each block of the encoder again in the backward pass instead of keeping its
             activations. Default: for encoders of SAM's size.
-        prompt_encoding: what represents a click: "sampler" (the features under it), "position" (SAM's code) or
-            "sam_position" (SAM's code in SAM's layers, which code the image's tokens, too).
-        click_map: how clicks are drawn as dense prompts: "gaussian" or "distance", see `click_maps`.
+        prompt_encoding: what represents a click: "sampler" (the features under it), "position" (SAM's code),
+            "sam_position" (SAM's code in SAM's layers, which code the image's tokens, too) or "none".
+        click_map: how clicks are drawn as dense prompts: "gaussian", "distance" or "none", see `click_maps`.
         deep_prompt_levels: levels of features, counted from 1, that clicks change in addition to the last one. Each has
             a prompt encoder of its own, which reads that level. Dense prompts change the last level only.
         aggregate_levels: whether all levels are decoded, or the last one alone.
@@ -305,7 +306,7 @@ def build_sam3d(
 
     Raises:
         SAM3DError: the stride, the precision, the prompt encoding, the refinement, the start or a level is not
-            possible, or maps or refinement are wanted without labelled prompts.
+            possible, clicks would change nothing, or maps or refinement are wanted without labelled prompts.
     """
     labelled = preset.labelled_prompts if labelled_prompts is None else labelled_prompts
     num_labels = num_click_labels or num_classes
@@ -387,16 +388,19 @@ def build_prompt_encoder(
         num_levels: how many levels prompts change; the deepest is created first.
         labelled: whether clicks carry labels and are also drawn as dense prompts.
         takes_maps: whether there are dense prompts other than clicks. Default: where prompts are labelled.
-        encoding: "sampler", "position" or "sam_position".
-        click_map: how clicks are drawn as dense prompts, one of `CLICK_MAPS`.
+        encoding: one of `PROMPT_ENCODINGS`.
+        click_map: how clicks are drawn as dense prompts, one of `CLICK_MAPS`, or "none".
 
     Raises:
-        SAM3DError: there is no such encoding or click map, or maps are wanted without labelled prompts.
+        SAM3DError: there is no such encoding or click map, clicks have neither, or maps are wanted without labelled
+            prompts.
     """
     if encoding not in PROMPT_ENCODINGS:
         raise SAM3DError(f"prompt encoding {encoding!r} is not possible; choose one of {', '.join(PROMPT_ENCODINGS)}.")
-    if click_map not in CLICK_MAPS:
-        raise SAM3DError(f"click map {click_map!r} is not possible; choose one of {', '.join(CLICK_MAPS)}.")
+    if click_map not in ("none", *CLICK_MAPS):
+        raise SAM3DError(f"click map {click_map!r} is not possible; choose one of none, {', '.join(CLICK_MAPS)}.")
+    if encoding == "none" and (click_map == "none" or not labelled):
+        raise SAM3DError("A network whose clicks have neither tokens nor a map can't follow them.")
     takes_maps = labelled if takes_maps is None else takes_maps
     if takes_maps and not labelled:
         raise SAM3DError(

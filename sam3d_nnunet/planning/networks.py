@@ -119,6 +119,8 @@ def _prompted(
     deep_supervision: bool,
 ) -> PromptedUNet:
     settings = trained_settings(configuration.configuration.get(BLOCK, {}), "the plans")
+    if settings.click_map == "none":
+        raise SAM3DError("The plans set click_map to 'none': a prompted U-Net would not know of clicks at all.")
     unet = get_network_from_plans(
         architecture,
         kwargs,

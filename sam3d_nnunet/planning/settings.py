@@ -73,6 +73,13 @@ class ClickSettings(Block):
     scribble_share: Share = Field(0.1, description="share of patches with scribbles (policy default)")
     box_share: Share = Field(0.1, description="share of patches with boxes (policy default)")
     iterated_share: Share = Field(0.3, description="share of steps that correct the first mask (policy default)")
+    most_clicks: int = Field(
+        10,
+        ge=1,
+        le=10,
+        description="clicks on a class: a random number up to this, mostly few; on background up to half of it (policy "
+        "default)",
+    )
     most_corrections: Count = Field(
         1, description="corrections in such a step, one after the other: a random number up to this"
     )
@@ -102,15 +109,16 @@ class SAM3DSettings(Block):
     num_click_labels: int | None = Field(
         None, ge=2, lt=2**15, description="number of click labels with background; null: as the data set"
     )
-    prompt_encoding: Literal["sampler", "position", "sam_position"] = Field(
+    prompt_encoding: Literal["sampler", "position", "sam_position", "none"] = Field(
         "sampler",
-        description="what represents a click: sampler (the features under it), position (SAM's encoding) or "
-        "sam_position (SAM's encoding and layers, which encode the positions of the image's tokens, too)",
+        description="what represents a click: sampler (the features under it), position (SAM's encoding), "
+        "sam_position (SAM's encoding and layers, which encode the positions of the image's tokens, too) or none "
+        "(clicks are drawn only)",
     )
-    click_map: Literal[CLICK_MAPS] | None = Field(
+    click_map: Literal[("none", *CLICK_MAPS)] | None = Field(
         None,
-        description="how our network and the prompted U-Nets draw clicks: gaussian (balls) or distance (to the nearest "
-        "click); null: as the trainer has it",
+        description="how our network and the prompted U-Nets draw clicks: gaussian (balls), distance (to the nearest "
+        "click) or none (our network alone; not drawn); null: as the trainer has it",
     )
     click_unit: Literal["token", "voxel"] | None = Field(
         None,
@@ -214,6 +222,12 @@ def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
         raise SAM3DError(
             f"The block '{BLOCK}' of {where} gives prompts to the levels {settings.deep_prompt_levels}, but does not "
             "decode them. Set aggregate_levels to true, or deep_prompt_levels to []."
+        )
+    if settings.prompt_encoding == "none" and (settings.click_map == "none" or not settings.clicks_carry_labels):
+        raise SAM3DError(
+            f"The block '{BLOCK}' of {where} sets prompt_encoding to 'none', but its clicks are not drawn either "
+            "(click_map 'none', or clicks without labels), so they would change nothing. "
+            "Set prompt_encoding to 'sampler'."
         )
     if settings.clicks_select and settings.clicks.policy == "released":
         raise SAM3DError(

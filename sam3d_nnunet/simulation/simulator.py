@@ -21,7 +21,11 @@ Policy = Callable[[np.ndarray, list[int], np.random.Generator], VoxelPrompts]
 
 
 def default_policy(
-    segmentation: np.ndarray, classes: list[int], rng: np.random.Generator, no_click_share: float = 0.15
+    segmentation: np.ndarray,
+    classes: list[int],
+    rng: np.random.Generator,
+    no_click_share: float = 0.15,
+    most_clicks: int = 10,
 ) -> VoxelPrompts:
     """A few clicks on random classes among those present, sometimes on background too, sometimes no clicks at all.
 
@@ -32,11 +36,11 @@ def default_policy(
         return VoxelPrompts.none()
     present = [c for c in classes if (segmentation == c).any()]
     if not present:
-        return _background(segmentation, _count(10, rng), rng)
+        return _background(segmentation, _count(most_clicks, rng), rng)
     clicked = [c for c in present if rng.random() < 0.8] or [rng.choice(present)]
-    parts = [clicks_per_class(segmentation, [c], _count(10, rng), rng) for c in clicked]
+    parts = [clicks_per_class(segmentation, [c], _count(most_clicks, rng), rng) for c in clicked]
     if rng.random() < 0.5:
-        parts.append(_background(segmentation, _count(5, rng), rng))
+        parts.append(_background(segmentation, _count(-(-most_clicks // 2), rng), rng))
     if rng.random() < 0.1:
         stray = draw_clicks(_usable(segmentation, classes), 1, rng)
         parts.append(VoxelPrompts(stray, rng.choice(classes, 1).astype(np.int64)))
@@ -69,16 +73,21 @@ POLICIES: dict[str, tuple[Callable[..., VoxelPrompts], int]] = {
 class ClickSimulator:
     """Draws the clicks of patches, always the same number (padded with label -1)."""
 
-    def __init__(self, policy: str, classes: list[int], labelled: bool, no_click_share: float) -> None:
+    def __init__(
+        self, policy: str, classes: list[int], labelled: bool, no_click_share: float, most_clicks: int = 10
+    ) -> None:
         """
         Args:
             policy: a key of `POLICIES`.
             classes: label values that can be clicked, without the ignore label.
             labelled: whether clicks carry labels; otherwise each gets label 1, wherever it is.
             no_click_share: share of patches without clicks (policy `default`).
+            most_clicks: on a class (policy `default`); on background half as many.
         """
         draw, self.size = POLICIES[policy]
-        self.draw: Policy = partial(draw, no_click_share=no_click_share) if policy == "default" else draw
+        if policy == "default":
+            draw = partial(draw, no_click_share=no_click_share, most_clicks=most_clicks)
+        self.draw: Policy = draw
         self.classes = classes
         self.labelled = labelled
 

@@ -95,7 +95,9 @@ class PromptedTrainer(PlannedTrainer):
         clicks, classes = self.settings.clicks, list(self.label_manager.foreground_labels)
         shares = (clicks.mask_share, clicks.scribble_share, clicks.box_share)
         return PromptSimulator(
-            ClickSimulator(clicks.policy, classes, self.settings.clicks_carry_labels, clicks.no_click_share),
+            ClickSimulator(
+                clicks.policy, classes, self.settings.clicks_carry_labels, clicks.no_click_share, clicks.most_clicks
+            ),
             MapSimulator(classes, *shares) if self.settings.shows_maps else None,
             select=self.settings.clicks_select,
             together=self.label_manager.has_regions,

@@ -87,6 +87,11 @@ def test_clicks_are_drawn_in_the_size_of_tokens(make_trainer, block, drawn):
     assert (written["click_map"], written["click_unit"]) == (drawn[0], block.get("click_unit", "token"))
 
 
+def test_clicks_that_are_not_drawn_are_refused(make_trainer):
+    with pytest.raises(SAM3DError, match="click_map to 'none': a prompted U-Net would not know of clicks"):
+        make_trainer(trainer_class=ShortUNetTrainer, settings={"click_map": "none"}).initialize()
+
+
 def test_models_from_before_draw_balls_of_a_voxel(make_trainer):
     trainer = make_trainer(trainer_class=ShortUNetTrainer)
     block = trainer.configuration_manager.configuration["sam3d"]

@@ -95,8 +95,37 @@ def test_the_network_draws_what_it_was_built_for():
         net(image, clicks)
         drawn = click_maps(torch.tensor([[[1.0, 2, 0]]]), torch.tensor([[1]]), 2, (3, 4, 2), kind)
         torch.testing.assert_close(seen[0][:, :2], drawn)
-    with pytest.raises(SAM3DError, match="click map 'disc' is not possible; choose one of gaussian, distance"):
+    with pytest.raises(SAM3DError, match="click map 'disc' is not possible; choose one of none, gaussian, distance"):
         build_sam3d(SMALL, 1, 2, SIZE, stride=4, click_map="disc")
+
+
+@torch.no_grad()
+def test_clicks_that_are_not_drawn_act_through_their_tokens():
+    image, clicks = torch.randn(1, 1, 12, 16, 8), Prompts(torch.tensor([[[5.5, 9.5, 1.5]]]), torch.tensor([[1]]))
+    net = build_sam3d(SMALL, 1, 2, SIZE, stride=4, click_map="none").eval()
+    torch.nn.init.ones_(net.dense_prompt.project.weight)
+    seen = []
+    for layer in (net.dense_prompt.seg_layers, net.refinement.draw.seg_layers):
+        layer.register_forward_hook(lambda module, args, out, seen=seen: seen.append(args[0]))
+    with_click, without = net(image, clicks), net(image)
+    assert len(seen) == 4 and not any(drawn.any() for drawn in seen)
+    assert not torch.equal(with_click, without)
+
+
+@torch.no_grad()
+def test_clicks_without_tokens_act_where_they_are_drawn():
+    image, clicks = torch.randn(1, 1, 12, 16, 8), Prompts(torch.tensor([[[5.5, 9.5, 1.5]]]), torch.tensor([[1]]))
+    net = build_sam3d(SMALL, 1, 2, SIZE, stride=4, prompt_encoding="none", refine="none")
+    assert not list(net.prompt_encoder.parameters())
+    assert torch.equal(net(image, clicks), net(image))  # dense prompts start at zero
+    torch.nn.init.ones_(net.dense_prompt.project.weight)
+    assert not torch.equal(net(image, clicks), net(image))
+
+
+@pytest.mark.parametrize("options", [{"click_map": "none"}, {"labelled_prompts": False}])
+def test_clicks_that_would_change_nothing_are_refused(options):
+    with pytest.raises(SAM3DError, match="neither tokens nor a map"):
+        build_sam3d(SMALL, 1, 2, SIZE, stride=4, prompt_encoding="none", **options)
 
 
 def test_voxels_become_tokens():

@@ -16,6 +16,7 @@ NAMES = [
     "msd_pancreas_tumor",
     "spine_ablations",
     "spine_mr",
+    "spine_mr_ablations",
     "spine_mr_cpu",
     "sts_mr",
     "sts_pet",

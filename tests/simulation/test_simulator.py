@@ -27,6 +27,16 @@ def lesions() -> np.ndarray:
     return segmentation
 
 
+def test_most_clicks_bounds_those_on_each_class():
+    rng = np.random.default_rng(0)
+    for most in (1, 2, 10):
+        simulator = ClickSimulator("default", [1, 2], True, 0, most)
+        drawn = [simulator.draw(lesions(), [1, 2], rng).labels for _ in range(200)]
+        counts = np.array([np.bincount(labels, minlength=3) for labels in drawn])
+        stray = 1
+        assert counts[:, 1:].max() in (most, most + stray) and counts[:, 0].max() == -(-most // 2)
+
+
 @given(LABEL_MAPS, SEEDS)
 def test_semantic_keeps_the_target(segmentation, seed):
     simulator = PromptSimulator(clicks(), MapSimulator([1, 2], 0.5, 0.5, 0.5))

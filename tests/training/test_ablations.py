@@ -55,6 +55,17 @@ def test_ablations_change_one_thing_and_train(make_trainer, name):
     rebuilt.load_state_dict(trainer.network.state_dict())
 
 
+@pytest.mark.parametrize("block", [{"click_map": "none"}, {"prompt_encoding": "none"}, {"clicks": {"most_clicks": 1}}])
+def test_ablations_by_the_plan_train(make_trainer, block):
+    """A step reaches all that is tuned, as training on several GPUs needs it."""
+    trainer = make_trainer(settings=block)
+    trainer.on_train_start()
+    trainer.network.train()
+    for _ in range(2):
+        assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
+    assert [n for n, p in trainer.network.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_ablations_of_the_papers_training_change_one_thing(make_trainer, name):
     """Whatever the plan says: the same network but for one key, unlabelled clicks and no dense prompts."""
