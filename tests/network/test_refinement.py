@@ -189,11 +189,11 @@ def test_drawn_prompts_are_clicks_in_each_size_and_then_maps(takes_maps):
 def test_it_is_the_straightforward_formulation(kind, stride):
     """One convolution of decoder's map, image and drawn clicks together."""
     torch.manual_seed(0)
-    net = SAM3D.from_preset("tiny", 1, 3, (24, 32, 20), stride, refine=kind).double().eval()
+    net = SAM3D.from_preset("tiny", 1, 3, (12, 16, 8), stride, refine=kind).double().eval()
     for parameter in net.refinement.parameters():
         torch.nn.init.normal_(parameter)
-    image = torch.randn(2, 1, 24, 32, 20, dtype=torch.float64)
-    points = torch.rand(2, 3, 3, dtype=torch.float64) * torch.tensor([24, 32, 20]) - 0.5
+    image = torch.randn(2, 1, 12, 16, 8, dtype=torch.float64)
+    points = torch.rand(2, 3, 3, dtype=torch.float64) * torch.tensor([12, 16, 8]) - 0.5
     prompts = Prompts(points, torch.tensor([[1, 2, 1], [0, -1, 2]]))
     with torch.no_grad():
         found = net(image, prompts)
