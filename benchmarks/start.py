@@ -182,7 +182,14 @@ def train_lifted(
     """Train a lifted network; returns what was measured, as records."""
     torch.manual_seed(seed)
     network = SAM3D.from_preset(
-        "tiny", 1, 2, PATCH, STRIDE, takes_maps=False, start=STARTS[0] if start == NOT_LIFTED else start
+        "tiny",
+        1,
+        2,
+        PATCH,
+        STRIDE,
+        takes_maps=False,
+        start=STARTS[0] if start == NOT_LIFTED else start,
+        refine="none",  # whose logits don't come from the lifted features alone
     )
     if start != NOT_LIFTED:
         lift_sam(network.image_encoder, sam)

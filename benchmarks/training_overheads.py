@@ -40,6 +40,7 @@ from sam3d_nnunet.simulation.draw import correction_click
 from sam3d_nnunet.simulation.maps import MapSimulator
 from sam3d_nnunet.simulation.simulator import POLICIES, ClickSimulator, PromptSimulator
 from sam3d_nnunet.training.prompted_batches import Correction, PackedPrompts, PromptedDataLoader, _most_likely
+from sam3d_nnunet.training.trainer import LevelsLoss
 
 BATCH = 2
 ROTATION = (-np.pi / 6, np.pi / 6)  # nnU-Net's, of 3-D patches
@@ -105,9 +106,11 @@ def time_steps(arguments: argparse.Namespace) -> None:
     maps = torch.full((BATCH, KINDS, *size), NOTHING, dtype=torch.int16)
     prompts = Prompts(points, torch.ones(BATCH, 32, dtype=torch.long), maps).with_free_clicks()
 
+    loss = LevelsLoss(torch.nn.CrossEntropyLoss(), net.level_weights)
+
     def step(corrects: bool) -> None:
         correct = Correction(target, None, None, np.random.default_rng(0)) if corrects else None
-        F.cross_entropy(net(image, prompts, correct), target[:, 0].long()).backward()
+        loss(net(image, prompts, correct), target[:, 0].long()).backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -48,15 +48,17 @@ def _train(seconds: float) -> None:
     import torch
 
     from sam3d_nnunet.network.sam3d import SAM3D
+    from sam3d_nnunet.training.trainer import LevelsLoss
 
     torch.manual_seed(0)
     torch.set_num_threads(os.cpu_count())
     network = SAM3D.from_preset("tiny", 1, 2, (32, 32, 32), 4)
     optimizer = torch.optim.AdamW(network.parameters())
-    image = torch.randn(2, 1, 32, 32, 32)
+    image, target = torch.randn(2, 1, 32, 32, 32), torch.zeros(2, 2, 32, 32, 32)
+    loss = LevelsLoss(torch.nn.MSELoss(), network.level_weights)
 
     def step() -> None:
-        network(image).square().mean().backward()
+        loss(network(image), target).backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -106,8 +106,13 @@ class PromptableNetwork(Protocol):
     takes_maps: bool
     precision: str
 
-    def forward(self, image: Tensor, prompts: Prompts | None = None, correct: Correct | None = None) -> Tensor:
-        """Logits; with `correct`, those of a second decoding, whose prompts it makes from the first logits."""
+    def forward(
+        self, image: Tensor, prompts: Prompts | None = None, correct: Correct | None = None
+    ) -> Tensor | list[Tensor]:
+        """Logits; with `correct`, those of the last decoding, whose prompts it makes from the logits before.
+
+        In training mode, networks with deep supervision return the logits of all levels, the finest first.
+        """
 
     def encode(self, image: Tensor) -> Any:
         """What any number of decodings need of an image."""

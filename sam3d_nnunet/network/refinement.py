@@ -28,8 +28,10 @@ class DrawnInput(nn.Module):
 
     def forward(self, prompts: Prompts, image: Tensor) -> Tensor:
         """Prompts in voxels of (B or 1, C, D, H, W), for each patch or one for all -> (B, width, D, H, W)."""
-        drawn = drawn_prompts(prompts, self.num_labels, image, self.click_map, self.tokens, self.takes_maps)
-        return self.seg_layers(drawn)
+        # without maps, most channels would be zeros, which cost the memory of many labels
+        takes_maps = self.takes_maps and prompts.maps is not None
+        drawn = drawn_prompts(prompts, self.num_labels, image, self.click_map, self.tokens, takes_maps)
+        return F.conv3d(drawn, self.seg_layers.weight[:, : drawn.shape[1]], padding=1)
 
 
 class Refinement(nn.Module):
@@ -40,7 +42,7 @@ class Refinement(nn.Module):
 
     Attributes:
         adds: whether its logits are added to the decoder's. If not, the decoder's serve in training alone.
-        level_weights: how much each level of logits counts in training.
+        level_weights: how much each level of logits counts in training; the decoder's, if it is one, comes last.
     """
 
     adds: bool
@@ -138,7 +140,7 @@ class UNetRefinement(Refinement):
         super().__init__(stride=stride, **known)
         self.coarsest = 2 * stride  # voxels a side
         stages = self.coarsest.bit_length()
-        self.level_weights = [1 / 2**i for i in range(stages - 1)]
+        self.level_weights = [*(1 / 2**i for i in range(stages - 1)), 2 / stride]
         self.unet = PlainConvUNet(
             WIDTH,
             stages,

@@ -136,7 +136,6 @@ class SAM3D(nn.Module):
         self.apply_prompts = prompt_encoder
         self.num_classes = mask_decoder.num_classes
         self.stride = image_encoder.stride
-        self.labelled_prompts = prompt_encoder.dense is not None
         self.takes_maps = prompt_encoder.takes_maps
         self.precision = precision
 
@@ -197,9 +196,7 @@ class SAM3D(nn.Module):
     @property
     def level_weights(self) -> list[float]:
         """How much each level of logits counts in training: the inverse of the side of its voxels."""
-        if self.refinement is None or self.refinement.adds:
-            return [1.0]
-        return [*self.refinement.level_weights, 2 / self.stride]  # the decoder's are the last
+        return [1.0] if self.refinement is None else self.refinement.level_weights
 
     def encode(self, image: Tensor) -> Embedding:
         """Everything that does not depend on prompts: image (B, C, D, H, W) -> embedding."""
@@ -209,6 +206,8 @@ class SAM3D(nn.Module):
     def _encode(self, image: Tensor) -> Embedding:
         size, original = tuple(image.shape[2:]), None if self.refinement is None else image
         d, h, w = (-n % self.stride for n in size)
+        if max(size) <= self.stride:
+            w += self.stride  # two tokens, because instance norm needs more than one
         if d or h or w:  # whole tokens; `decode` crops the logits again
             image = F.pad(image, (0, w, 0, h, 0, d), mode="replicate")
         decoder = self.mask_decoder

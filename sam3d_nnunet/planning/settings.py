@@ -77,8 +77,8 @@ class ClickSettings(Block):
         10,
         ge=1,
         le=10,
-        description="clicks on a class: a random number up to this, mostly few; on background up to half of it (policy "
-        "default)",
+        description="clicks on a class: a random number up to this, mostly few; beside them on background, up to half "
+        "of it (policy default)",
     )
     most_corrections: Count = Field(
         1, description="corrections in such a step, one after the other: a random number up to this"
@@ -217,6 +217,16 @@ def parse_settings(block: dict[str, Any], where: str) -> SAM3DSettings:
         raise SAM3DError(
             f"The block '{BLOCK}' of {where} combines unlabelled clicks (preset {settings.preset!r}) with the click "
             "policy 'default', which also draws background clicks. Set clicks.policy to 'paper' or 'released'."
+        )
+    if settings.refine not in (None, "none") and not settings.clicks_carry_labels:
+        raise SAM3DError(
+            f"The block '{BLOCK}' of {where} combines unlabelled clicks (preset {settings.preset!r}) with refine "
+            f"{settings.refine!r}, which draws clicks by label. Set refine to 'none'."
+        )
+    if settings.deep_prompt_levels and settings.prompt_encoding == "none":
+        raise SAM3DError(
+            f"The block '{BLOCK}' of {where} gives clicks to the levels {settings.deep_prompt_levels}, but sets "
+            "prompt_encoding to 'none', which gives them to no level. Set deep_prompt_levels to []."
         )
     if settings.deep_prompt_levels and not settings.aggregate_levels:
         raise SAM3DError(

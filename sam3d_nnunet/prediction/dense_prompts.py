@@ -17,7 +17,8 @@ class DensePrompts:
     Attributes:
         stored: (3, d, h, w) int16 on the grid: 1 + label, and 0 where nothing was drawn. NumPy asks the system for
             zeros, which take memory only where something is written.
-        has_mask: whether there is a previous mask. If so, it is background where nothing was drawn.
+        has_mask: whether there is a previous mask. If so, it is background where nothing was drawn, and beyond the
+            image, as in training.
     """
 
     stored: np.ndarray
@@ -60,8 +61,10 @@ class DensePrompts:
         np.copyto(self.stored[(kind, *box.slices)], stored, where=where)
 
     def cut(self, box: Box) -> np.ndarray:
-        """(3, *box.shape) int16 dense prompts in a box; nothing is drawn beyond the grid."""
+        """(3, *box.shape) int16 dense prompts in a box; no scribble or box is drawn beyond the grid."""
         maps = np.full((KINDS, *box.shape), NOTHING, np.int16)
+        if self.has_mask:
+            maps[MASK] = 0
         inside = box.intersection(Box.of_shape(self.stored.shape[1:]))
         if inside.is_empty:
             return maps

@@ -50,7 +50,8 @@ def human_clicks(mask: np.ndarray, count: int, rng: np.random.Generator, spacing
     part = mask[box.slices][tuple(slice(n, None, step) for n in first)]
     first = first + box.start
     inside, depth = np.argwhere(part), distance_to_border(part, scale)[part]
-    aims = rng.choice(len(inside), min(count, len(inside)), replace=False, p=depth / depth.sum())
+    wanted = min(count, int(mask.sum()))  # may be more than there are voxels in the thinned part
+    aims = rng.choice(len(inside), wanted, replace=wanted > len(inside), p=depth / depth.sum())
     clicks = np.array([_scattered(aim, mask, spacing, rng) for aim in step * inside[aims] + first])
     wrong, outside = rng.random(len(clicks)) < WRONG_SIDE, np.argwhere(~part)
     if wrong.any() and len(outside):

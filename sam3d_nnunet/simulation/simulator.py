@@ -82,7 +82,8 @@ class ClickSimulator:
             classes: label values that can be clicked, without the ignore label.
             labelled: whether clicks carry labels; otherwise each gets label 1, wherever it is.
             no_click_share: share of patches without clicks (policy `default`).
-            most_clicks: on a class (policy `default`); on background half as many.
+            most_clicks: on a class, and on background where there is no class; beside a class half as many (policy
+                `default`).
         """
         draw, self.size = POLICIES[policy]
         if policy == "default":

@@ -24,6 +24,7 @@ PUBLISHED = {
     "prompt_encoding": "sampler",
     "deep_prompt_levels": [],
     "aggregate_levels": True,
+    "refine": "none",
     "batch_size": 1,
     "target_policy": "semantic",
 }

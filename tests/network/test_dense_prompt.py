@@ -105,8 +105,8 @@ def test_clicks_that_are_not_drawn_act_through_their_tokens():
     net = build_sam3d(SMALL, 1, 2, SIZE, stride=4, click_map="none").eval()
     torch.nn.init.ones_(net.dense_prompt.project.weight)
     seen = []
-    for layer in (net.dense_prompt.seg_layers, net.refinement.draw.seg_layers):
-        layer.register_forward_hook(lambda module, args, out, seen=seen: seen.append(args[0]))
+    net.dense_prompt.seg_layers.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    net.refinement.draw.register_forward_hook(lambda module, args, out: seen.append(out))
     with_click, without = net(image, clicks), net(image)
     assert len(seen) == 4 and not any(drawn.any() for drawn in seen)
     assert not torch.equal(with_click, without)

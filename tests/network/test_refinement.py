@@ -70,10 +70,12 @@ def test_each_level_of_the_unet_is_at_its_place():
         assert 2 * (found & (image[:, 0] > 0)).sum() / (found.sum() + image.sum()) > 0.9
 
 
+@pytest.mark.parametrize("stride", [4, 8])
 @pytest.mark.parametrize("size", [(8, 8, 8), (5, 4, 8), (8, 9, 8), (3, 40, 40)])
-def test_small_images(size):
-    """Instance norm needs more than one voxel at the bottom of the U-Net."""
-    net = refining("unet").train()
+def test_small_images(size, stride):
+    """Instance norm needs more than one voxel at the bottom of the U-Net, and more than one token."""
+    torch.manual_seed(0)
+    net = SAM3D.from_preset("tiny", 1, 3, size, stride).train()
     for logits in net(torch.randn(1, 1, *size), Prompts(torch.tensor([[[2.0, 1, 3]]]), torch.tensor([[1]]))):
         assert logits.shape == (1, 3, *size) and logits.isfinite().all()
 
@@ -105,6 +107,17 @@ def test_gradients_reach_it_and_what_lies_below(kind):
         if kind == "convolutions":
             torch.nn.init.normal_(net.refinement.seg_layers.weight)
     assert all(p.grad.abs().max() > 0 for p in net.refinement.parameters())
+
+
+@KINDS
+def test_its_logits_train_what_lies_below(kind):
+    """Without the decoder's own, which serve in training as well."""
+    net = refining(kind)
+    for parameter in net.mask_decoder.seg_layers.parameters():
+        torch.nn.init.zeros_(parameter)
+    net(torch.randn(1, 1, *SIZE), CLICK).square().mean().backward()
+    for part in (net.mask_decoder.fusion, net.image_encoder.blocks[0], net.prompt_encoder):
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in part.parameters())
 
 
 @KINDS

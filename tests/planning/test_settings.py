@@ -71,6 +71,11 @@ def test_refinement_was_a_switch(value, name):
         ({"deep_prompt_levels": 1}, "'deep_prompt_levels'"),
         ({"aggregate_levels": 0}, "'aggregate_levels'"),
         ({"deep_prompt_levels": [1], "aggregate_levels": False}, r"\[1\].*aggregate_levels"),
+        ({"prompt_encoding": "none", "deep_prompt_levels": [1]}, r"\[1\].*'none'.*Set deep_prompt_levels to \[\]"),
+        (
+            {"preset": "paper", "refine": "unet", "clicks": {"policy": "paper"}},
+            "unlabelled clicks.*refine 'unet'.*Set refine to 'none'",
+        ),
         ({"prompt_encoding": "none", "click_map": "none"}, "not drawn either.*'sampler'"),
         (
             {"prompt_encoding": "none", "labelled_prompts": False, "clicks": {"policy": "paper"}},

@@ -51,4 +51,6 @@ def test_boxes_are_cut_from_what_is_drawn(shape, seed, with_mask):
     start = rng.integers(-5, 8, 3)
     box = Box.of_shape(rng.integers(1, 9, 3), start)
     padded = np.pad(whole, [(0, 0), *[(9, 20)] * 3], constant_values=NOTHING)
+    if with_mask:  # is background beyond the image, as in training
+        padded[MASK] = np.pad(whole[MASK], (9, 20))
     assert np.array_equal(prompts.cut(box), padded[(slice(None), *box.shifted([9] * 3).slices)])

@@ -149,7 +149,7 @@ def test_nnunet_loads_the_folder(model_folder, monkeypatch):
     assert predictor.allowed_mirroring_axes is None
     assert predictor.label_manager.foreground_labels == [1]
     assert predictor.configuration_manager.patch_size == [128, 128, 128]
-    assert not predictor.network.labelled_prompts
+    assert predictor.network.dense_prompt is None
     assert predictor.network.initialized  # nothing is loaded over it where training starts from it
 
 

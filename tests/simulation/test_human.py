@@ -81,6 +81,16 @@ def test_small_objects_and_whole_images(shape):
     assert under(points, one).mean() > 0.8 and (np.abs(points - (6, 0, 4)) * SPACING < 7).all()
 
 
+def test_small_objects_in_fine_images_get_all_their_clicks():
+    """Their surroundings are thinned out, which leaves fewer voxels of the object than clicks."""
+    mask = np.zeros((200, 200, 200), bool)
+    mask[100, 100, 99:102] = True
+    for seed in range(5):
+        points = human_clicks(mask, 5, np.random.default_rng(seed), (0.1, 0.1, 0.1))
+        assert len(points) == 3
+        under(points, mask)
+
+
 def test_large_objects_are_thinned_out(monkeypatch, ball):
     fine = many(ball)
     monkeypatch.setattr("sam3d_nnunet.simulation.draw.MOST_VOXELS", 2000)

