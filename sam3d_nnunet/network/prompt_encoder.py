@@ -252,31 +252,34 @@ def _shares(mask: Tensor, stride: int) -> Tensor:
 def drawn_prompts(
     prompts: Prompts,
     num_labels: int,
-    image: Tensor,
+    grid: tuple[int, int, int],
+    dtype: torch.dtype,
     click_map: str,
     tokens: Sequence[float],
     takes_maps: bool,
+    stride: int = 1,
 ) -> Tensor:
-    """All prompts drawn on the voxels of the image, in its type.
+    """All prompts drawn on a grid, of voxels or of tokens.
 
     Args:
-        prompts: in voxels; for each patch, or one for all.
+        prompts: points in cells of the grid, their centres at integers; maps in voxels. For each patch, or one for all.
         num_labels: labels of prompts, background included.
-        image: (B or 1, C, D, H, W).
-        click_map: how clicks are drawn, one of `CLICK_MAPS`.
-        tokens: sizes in which they are drawn, in voxels, see `click_maps`.
+        grid: cells along (d, h, w).
+        dtype: of the result.
+        click_map: how clicks are drawn, one of `CLICK_MAPS`, or "none".
+        tokens: sizes in which they are drawn, in cells, see `click_maps`.
         takes_maps: whether maps are drawn, too. Without any, they are 0.
+        stride: voxels a cell covers along each axis.
 
     Returns:
-        (B, `drawn_channels`, D, H, W) in [0, 1]: for each size a channel a label, then the maps as `map_channels`.
+        (B, `drawn_channels`, d, h, w) in [0, 1]: for each size a channel a label, then the maps as `map_channels`.
     """
-    size = tuple(image.shape[2:])
     points = prompts.points.masked_fill((prompts.labels < 0)[..., None], 0)  # whatever padding holds, NaN included
-    points = points.to(image.dtype)
-    drawn = [click_maps(points, prompts.labels, num_labels, size, click_map, token) for token in tokens]
+    points = points.to(dtype)
+    drawn = [click_maps(points, prompts.labels, num_labels, grid, click_map, token) for token in tokens]
     if takes_maps:
-        none = drawn[0].new_zeros((1, KINDS * num_labels, *size))
-        drawn.append(none if prompts.maps is None else map_channels(prompts.maps, num_labels, 1).to(drawn[0].dtype))
+        none = drawn[0].new_zeros((1, KINDS * num_labels, *grid))
+        drawn.append(none if prompts.maps is None else map_channels(prompts.maps, num_labels, stride).to(dtype))
     count = max(map(len, drawn))
     return torch.cat([channels.expand(count, -1, -1, -1, -1) for channels in drawn], dim=1)
 
@@ -310,8 +313,7 @@ class DensePrompt(nn.Module):
         self.stride = stride
         self.takes_maps = takes_maps
         self.click_map = click_map
-        channels = num_labels * (1 + KINDS * takes_maps)
-        self.seg_layers = nn.Conv3d(channels, hidden, kernel_size=3, padding=1)
+        self.seg_layers = nn.Conv3d(drawn_channels(num_labels, 1, takes_maps), hidden, kernel_size=3, padding=1)
         # a kind of map that training never shows then changes nothing, instead of adding noise
         nn.init.zeros_(self.seg_layers.weight[:, num_labels:])
         self.project = nn.Conv3d(hidden, dim, kernel_size=3, padding=1)
@@ -328,14 +330,9 @@ class DensePrompt(nn.Module):
         Returns:
             (B, dim, d, h, w).
         """
-        channels = click_maps(prompts.points, prompts.labels, self.num_labels, grid, self.click_map)
-        if self.takes_maps:
-            if prompts.maps is None:
-                shares = channels.new_zeros(1, KINDS * self.num_labels, *grid)
-            else:
-                shares = map_channels(prompts.maps, self.num_labels, self.stride).to(channels.dtype)
-            channels = torch.cat([channels, shares.expand(len(channels), -1, -1, -1, -1)], dim=1)
-        return self.project(F.gelu(self.seg_layers(channels)))
+        dtype = prompts.points.dtype
+        drawn = drawn_prompts(prompts, self.num_labels, grid, dtype, self.click_map, [1], self.takes_maps, self.stride)
+        return self.project(F.gelu(self.seg_layers(drawn)))
 
 
 class PromptEncoder:

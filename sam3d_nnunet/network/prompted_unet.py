@@ -69,7 +69,10 @@ class PromptedUNet(nn.Module):
     def decode(self, image: Tensor, prompts: Prompts | None = None) -> Tensor | list[Tensor]:
         """Logits (B, K, D, H, W) float32; an image for each set of prompts, or one for all."""
         prompts = Prompts.none(len(image), image.device) if prompts is None else prompts
-        drawn = drawn_prompts(prompts, self.num_click_labels, image, self.click_map, [self.token], takes_maps=True)
+        size = tuple(image.shape[2:])
+        drawn = drawn_prompts(
+            prompts, self.num_click_labels, size, image.dtype, self.click_map, [self.token], takes_maps=True
+        )
         image = image.expand(len(drawn), -1, -1, -1, -1)
         # the input is what counts: nnU-Net's deepest levels have 4 voxels a side, more than their kernels of 3
         bf16 = computes_in_bf16(self.precision, image.device, depth=image.shape[2])

@@ -30,7 +30,8 @@ class DrawnInput(nn.Module):
         """Prompts in voxels of (B or 1, C, D, H, W), for each patch or one for all -> (B, width, D, H, W)."""
         # without maps, most channels would be zeros, which cost the memory of many labels
         takes_maps = self.takes_maps and prompts.maps is not None
-        drawn = drawn_prompts(prompts, self.num_labels, image, self.click_map, self.tokens, takes_maps)
+        size = tuple(image.shape[2:])
+        drawn = drawn_prompts(prompts, self.num_labels, size, image.dtype, self.click_map, self.tokens, takes_maps)
         return F.conv3d(drawn, self.seg_layers.weight[:, : drawn.shape[1]], padding=1)
 
 

@@ -4,11 +4,18 @@ import json
 import sys
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 import start
 import torch
 import training_overheads
 import waiting_threads
+
+
+@pytest.fixture(autouse=True)
+def same_threads(monkeypatch):
+    """The scripts set how many threads torch has, and the tests after them share the process."""
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
 
 
 def test_starts_are_compared(tmp_path, monkeypatch, capsys):

@@ -185,15 +185,14 @@ def without_norms(stage: Refinement) -> None:
 def test_drawn_prompts_are_clicks_in_each_size_and_then_maps(takes_maps):
     maps = torch.randint(-1, 3, (1, 3, *SIZE)).short()
     points, labels = torch.tensor([[[10.0, 12, 7], [torch.nan] * 3]]), torch.tensor([[2, -1]])
-    image = torch.zeros(1, 1, *SIZE)
-    drawn = drawn_prompts(Prompts(points, labels, maps), 3, image, "gaussian", (4, 1), takes_maps)
+    drawn = drawn_prompts(Prompts(points, labels, maps), 3, SIZE, torch.float32, "gaussian", (4, 1), takes_maps)
     assert drawn.shape == (1, drawn_channels(3, 2, takes_maps), *SIZE)
     for i, token in enumerate((4, 1)):
         expected = click_maps(points[:, :1], labels[:, :1], 3, SIZE, "gaussian", token)
         assert torch.equal(drawn[:, 3 * i : 3 * i + 3], expected)
     if takes_maps:
         assert torch.equal(drawn[:, 6:], map_channels(maps, 3, 1))
-        without = drawn_prompts(Prompts(points, labels), 3, image, "gaussian", (4, 1), True)
+        without = drawn_prompts(Prompts(points, labels), 3, SIZE, torch.float32, "gaussian", (4, 1), True)
         assert (without[:, 6:] == 0).all()
 
 
