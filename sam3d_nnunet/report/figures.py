@@ -17,6 +17,7 @@ from sam3d_nnunet.report.overlays import Panel, draw_panels, largest_slice, most
 from sam3d_nnunet.report.plots import (
     DICE,
     case_means,
+    plot_against_cases,
     plot_against_clicks,
     plot_against_volume,
     plot_bars,
@@ -46,6 +47,7 @@ def write_figures(
     overlay_CASE            truth and methods, on the slice that shows most of the truth
     clicks_CASE             one case after different clicks, each on the slice of its click
     dice_against_clicks     Dice and NSD against the number of clicks
+    dice_against_cases      Dice against the number of training cases
     bars_PROTOCOL           Dice and NSD of all methods
     click_position          Dice after clicks in the centre, the surrounding and the margin of the largest lesion
     robustness              Dice after clicks of the robot, and beside it after clicks of a person or off target
@@ -140,6 +142,7 @@ def _figures(
         figures[f"overlay_{case}"] = lambda case=case: draw_overlay(selection, reader, case, all_protocols)
         figures[f"clicks_{case}"] = lambda case=case: draw_clicks(selection, reader, case)
     figures[f"dice_against_clicks{suffix}"] = lambda: plot_against_clicks(selection)
+    figures[f"dice_against_cases{suffix}"] = lambda: plot_against_cases(selection)
     for protocol in selection.protocols:
         figures[f"bars_{protocol.name}{suffix}"] = lambda protocol=protocol: plot_bars(selection, protocol)
     figures[f"click_position{suffix}"] = lambda: plot_click_position(selection)

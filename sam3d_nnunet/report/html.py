@@ -17,6 +17,7 @@ HEADINGS = {
     "overlay": "Truth and methods",
     "clicks": "The same case after different clicks",
     "dice_against_clicks": "Dice and NSD against the number of clicks",
+    "dice_against_cases": "Dice against the number of training cases",
     "bars": "Dice and NSD of all methods",
     "click_position": "Dice by the position of the click",
     "robustness": "Dice with clicks of the robot, and beside it of a person or off target",

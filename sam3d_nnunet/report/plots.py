@@ -1,4 +1,4 @@
-"""Plot the metrics of all cases: against clicks, as bars, by place of the clicks, against a baseline, against volume.
+"""Plot the metrics of all cases: against clicks or training cases, as bars, by place of the clicks, against a baseline.
 
 Each case counts once, with the mean over its trials. Whiskers are bootstrap intervals (95 %) over cases.
 """
@@ -54,6 +54,49 @@ def plot_against_clicks(selection: Selection) -> Figure:
             axis.grid(alpha=0.3)
     _legend_below(figure, grid)
     return figure
+
+
+def plot_against_cases(selection: Selection) -> Figure:
+    """Dice against the number of training cases. One column for each protocol, one row for each target.
+
+    Raises:
+        SAM3DError: no trainer was measured after trainings with different numbers of cases.
+    """
+    trained = _by_training_cases(selection)
+    if not trained:
+        raise SAM3DError("no trainer was measured after trainings with different numbers of cases (training_cases)")
+    targets, protocols = _targets(selection.table), selection.protocols
+    figure, grid = _grid(len(targets), len(protocols), (1.25 * PANEL, PANEL), sharey=True)
+    for axes, (title, names) in zip(grid, targets.items()):
+        for axis, protocol in zip(axes, protocols):
+            sizes = set()
+            for number, methods in enumerate(trained):
+                measured = {n: m for n, m in methods.items() if protocol in selection.protocols_of(m)}
+                shift = 0.03 * (number - (len(trained) - 1) / 2)  # whiskers of different trainers stay apart
+                rows = {n * 2**shift: selection.rows(m, protocol) for n, m in measured.items()}
+                of_target = {n: of_size[of_size["target"].isin(names)] for n, of_size in rows.items()}
+                most = methods[max(methods)]
+                sizes |= _draw_curve(axis, selection, most, False, of_target, DICE, 0)
+            axis.set(xscale="log", title=f"{wrap(title)}, {protocol.name}\n{_cases(sizes)}", ylabel="Dice")
+            ticks = sorted({n for methods in trained for n in methods})
+            axis.set_xticks(ticks, list(map(str, ticks)))
+            axis.set_xticks([], minor=True)
+            axis.set_xlabel("training cases")
+            axis.grid(alpha=0.3)
+    _legend_below(figure, grid)
+    return figure
+
+
+def _by_training_cases(selection: Selection) -> list[dict[int, str]]:
+    """The methods of each trainer by the number of their training cases, where there are several numbers."""
+    trained: dict[str, dict[int, str]] = {}
+    for method in selection.methods:
+        facts, splits = selection.results.methods[method], selection.results.splits(method)
+        of_folds = [len(fold["train"]) for fold in splits or []]
+        cases = facts.get("training_cases") or (round(np.mean(of_folds)) if of_folds else None)
+        if cases and facts.get("trainer"):
+            trained.setdefault(facts["trainer"], {})[cases] = method
+    return [dict(sorted(methods.items())) for methods in trained.values() if len(methods) > 1]
 
 
 def plot_bars(selection: Selection, protocol: Protocol) -> Figure:

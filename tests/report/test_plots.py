@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.evaluation.results import Results
 from sam3d_nnunet.report.plots import (
     case_means,
+    plot_against_cases,
     plot_against_clicks,
     plot_against_volume,
     plot_bars,
@@ -94,6 +96,29 @@ def test_curves_pass_through_the_means(results):
 def test_curve_needs_several_numbers_of_clicks(results):
     with pytest.raises(SAM3DError, match="volume_1 and volume_3"):
         plot_against_clicks(Selection(results, methods=["nnU-Net"]))
+
+
+def test_curves_against_training_cases_pass_through_the_means(results):
+    """Two trainings of one trainer, with 4 cases and with all 6; another trainer has one training and is left out."""
+    for method, cases in (("a", None), ("b", 4), ("c", None)):
+        folder = results.root / method
+        if method == "c":
+            shutil.copytree(results.root / "b" / "automatic", folder / "automatic")
+            _write_metrics(folder / "automatic" / "fold_0" / "trial_0" / "metrics.csv", np.random.default_rng(1))
+        trainer = "nnUNetTrainer" if method == "a" else "SAM3DAdapterTrainer"
+        facts = {"name": f"method {method}", "trainer": trainer, "training_cases": cases, "kind": "prompted"}
+        (folder / "method.json").write_text(json.dumps(facts))
+        (folder / "splits_final.json").write_text(json.dumps([{"train": list("abcdef"), "val": ["g"]}]))
+    found = Results(results.root)
+    figure = plot_against_cases(Selection(found, protocols=["automatic"]))
+    for target, axis in zip(("kidney", "tumour"), figure.axes):
+        (curve,) = axis.containers
+        x, y = curve.lines[0].get_data()
+        means = [_mean(found, target, method=method, protocol="automatic") for method in "bc"]
+        assert list(x) == [4, 6] and list(y) == pytest.approx(means)
+        assert curve.get_label() == "method c"
+    with pytest.raises(SAM3DError, match="no trainer was measured after trainings with different numbers of cases"):
+        plot_against_cases(Selection(found, methods=["a", "b"]))
 
 
 def test_bars_are_as_long_as_the_means_and_keep_the_colour_of_their_method(results):
