@@ -127,3 +127,9 @@ def _first_nonzero(planes: np.ndarray) -> int | None:
         if filled.any():
             return start + int(filled.argmax())
     return None
+
+
+def hull(*boxes: Box | None) -> Box | None:
+    """The smallest box that holds all given boxes; None if there are none."""
+    given = [box for box in boxes if box is not None]
+    return given[0].union(*given[1:]) if given else None

@@ -4,6 +4,7 @@ Axis order is (d, h, w) in arrays, (x, y, z) in the world and (i, j, k) in image
 millimetres as ITK has them, whatever reads the image.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -42,6 +43,7 @@ class ImageHeader:
         components: numbers per voxel; an intensity or a label is one, a colour three.
         is_complex: whether voxels hold complex numbers.
         is_integer: whether voxels hold whole numbers, which no scale in the header changes.
+        bytes_of_number: that an intensity takes.
     """
 
     size: tuple[int, ...]
@@ -49,6 +51,7 @@ class ImageHeader:
     components: int
     is_complex: bool = False
     is_integer: bool = False
+    bytes_of_number: int = 4
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -86,7 +89,9 @@ def read_header(file: str | Path) -> ImageHeader:
         raise SAM3DError(f"ITK can't read the header of {file}: {last_line(e)}") from e
     affine = _itk_affine(header.GetDirection(), header.GetSpacing(), header.GetOrigin())
     kind = sitk.GetPixelIDValueAsString(header.GetPixelID())
-    return ImageHeader(header.GetSize(), affine, header.GetNumberOfComponents(), "complex" in kind, "integer" in kind)
+    size, components = header.GetSize(), header.GetNumberOfComponents()
+    bits = re.search(r"(\d+)-bit", kind)
+    return ImageHeader(size, affine, components, "complex" in kind, "integer" in kind, int(bits[1]) // 8 if bits else 4)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,14 @@ from sam3d_nnunet.prediction.embeddings import EmbeddingCache
 from sam3d_nnunet.prediction.image_properties import spacing_and_geometry
 from sam3d_nnunet.prediction.interaction import InteractiveMask
 from sam3d_nnunet.prediction.model_folder import FINAL, Fold, TrainedModel, load_model_folder
-from sam3d_nnunet.prediction.session_arguments import Ends, as_array, checked_point
+from sam3d_nnunet.prediction.session_arguments import Ends, as_array, as_ends, checked_point
 from sam3d_nnunet.prediction.session_image import SessionImage, warm_up
 from sam3d_nnunet.prediction.target_buffer import TargetBuffer
 from sam3d_nnunet.processes import usable_cores
+
+
+class NotReady(SAM3DError):
+    """There is no image or no target buffer yet."""
 
 
 class ImageSession:
@@ -244,6 +248,11 @@ class ImageSession:
             raise SAM3DError("set_do_autozoom needs do_autozoom=True or False.")
         self.do_autozoom = bool(do_propagation if do_autozoom is None else do_autozoom)
 
+    @property
+    def _touched(self) -> Ends | None:
+        """The box of all voxels that may have changed since the target buffer was set or cleared; None if none has."""
+        return None if self._mask is None else as_ends(self._mask.touched)
+
     def _loaded(self, method: str) -> TrainedModel:
         if self.model is None:
             raise SAM3DError(f"There is no model yet: call initialize_from_trained_model_folder before {method}.")
@@ -251,7 +260,7 @@ class ImageSession:
 
     def _object(self, method: str) -> InteractiveMask:
         if self._mask is None:
-            raise SAM3DError(f"There is no image yet: call set_image before {method}.")
+            raise NotReady(f"There is no image yet: call set_image before {method}.")
         return self._mask
 
     def _forget_image(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.geometry.boxes import Box, hull
 from sam3d_nnunet.geometry.grid import to_grid
 from sam3d_nnunet.prediction.capabilities import ServedClasses
 from sam3d_nnunet.prediction.cases import clicks_in_components
@@ -78,13 +78,15 @@ class InteractiveMask:
         self.classes = classes
         self.keeps_history = keeps_history
         self.target: TargetBuffer | None = None
+        self.touched: Box | None = None
+        """Holds all voxels of the target buffer that have changed since it was set or cleared."""
         self.last: BoxLogits | None = None
         self._state = NO_PROMPTS
         self._history: list[tuple[_State, list[SavedPart]]] = []
 
     def set_target(self, target: TargetBuffer) -> None:
         """Use another buffer from now on. Earlier interactions can't be undone any more."""
-        self.target = target
+        self.target, self.touched = target, None
         self._history = []
 
     def interact(
@@ -165,15 +167,15 @@ class InteractiveMask:
         if not self._history:
             return False, None
         state, saved = self._history.pop()
-        hull = box_of_parts(saved, self.target)
-        before = None if hull is None else self.target[hull.slices].copy()
+        around = box_of_parts(saved, self.target)
+        before = None if around is None else self.target[around.slices].copy()
         self._restore(state, saved)
-        changed = None if hull is None else Box.from_mask(self.target[hull.slices] != before)
-        return True, None if changed is None else changed.shifted(hull.start)
+        changed = None if around is None else Box.from_mask(self.target[around.slices] != before)
+        return True, None if changed is None else changed.shifted(around.start)
 
     def reset(self) -> None:
         """Remove all prompts and the history, and clear the target buffer."""
-        self._state, self._history, self.last = NO_PROMPTS, [], None
+        self._state, self._history, self.last, self.touched = NO_PROMPTS, [], None, None
         if self.target is not None:
             self.target.clear()
 
@@ -301,7 +303,7 @@ class InteractiveMask:
             state.looked_at,
             max(MAX_WINDOWS, len(state.windows)) if grow else len(state.windows),
         )
-        written = result.box if state.written is None else result.box.union(state.written)
+        written = hull(result.box, state.written)
         self._state = replace(state, looked_at=tuple(result.windows), written=written)
         if self.model.takes_maps:
             self._remember(result, written, saved)
@@ -336,4 +338,5 @@ class InteractiveMask:
         changed = inner.shifted(box.start)
         saved.append(SavedPart(self.target, changed.slices))
         self.target[changed.slices] = labels[inner.slices]
+        self.touched = hull(self.touched, changed)
         return changed

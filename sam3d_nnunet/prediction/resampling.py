@@ -20,6 +20,7 @@ from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.geometry.boxes import Box
 
 NEGLIGIBLE = 1e-8  # weight of a voxel that is left out
+MAX_GRID = 1 << 31  # voxels: 1290^3
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def resampling_of(configuration: ConfigurationManager, shape: Sequence[int], spa
         spacing: mm along these axes.
 
     Raises:
-        SAM3DError: the image is thinner than half a voxel of the grid.
+        SAM3DError: the image is thinner than half a voxel of the grid, or the grid has too many voxels.
     """
     name, options = _function(configuration)
     if name == "no_resampling_hack":
@@ -106,6 +107,12 @@ def resampling_of(configuration: ConfigurationManager, shape: Sequence[int], spa
         raise SAM3DError(
             f"The image shows {shape[thin] * spacing[thin]:.3g} mm along an axis on which the model's voxels have "
             f"{configuration.spacing[thin]:.3g} mm: nothing is left of it. Give a thicker image, or check its spacing."
+        )
+    if np.prod(new, dtype=float) > MAX_GRID:
+        extent = " x ".join(f"{n * mm:.4g}" for n, mm in zip(shape, spacing))
+        raise SAM3DError(
+            f"The image shows {extent} mm. With the model's voxels it would have {np.prod(new, dtype=float):.2g} of "
+            f"them; the most are {MAX_GRID:.2g}. Check its spacing (millimetres)."
         )
     rule = _by_torch if name == "resample_torch_fornnunet" else _by_splines
     return rule(tuple(shape), tuple(new), (spacing, configuration.spacing), **options)

@@ -6,9 +6,9 @@ import numpy as np
 from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.geometry.boxes import Box, hull
 from sam3d_nnunet.geometry.label_values import whole_labels
-from sam3d_nnunet.prediction.image_session import ImageSession
+from sam3d_nnunet.prediction.image_session import ImageSession, NotReady
 from sam3d_nnunet.prediction.interaction import InteractiveMask
 from sam3d_nnunet.prediction.session_arguments import (
     Ends,
@@ -177,8 +177,8 @@ class SAM3DSession(ImageSession):
         changed = self._changed(started.start_from(mask, run_prediction, self.do_autozoom), run_prediction)
         # clients have copied the mask themselves: what differs from it has changed for them
         differs = Box.from_mask(started.target[Box.of_shape(image.shape).slices] != given)
-        boxes = [box for box in (differs, changed and Box.from_lists(changed)) if box is not None]
-        self._last_paste_bbox = as_ends(boxes[0].union(*boxes[1:])) if boxes else None
+        self._last_paste_bbox = as_ends(hull(differs, changed and Box.from_lists(changed)))
+        started.touched = hull(started.touched, differs)
         return changed
 
     def _predict(self, force_full_refine: bool = False) -> Ends | None:
@@ -223,7 +223,7 @@ class SAM3DSession(ImageSession):
     def _with_target(self, method: str = "interactions") -> InteractiveMask:
         mask = self._object(method)
         if mask.target is None:
-            raise SAM3DError("There is no target buffer for this image: call set_target_buffer after set_image.")
+            raise NotReady("There is no target buffer for this image: call set_target_buffer after set_image.")
         return mask
 
     def _prompted(self, include: bool, class_label: int) -> tuple[SessionImage, int]:

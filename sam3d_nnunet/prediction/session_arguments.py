@@ -13,6 +13,9 @@ from sam3d_nnunet.prediction.session_image import Region, SessionImage
 
 logger = logging.getLogger(__name__)
 
+ROUNDING = 1e-3
+"""Voxels by which points on the upper faces of an image are moved into it: what float32 can't lose in large images."""
+
 Ends = list[list[int]]
 """[[x1, x2], [y1, y2], [z1, z2]]: a box in the form of nnInteractive, upper ends not included."""
 
@@ -49,7 +52,7 @@ def as_ends(box: Box | None) -> Ends | None:
 
 
 def checked_point(coordinates: Sequence[float], shape: tuple[int, ...]) -> np.ndarray:
-    """(3,) a point in an image.
+    """(3,) a point in an image. What lies on its outer faces belongs to the outermost voxels.
 
     Raises:
         SAM3DError: these are not three numbers, or the point lies outside the image.
@@ -62,7 +65,7 @@ def checked_point(coordinates: Sequence[float], shape: tuple[int, ...]) -> np.nd
         raise SAM3DError(f"A point needs three coordinates (x, y, z), not {coordinates}.")
     if not ((point >= -0.5) & (point <= np.array(shape) - 0.5)).all():
         raise SAM3DError(f"The point {point.tolist()} lies outside the image, which has {_size(shape)} voxels.")
-    return point
+    return np.minimum(point, np.array(shape) - 0.5 - ROUNDING)
 
 
 def drawn_box(ends: Sequence[Sequence[float]], shape: tuple[int, ...]) -> Box:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.geometry.boxes import Box, hull
 
 
 class TargetBuffer:
@@ -116,4 +116,4 @@ class SavedPart:
 def box_of_parts(parts: list[SavedPart], target: TargetBuffer | None) -> Box | None:
     """The box around all saved parts of a buffer; None if there are none."""
     boxes = [Box([s.start for s in part.place], [s.stop for s in part.place]) for part in parts if part.array is target]
-    return boxes[0].union(*boxes[1:]) if boxes else None
+    return hull(*boxes)

@@ -25,10 +25,11 @@ from starlette.exceptions import HTTPException
 
 from sam3d_nnunet import __version__
 from sam3d_nnunet.errors import SAM3DError, last_line
+from sam3d_nnunet.prediction.image_session import NotReady
 from sam3d_nnunet.prediction.session import SAM3DSession
 from sam3d_nnunet.serve import wire
 from sam3d_nnunet.serve.limits import JSON_BYTES, Body, Door, Gate, Refused
-from sam3d_nnunet.serve.pool import PoolClosed, SessionPool
+from sam3d_nnunet.serve.pool import SessionPool
 
 SWEEP = 5.0  # seconds between looks for sessions that have expired
 MOST_WAITING = 8  # requests of one client at a time
@@ -80,14 +81,14 @@ def create_app(pool: SessionPool, options: ServerOptions | None = None) -> FastA
     app.add_exception_handler(SAM3DError, _sentence)
     app.add_exception_handler(HTTPException, _unknown)
     Protocol(pool, options.door.largest).register(app)
-    register_page(app, pool, options.images)
+    register_page(app, pool, options)
     return app
 
 
-def register_page(app: FastAPI, pool: SessionPool, images: Sequence[Path]) -> None:
+def register_page(app: FastAPI, pool: SessionPool, options: ServerOptions) -> None:
     """Serve the page at `/`, if it was installed."""
     if importlib.util.find_spec(PAGE) is not None:
-        app.include_router(importlib.import_module(PAGE).router(pool, images))
+        app.include_router(importlib.import_module(PAGE).router(pool, options.images, options.door.largest))
         return
 
     @app.get("/")
@@ -167,16 +168,18 @@ class Protocol:
 
         async def route(request: Request) -> Response:
             token = request.headers.get(wire.LEASE)
-            lease = self.pool.lease(token)
-            if lease.waiting >= MOST_WAITING:
-                raise Refused(429, f"{MOST_WAITING} requests of this session are waiting already. Wait for answers.")
-            lease.waiting += 1
-            try:
-                async with lease.turn:
-                    work = await action(request, lease.session)
-                    return await run_in_threadpool(self._do, token, work)
-            finally:
-                lease.waiting -= 1
+            with self.pool.hold(token) as lease:
+                if lease.waiting >= MOST_WAITING:
+                    raise Refused(
+                        429, f"{MOST_WAITING} requests of this session are waiting already. Wait for answers."
+                    )
+                lease.waiting += 1
+                try:
+                    async with lease.turn:
+                        work = await action(request, lease.session)
+                        return await run_in_threadpool(self._do, token, work)
+                finally:
+                    lease.waiting -= 1
 
         return route
 
@@ -184,11 +187,8 @@ class Protocol:
         with self.pool.use(token) as session:
             try:
                 found = work(session)
-            except (Refused, PoolClosed):
-                raise
-            except SAM3DError as e:
-                unready = session.original_image_shape is None or session.target_buffer is None
-                raise Refused(409 if unready else 422, str(e)) from None
+            except NotReady as e:
+                raise Refused(409, str(e)) from None
             return found if isinstance(found, Response) else JSONResponse(found or {})
 
     async def _set_image(self, request: Request, session: SAM3DSession) -> Callable:
@@ -231,7 +231,7 @@ class Protocol:
 
         def work(session: SAM3DSession) -> Response:
             undone = session.undo()
-            return wire.mask_part(session, session._last_paste_bbox if undone else None, undone)
+            return wire.mask_part(session, undone)
 
         return work
 
@@ -240,7 +240,7 @@ class Protocol:
 
         def work(session: SAM3DSession) -> Response:
             changed = self.pool.on_device(lambda: session._predict(asked.force_full_refine))
-            return wire.mask_part(session, changed, changed is not None)
+            return wire.mask_part(session, changed is not None)
 
         return work
 
@@ -306,13 +306,13 @@ class Protocol:
                 asked.run_prediction,
             )
             # the client has copied the mask into its own buffer: what is otherwise here, it must hear of
-            differs = session._last_paste_bbox
-            return wire.mask_part(session, differs, asked.run_prediction or differs is not None)
+            return wire.mask_part(session, asked.run_prediction or session._last_paste_bbox is not None)
 
         return work
 
     def _interact(self, session: SAM3DSession, add: Callable[[], Any], predicts: bool) -> Response:
-        return wire.mask_part(session, self._run(add, predicts), predicts)
+        self._run(add, predicts)
+        return wire.mask_part(session, predicts)
 
     def _run(self, add: Callable[[], Any], predicts: bool) -> Any:
         return self.pool.on_device(add) if predicts else add()

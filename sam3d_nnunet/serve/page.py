@@ -28,7 +28,7 @@ from sam3d_nnunet.serve.pool import SessionPool
 
 HEADER = "X-SAM3D-Page"
 MAX_BODY = 1 << 20  # bytes of a request, uploads apart: a long line
-MAX_UPLOAD = 1 << 32  # bytes of an image file
+LARGEST = 1 << 32  # bytes of an image
 FILES = files("sam3d_nnunet.serve") / "page_files"
 BUILT = "built"  # folder with what is made from packages of npm
 VIEWER = "niivue.js"
@@ -102,20 +102,20 @@ def has_viewer() -> bool:
     return (FILES / BUILT / VIEWER).is_file()
 
 
-def router(pool: SessionPool, image_folders: Iterable[str | Path] = (), max_upload: int = MAX_UPLOAD) -> APIRouter:
+def router(pool: SessionPool, image_folders: Iterable[str | Path] = (), largest: int = LARGEST) -> APIRouter:
     """Routes of the page.
 
     Args:
         pool: of the server.
         image_folders: with images that the page may open.
-        max_upload: bytes of an image file that the page may send.
+        largest: bytes of an image, as a file and unpacked.
 
     Raises:
         SAM3DError: one of the folders is no folder.
     """
     whole = APIRouter()
     whole.include_router(_file_routes())
-    whole.include_router(_request_routes(PageClients(pool), ImageFolders(image_folders), max_upload), prefix="/page")
+    whole.include_router(_request_routes(PageClients(pool), ImageFolders(image_folders), largest), prefix="/page")
     return whole
 
 
@@ -143,7 +143,7 @@ def _file_routes() -> APIRouter:
     return routes
 
 
-def _request_routes(clients: PageClients, folders: ImageFolders, max_upload: int) -> APIRouter:
+def _request_routes(clients: PageClients, folders: ImageFolders, largest: int) -> APIRouter:
     routes = APIRouter(route_class=_PageRoute, include_in_schema=False)
     pool = clients.pool
     channels = pool.example.model.channels
@@ -173,9 +173,10 @@ def _request_routes(clients: PageClients, folders: ImageFolders, max_upload: int
         client = clients.get(token)
         if not 0 <= channel < channels:
             raise SAM3DError(f"The model takes images of {channels} channel(s), one file for each.")
-        if channel == 0:
-            await run_in_threadpool(client.forget_uploads)
-        client.uploads[channel] = await _received(request, Path(client.folder.name), channel, name, max_upload)
+        with pool.hold(token):
+            if channel == 0:
+                await run_in_threadpool(client.forget_uploads)
+            client.uploads[channel] = await _received(request, Path(client.folder.name), channel, name, largest)
         return {}
 
     @routes.post("/open-upload")
@@ -198,7 +199,7 @@ def _request_routes(clients: PageClients, folders: ImageFolders, max_upload: int
     def open_case(client: PageClient, session: SAM3DSession, there: list[Path], name: str, token: str) -> Response:
         """Messages name files without their folders, which are the server's own."""
         try:
-            image = open_image(there, name, session.model)
+            image = open_image(there, name, session.model, largest)
             client.case = PageCase(session, image, pool.on_device)
         except SAM3DError as e:
             message = str(e)

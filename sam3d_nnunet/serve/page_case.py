@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.geometry.boxes import Box, hull
 from sam3d_nnunet.prediction.session import SAM3DSession
 from sam3d_nnunet.prompts.files import to_json
 from sam3d_nnunet.prompts.prompt import Prompt
@@ -162,7 +162,7 @@ class PageCase:
         click = Click(self.image.to_lps(drawn.points)[0], drawn.label if drawn.include else 0)
         changed = None if ends is None else Box.from_lists(ends)
         self._steps.append(_Step(click if drawn.kind == "click" else None, changed))
-        self._extent = _union(self._extent, changed)
+        self._extent = hull(self._extent, changed)
         return self._state(changed) | {"seconds": seconds}
 
     def undo(self, session: SAM3DSession) -> dict[str, Any]:
@@ -298,10 +298,3 @@ class PageCase:
         self._finished[box.slices] = 0
         for done in self.objects:
             np.copyto(self._finished[done.box.slices], done.mask, where=done.mask > 0)
-
-
-def _union(one: Box | None, other: Box | None) -> Box | None:
-    """A box that holds both."""
-    if one is None or other is None:
-        return other if one is None else one
-    return one.union(other)

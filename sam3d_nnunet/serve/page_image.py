@@ -3,6 +3,7 @@
 The page works in RAS millimetres, as NIfTI has them. Arrays here are (d, h, w), and the world is LPS.
 """
 
+import mmap
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,10 +26,9 @@ from sam3d_nnunet.prediction.model_folder import TrainedModel
 
 ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha")
 """Of the files that the page opens. Each holds header and voxels, and can't send the server to another file."""
-MAX_VOXELS = 1 << 30  # of an image with all its channels: 1024^3
 SHOWN_TYPES = {"float64": np.float32, "float16": np.float32, "int64": np.int32, "uint64": np.int32, "bool": np.uint8}
 """What NiiVue gets instead of types that NIfTI does not have or that only take memory."""
-HEADER = 1 << 16  # bytes that hold the header of an image file
+HEADER = 1 << 16  # bytes that hold the header of an NRRD file
 PLANES = ("axial", "coronal", "sagittal")
 STEPS = 4  # samples of a stroke for each voxel
 
@@ -95,12 +95,10 @@ class PageImage:
     # --- what users draw ---
 
     def click(self, point_ras: Sequence[float]) -> np.ndarray:
-        """(3,) voxel of a click. What lies at most half a voxel outside belongs to the outermost voxel."""
+        """(3,) voxel of a click. The page rounds its numbers, so that a click at the border may lie beside it."""
         voxel = self.to_voxels([point_ras])[0]
-        last = np.array(self.shape) - 0.5
-        if (np.abs(voxel - np.clip(voxel, -0.5, last)) < 1e-3).all():  # rounding of the page's numbers
-            return np.clip(voxel, -0.5, last)
-        return voxel
+        inside = np.clip(voxel, -0.5, np.array(self.shape) - 0.5)
+        return inside if np.abs(voxel - inside).max() < 1e-3 else voxel
 
     def stroke(self, line_ras: Sequence[Sequence[float]], plane: str) -> tuple[Box, np.ndarray]:
         """The voxels under a line on one slice, which is two voxels wide in this slice.
@@ -115,7 +113,8 @@ class PageImage:
         Raises:
             SAM3DError: the line lies outside the image.
         """
-        corners, across = self.to_voxels(line_ras), self._across(plane)
+        corners = self.to_voxels(line_ras)
+        across = self._across(corners, plane)
         samples = [corners[:1]]
         for start, end in zip(corners, corners[1:]):
             steps = int(np.ceil(np.abs(end - start).max() * STEPS)) + 1
@@ -145,23 +144,33 @@ class PageImage:
             corners_ras: two opposite corners in RAS millimetres.
             plane: of the slice, one of `PLANES`.
         """
-        corners, across = self.to_voxels(corners_ras), self._across(plane)
+        corners = self.to_voxels(corners_ras)
+        across = self._across(corners, plane)
         low, high = np.rint(corners.min(axis=0)).astype(int), np.rint(corners.max(axis=0)).astype(int) + 1
         high[across] = low[across] + 1
         return [[int(a), int(b)] for a, b in zip(low, high)]
 
-    def _across(self, plane: str) -> int:
-        """The axis of the array that a plane's slices lie along."""
-        return int(self.geometry.axial_order[PLANES.index(plane)])
+    def _across(self, corners: np.ndarray, plane: str) -> int:
+        """The axis of the array along which the slices of a plane follow one another.
+
+        Viewers choose the axes of an oblique image by rules of their own. Whatever was drawn lies in one slice.
+
+        Args:
+            corners: (N, 3) voxels of what was drawn.
+            plane: one of `PLANES`.
+        """
+        named, extent = int(self.geometry.axial_order[PLANES.index(plane)]), np.ptp(corners, axis=0)
+        return named if extent[named] < 0.5 else int(extent.argmin())
 
 
-def open_image(files: Sequence[Path], name: str, model: TrainedModel) -> PageImage:
+def open_image(files: Sequence[Path], name: str, model: TrainedModel, largest: int) -> PageImage:
     """Read the channels of an image as `sam3d predict` does.
 
     Args:
         files: one for each channel.
         name: of the case.
         model: that will segment it.
+        largest: bytes of its voxels with all channels, as they are stored.
 
     Raises:
         SAM3DError: a file is missing, too large or can't be read.
@@ -170,32 +179,63 @@ def open_image(files: Sequence[Path], name: str, model: TrainedModel) -> PageIma
         raise SAM3DError(f"The model takes {model.channels} channel(s), one file for each, but got {len(files)}.")
     for file in files:
         refuse_other_files(file)
-        voxels = np.prod([float(n) for n in read_header(file).size]) * len(files)
-        if voxels > MAX_VOXELS:
-            raise SAM3DError(f"{file} has {voxels:.3g} voxels; the page opens images of up to {MAX_VOXELS:.3g}.")
+        header = read_header(file)
+        size = np.prod([float(n) for n in header.size]) * header.bytes_of_number * len(files)
+        if size > largest:
+            raise SAM3DError(
+                f"{file} has {size / 1e9:.3g} GB of voxels; this server takes up to {largest / 1e9:.3g} GB "
+                "(--max-image-gb)."
+            )
     reader = model.plans.image_reader_writer_class()
     array, properties = read_stored_image([str(file) for file in files], reader)
     return PageImage(name, array, properties, ImageGeometry.from_file(files[0], properties), reader)
 
 
 def refuse_other_files(file: Path) -> None:
-    """Refuse files of other formats, and headers that name another file with the voxels.
+    """Refuse files of other formats, and headers that may name another file with the voxels.
+
+    Readers choose the format by the ending of the name. A header is taken only if it says in the plainest way that the
+    voxels are in the file itself, because readers find fields in places where a search for them would not.
 
     Raises:
         SAM3DError: names the file.
     """
     name = image_name(file)
-    if name is None or name.ending.lower() not in ENDINGS:
+    ending = None if name is None else name.ending.lower()
+    if ending not in ENDINGS:
         raise SAM3DError(f"{file} is not an image that the page opens. Its name must end in {', '.join(ENDINGS)}.")
+    holds_voxels = {".mha": _mha_holds_voxels, ".nrrd": _nrrd_holds_voxels}.get(ending, lambda content: True)
     try:
-        with file.open("rb") as stream:
-            head = stream.read(HEADER)
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if holds_voxels(content):
+                return
     except OSError as e:
         raise SAM3DError(f"{file} can't be read: {e.strerror}.") from e
-    text = head.split(b"\n\n")[0].split(b"\r\n\r\n")[0] if head.startswith(b"NRRD") else head
-    detached = rb"^\s*data ?file\s*:" if head.startswith(b"NRRD") else rb"^\s*ElementDataFile\s*=(?!\s*LOCAL\s*$)"
-    if name.ending.lower() in (".nrrd", ".mha") and re.search(detached, text, re.MULTILINE | re.IGNORECASE):
-        raise SAM3DError(f"{file} holds no voxels but names other files with them. Save the image as one file.")
+    except ValueError as e:
+        raise SAM3DError(f"{file} is empty.") from e
+    raise SAM3DError(
+        f"{file} may hold no voxels but name other files with them: its header is not as usual. "
+        "Save the image as one file, for instance as .nii.gz."
+    )
+
+
+def _mha_holds_voxels(content: mmap.mmap) -> bool:
+    """Whether the field that says where the voxels are occurs once in the whole file, and says: here."""
+    key = b"ElementDataFile"
+    place = content.find(key)
+    said = re.match(rb"[ \t]*=[ \t]*LOCAL[ \t]*\r?\n", content[place + len(key) : place + len(key) + 100])
+    at_line_start = place == 0 or content[place - 1 : place] == b"\n"
+    return place >= 0 and at_line_start and said is not None and content.find(key, place + 1) < 0
+
+
+def _nrrd_holds_voxels(content: mmap.mmap) -> bool:
+    """Whether the whole header has been seen, with one kind of line ends, and no field of it names a file."""
+    head = content[:HEADER]
+    line_end = b"\r\n" if head.partition(b"\n")[0].endswith(b"\r") else b"\n"
+    header, blank_line, _ = head.partition(2 * line_end)
+    is_plain = not re.search(rb"[\r\n]", header.replace(line_end, b""))
+    names_file = re.search(rb"data\s*file\s*:", header, re.IGNORECASE)
+    return header.startswith(b"NRRD") and bool(blank_line) and is_plain and names_file is None
 
 
 class ImageFolders:
@@ -242,7 +282,11 @@ class ImageFolders:
     def _images(folder: Path, channels: int) -> dict[str, Path]:
         """Files by name. Names from clients are looked up here; they never become part of a path."""
         found = {}
-        for file in folder.iterdir():
+        try:
+            files = list(folder.iterdir())
+        except OSError:  # it is gone, or can't be reached any more; the others can
+            return found
+        for file in files:
             name = image_name(file)
             if name is None or name.ending.lower() not in ENDINGS or not _is_inside(file, folder):
                 continue

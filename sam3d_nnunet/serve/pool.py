@@ -79,7 +79,7 @@ class Lease:
     waiting: int = 0
     # what follows belongs to the pool
     lock: threading.Lock = field(default_factory=threading.Lock)
-    users: int = 0  # have `lock`, or wait for it
+    users: int = 0  # requests that are being received or answered, and the device while it embeds ahead
     gone: bool = False
     active_at: float = field(default_factory=lambda: time.monotonic())
     seen_at: float = field(default_factory=lambda: time.monotonic())
@@ -145,6 +145,24 @@ class SessionPool:
             return lease
 
     @contextmanager
+    def hold(self, token: str | None) -> Iterator[Lease]:
+        """The lease with a token, while a request of its user arrives and is answered. It can't expire meanwhile.
+
+        Raises:
+            LeaseGone: there is none.
+        """
+        self.sweep()
+        with self._mutex:
+            lease = self._known(token)
+            lease.users += 1
+            lease.active_at = lease.seen_at = time.monotonic()
+        try:
+            yield lease
+        finally:
+            lease.active_at = lease.seen_at = time.monotonic()
+            self._leave(lease)
+
+    @contextmanager
     def use(self, token: str | None) -> Iterator[SAM3DSession]:
         """The session with a token, for one action of its user. Nobody else can use it meanwhile.
 
@@ -153,18 +171,10 @@ class SessionPool:
         Raises:
             LeaseGone: there is none.
         """
-        with self._mutex:
-            lease = self._known(token)
-            lease.users += 1
-            lease.active_at = lease.seen_at = time.monotonic()
-        try:
-            with lease.lock:
-                if lease.gone:
-                    raise _gone()
-                yield lease.session
-        finally:
-            lease.active_at = lease.seen_at = time.monotonic()
-            self._leave(lease)
+        with self.hold(token) as lease, lease.lock:
+            if lease.gone:
+                raise _gone()
+            yield lease.session
 
     def release(self, token: str | None) -> bool:
         """Give a session back; its image and masks are removed, as soon as it is not in use any more.
@@ -303,7 +313,8 @@ class SessionPool:
     def _embed_one_ahead(self) -> None:
         with self._mutex:
             lease = next((lease for lease in self._leases.values() if lease.ahead and not lease.users), None)
-            if lease is None:
+            # the device never waits for a user, who may wait for the device
+            if lease is None or not lease.lock.acquire(blocking=False):
                 return
             (center,), lease.ahead = lease.ahead, None
             lease.users += 1
@@ -312,13 +323,13 @@ class SessionPool:
             return not self._jobs.empty() or lease.users > 1 or lease.gone or self._closed.is_set()
 
         try:
-            with lease.lock:
-                done = lease.session.embed_ahead(center, cancelled)
-                if not done and cancelled() and lease.ahead is None:
-                    lease.ahead = (center,)  # again, when there is nothing to do
+            done = lease.session.embed_ahead(center, cancelled)
+            if not done and cancelled() and lease.ahead is None:
+                lease.ahead = (center,)  # again, when there is nothing to do
         except Exception as e:  # the click will say what is wrong
             logger.info("Nothing was embedded ahead: %s", last_line(e))
         finally:
+            lease.lock.release()
             self._leave(lease)
 
 

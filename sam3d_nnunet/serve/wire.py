@@ -275,17 +275,19 @@ def capabilities(session: SAM3DSession) -> dict[str, Any]:
     }
 
 
-def mask_part(session: SAM3DSession, box: list[list[int]] | None, ran: bool) -> Response:
-    """The answer to an interaction: what has changed in the mask.
+def mask_part(session: SAM3DSession, ran: bool) -> Response:
+    """The answer to an interaction: the part of the mask that the model has changed since the last reset.
+
+    It holds more than this interaction changed. If an answer is lost on its way, the next one brings what it held.
 
     Args:
         session: whose buffer holds the mask.
-        box: of the changed voxels.
-        ran: whether there was a prediction, or something was undone.
+        ran: whether there was a prediction, or something was undone. If not, the answer is empty.
     """
     from blosc2 import Filter
     from nnInteractive.inference.remote.serialization import pack_array
 
+    box = session._touched if ran else None
     content, meta = b"", {"ran_prediction": ran, "bbox": box}
     if box is not None:
         part = np.ascontiguousarray(session.target_buffer[tuple(slice(low, high) for low, high in box)])

@@ -185,6 +185,28 @@ def test_last_box(with_balls):
     assert session._last_paste_bbox is None
 
 
+def test_answers_of_the_server_hold_all_changes_since_the_last_reset(with_balls):
+    """So that a client that has missed one of them gets it with the next one."""
+    session, _, target = with_balls()
+    assert session._touched is None
+    first = session.add_point_interaction((9, 10, 11), True)
+    assert session._touched == first
+    second = session.add_point_interaction((36, 10, 11), True)
+    both = [[min(a, c), max(b, d)] for (a, b), (c, d) in zip(first, second)]
+    assert session._touched == both != first
+    assert session.undo() and session._touched == both
+    session.reset_interactions()
+    assert session._touched is None
+
+
+def test_clicks_on_the_outer_faces_belong_to_the_outermost_voxels(with_balls):
+    session, network, _ = with_balls()
+    for point in (np.array(SHAPE) - 0.5, np.full(3, -0.5)):
+        session.add_point_interaction(point, True)
+        assert (network.prompts[-1].labels >= 0).any()
+        session.reset_interactions()
+
+
 @pytest.mark.parametrize("predict", [False, True])
 @pytest.mark.parametrize("takes_maps", [False, True])
 def test_after_an_existing_mask_the_last_box_makes_copies_equal(with_balls, predict, takes_maps):

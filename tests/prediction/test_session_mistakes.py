@@ -27,6 +27,9 @@ def test_mistakes_are_sentences(with_balls, tmp_path):
         "2 channels": lambda: session.set_image(np.ones((2, 9, 9, 9))),
         "finite": lambda: session.set_image(np.full((1, 9, 9, 9), np.nan)),
         "empty": lambda: session.set_image(np.zeros((1, 9, 9, 9))),
+        "3000 x 3000 x 3000 mm.*Check its spacing": lambda: session.set_image(
+            np.ones((1, 100, 100, 100)), {"spacing": (30, 30, 30)}
+        ),
         "three numbers above 0": lambda: session.set_image(np.ones((1, 9, 9, 9)), {"spacing": (1, 0, 1)}),
     }
     for text, mistake in mistakes.items():

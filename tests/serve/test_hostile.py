@@ -96,6 +96,8 @@ def test_mistakes_say_what_kind_they_are(server):
         with pytest.raises(httpx.HTTPStatusError, match="409 Conflict") as caught:
             session.add_point_interaction([1, 1, 1], True)
         assert "no image yet" in caught.value.response.json()["detail"]
+        with pytest.raises(httpx.HTTPStatusError, match="422 Unprocessable"):
+            session.set_image(np.full_like(IMAGE, np.nan, dtype=np.float32), {"spacing": [1, 1, 1]})
         session.set_image(IMAGE, {"spacing": [1, 1, 1]})
         with pytest.raises(httpx.HTTPStatusError, match="409 Conflict") as caught:
             session.add_point_interaction([1, 1, 1], True)
@@ -114,16 +116,22 @@ def test_mistakes_say_what_kind_they_are(server):
 def test_a_client_that_leaves_during_its_prediction_harms_nobody(server):
     with connect(server) as session, connect(server) as other:
         expected = connect(server)
+        initial = np.zeros(SHAPE, np.uint8)
+        initial[6:14, 6:14, 6:14] = 1
+        for one in (other, expected, session):
+            one.add_initial_seg_interaction(initial)
         for one in (other, expected):
             one.add_point_interaction([10, 9, 11], True)
         session._http.timeout = httpx.Timeout(60, read=0.001)
         with pytest.raises(httpx.ReadTimeout):
             session.add_point_interaction([10, 9, 11], True)
         session._http.timeout = httpx.Timeout(60)
-        for one in (other, expected):
+        for one in (other, expected, session):
             one.add_point_interaction([5, 4, 6], True)
         assert (other.target_buffer == expected.target_buffer).all()
-        assert session.undo()  # it was predicted all the same
+        # the first click was predicted all the same, and the answer to the next one holds what it has changed
+        assert (session.target_buffer == expected.target_buffer).all() and (session.target_buffer != initial).any()
+        assert session.undo() and session.undo() and (session.target_buffer == initial).all()
         expected.close()
 
 

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shutil
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -147,7 +148,7 @@ def test_saved_files_have_the_geometry_of_the_image(client, make_session, tmp_pa
     np.testing.assert_allclose(voxels, [(10, 12, 8), (10.25, 12, 3.5)], atol=1e-3)
 
     # the mask is that of a session which gets the same clicks, to the bit
-    read = open_image([file], "knee scan", client.pool.example.model)
+    read = open_image([file], "knee scan", client.pool.example.model, page.LARGEST)
     session, mask = make_session(), np.zeros(read.shape, np.uint8)
     session.set_image(read.array, read.for_session)
     session.set_target_buffer(mask)
@@ -308,12 +309,35 @@ def test_headers_cannot_name_files_of_the_server(client, tmp_path):
     meta = "ObjectType = Image\nNDims = 3\nDimSize = 10 10 10\nElementType = MET_UCHAR\nElementDataFile = {}\n"
     nrrd = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 10 10 10\nencoding: raw\n{}: {}\n\n"
     contents = [("a.mha", meta.format(tmp_path / "secret.raw")), ("a.mha", meta.format("LIST"))]
-    contents += [("a.nrrd", nrrd.format(key, tmp_path / "secret.raw")) for key in ("data file", "datafile")]
+    contents += [("a.mha", meta.replace("ElementDataFile =", "ElementDataFile:").format(tmp_path / "secret.raw"))]
+    contents += [("a.mha", "NRRD = 1\n\n" + meta.format(tmp_path / "secret.raw"))]
+    contents += [("a.mha", meta.format("LOCAL") + meta.format(tmp_path / "secret.raw"))]
+    contents += [
+        ("a.nrrd", nrrd.format(key, tmp_path / "secret.raw")) for key in ("data file", "datafile", "DATA FILE")
+    ]
+    contents += [("a.nrrd", nrrd.format("#" * 70_000 + "\ndata file", tmp_path / "secret.raw"))]
+    contents += [("a.nrrd", nrrd.format("#\rdata file", tmp_path / "secret.raw"))]
+    contents += [("a.nrrd", nrrd.format("content: a\n\r\ndata file", tmp_path / "secret.raw"))]
     for name, content in contents:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content.encode())
         answer = Page(client).upload(tmp_path / name)
-        assert answer.status_code == 400 and "names other files" in answer.json()["detail"], answer.text
+        assert answer.status_code == 400 and "name other files" in answer.json()["detail"], answer.text
         client.pool.release(next(iter(client.pool._leases)))
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_files_that_hold_their_voxels_are_opened(client, tmp_path, line_end):
+    file = write_image(tmp_path / "a.nrrd")
+    header, voxels = file.read_bytes().split(b"\n\n", 1)
+    file.write_bytes(header.replace(b"\n", line_end.encode()) + 2 * line_end.encode() + voxels)
+    assert Page(client).upload(file).status_code == 200
+    client.pool.release(next(iter(client.pool._leases)))
+    assert Page(client).upload(write_image(tmp_path / "a.mha")).status_code == 200
+
+
+def test_a_folder_that_is_gone_hides_no_other(client, folder):
+    shutil.rmtree(folder)
+    assert Page(client).ask("GET", "images").json()[0]["names"] == []
 
 
 def test_huge_declared_sizes_are_refused(client, tmp_path):
@@ -322,14 +346,14 @@ def test_huge_declared_sizes_are_refused(client, tmp_path):
     content[42:48] = np.array([32000, 32000, 32000], "<i2").tobytes()
     file.write_bytes(content)
     answer = Page(client).upload(file)
-    assert answer.status_code == 400 and "3.28e+13 voxels" in answer.json()["detail"]
+    assert answer.status_code == 400 and "GB of voxels; this server takes up to 4.29 GB" in answer.json()["detail"]
 
 
 def test_large_bodies_are_refused(client, make_session):
     opened = Page(client)
     answer = opened.ask("POST", "interaction", {"kind": "click", "points": [[0.0] * 3] * 200_000})
     assert answer.status_code == 413
-    routes = page.router(client.pool, [], max_upload=100)
+    routes = page.router(client.pool, [], largest=100)
     small = TestClient(client.app.__class__(), base_url="http://localhost")
     small.app.include_router(routes)
     answer = Page(small).ask("PUT", "upload/0", params={"name": "a.nii"}, data=bytes(101))
@@ -341,6 +365,7 @@ def test_a_session_that_ends_leaves_nothing(client, tmp_path):
     opened.upload(write_image(tmp_path / "a.nii.gz"))
     opened.get("POST", "heartbeat")
     assert client.pool.taken == 1
+    gc.collect()  # what other tests have left
     folders = set(Path(gettempdir()).glob("sam3d_page_*"))
     opened.get("DELETE", "session")
     assert client.pool.taken == 0
@@ -405,10 +430,23 @@ def test_runs_and_changes():
     assert changes(None, array)["runs"] == [0, 24]
 
 
+@pytest.mark.parametrize("across", range(3))
+def test_the_slice_is_where_the_corners_are(client, tmp_path, across):
+    """Whatever a viewer calls the planes of an oblique image."""
+    image = open_image([write_image(tmp_path / "a.nii.gz")], "a", client.pool.example.model, page.LARGEST)
+    corners = np.array([[4.0, 5, 6], [9, 11, 13]])
+    corners[1, across] = corners[0, across] + 1e-3
+    world = image.geometry.to_world(corners) * (-1, -1, 1)
+    for plane in ("axial", "coronal", "sagittal"):
+        extent = np.diff(image.box(world, plane), axis=1)[:, 0]
+        expected = np.rint(np.ptp(corners, axis=0)) + 1
+        assert (extent == expected).all()
+
+
 @pytest.mark.parametrize(("plane", "across"), [("axial", 2), ("coronal", 1), ("sagittal", 0)])
 def test_lines_and_boxes_lie_on_one_slice(client, tmp_path, plane, across):
     turned = np.array([[0, 0, 1.0], [1, 0, 0], [0, 1, 0]])  # i runs to y, j to z, k to x
-    image = open_image([write_image(tmp_path / "a.nii.gz", turned)], "a", client.pool.example.model)
+    image = open_image([write_image(tmp_path / "a.nii.gz", turned)], "a", client.pool.example.model, page.LARGEST)
     start = image.geometry.to_world(np.full((1, 3), 8))[0]
     end = start + np.where(np.arange(3) == across, 0, 4.2)
     corners = np.stack([start, end]) * (-1, -1, 1)

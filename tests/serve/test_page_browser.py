@@ -158,7 +158,7 @@ def save(tab: "Page", button: str, file: Path) -> Path:
 
 def own_masks(model, file: Path, prompt) -> tuple[list[np.ndarray], np.ndarray]:
     """Masks of a session in this process after each click, in its reader's order, and the last one as in the file."""
-    read = open_image([file], "", model)
+    read = open_image([file], "", model, page.LARGEST)
     session, mask = SAM3DSession("cpu", torch_n_threads=1), np.zeros(read.shape, np.uint8)
     session.use_model(model)
     session.set_image(read.array, read.for_session)

@@ -108,6 +108,18 @@ def test_a_session_in_use_does_not_end(pool, clock):
     assert pool.remaining(token) == pytest.approx(100) and not session.closed
 
 
+def test_a_session_whose_request_is_still_arriving_does_not_end(pool, clock):
+    token = pool.claim()
+    with pool.hold(token):
+        clock[0] += 1000
+        pool.sweep()
+        assert pool.taken == 1
+    assert pool.remaining(token) == pytest.approx(100)
+    clock[0] += 1000
+    with pytest.raises(LeaseGone), pool.hold(token):
+        pass
+
+
 def test_a_session_that_is_released_in_use_closes_after_that(pool):
     token = pool.claim()
     with pool.use(token) as session:
@@ -182,6 +194,17 @@ def test_what_was_stopped_is_embedded_later(pool):
                 pool.embed_ahead(token, "other")
     wait_for(lambda: len(session.ahead) == 4)
     assert session.ahead == ["long", "long", "long", "other"]
+
+
+def test_the_device_never_waits_for_a_user(pool):
+    """Who may wait for the device: both would wait for ever."""
+    token = pool.claim()
+    lease = pool.lease(token)
+    with lease.lock:  # a click that has just begun
+        pool.embed_ahead(token, (1, 2, 3))
+        time.sleep(3 * module.PAUSE)
+        assert pool.on_device(lambda: 5) == 5 and not lease.session.ahead
+    wait_for(lambda: lease.session.ahead == [(1, 2, 3)])
 
 
 @pytest.mark.parametrize("by", ["its user", "another user", "its end"])

@@ -17,7 +17,7 @@ export function useKey(text) {
 
 /** Begin a session; `token` names it from now on. */
 export async function begin() {
-  token = "new";
+  end(); // the one before, whose place would be taken otherwise
   const session = await json("POST", "session");
   token = session.token;
   return session;

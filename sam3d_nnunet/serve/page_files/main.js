@@ -16,6 +16,7 @@ let state = nothing();
 let seconds = null;
 let isBusy = false;
 let isSaved = true;
+let shownChannel = "0";
 let again = null; // what "Try again" does
 
 // --- start ---
@@ -126,10 +127,13 @@ function openFiles(files) {
 }
 
 function open(name, ask) {
+  if (isBusy) return;
   return busy(`Opening ${name}…`, async () => {
     try {
-      image = await ask();
+      const next = await ask();
+      image = null; // the server has left the one before
       await viewer.open(await api.bytes("image"));
+      image = next;
       seconds = null;
       update(nothing());
       isSaved = true;
@@ -140,8 +144,8 @@ function open(name, ask) {
       moved();
       tell(`${image.name} is open. Click on what you want to segment.`);
     } catch (error) {
-      if (viewer.isOpen && error.status === 400) tell(error.message, true);
-      else fail(error.message, error.status === 410 ? begin : () => show(viewer.isOpen ? "ready" : "empty"));
+      if (image && error.status === 400) tell(error.message, true);
+      else fail(error.message, error.status === 410 ? begin : () => show(image ? "ready" : "empty"));
     } finally {
       $("busy-progress").hidden = true;
     }
@@ -152,6 +156,7 @@ function showImageName() {
   const spacing = image.spacing.map((mm) => Number(mm.toFixed(2))).join(" × ");
   $("image-name").textContent = `${image.name} · ${image.size.join(" × ")} voxels · ${spacing} mm`;
   document.title = `${image.name} · sam3d`;
+  shownChannel = "0";
   $("channel-choice").hidden = image.channels < 2;
   $("channel").replaceChildren(...Array.from({ length: image.channels }, (_, channel) => new Option(channel, channel)));
 }
@@ -183,10 +188,17 @@ async function act(text, ask) {
       update(await ask());
     } catch (error) {
       if (error.status === 410) return fail(error.message, begin);
-      update({});
+      await catchUp(error.status);
       tell(error.message, true);
     }
   });
+}
+
+/** After a mistake, nothing has changed. After a lost answer, the server knows what has. */
+async function catchUp(status) {
+  let known = {};
+  if (status === 0 || status >= 500) known = await api.json("GET", "state").catch(() => ({}));
+  update(known);
 }
 
 /** Show what the server says of the object. */
@@ -394,7 +406,7 @@ $("drawing").addEventListener("keydown", (event) => {
     const right = -a; // the patient's right is on the left of the screen
     if (plane === "axial") viewer.step(right, b, 0);
     else if (plane === "coronal") viewer.step(right, 0, b);
-    else viewer.step(0, right, b);
+    else viewer.step(0, a, b); // the patient's back is on the left
   } else if (event.key === "PageUp") viewer.scroll(plane, 1);
   else if (event.key === "PageDown") viewer.scroll(plane, -1);
   else if (event.key === "Enter") prompt("click", [viewer.crosshair(plane)], event.shiftKey);
@@ -429,8 +441,15 @@ $("brightest").addEventListener("input", setContrast);
 $("layout").addEventListener("change", () => viewer.setLayout($("layout").value));
 $("channel").addEventListener("change", () =>
   busy("Loading the channel…", async () => {
-    await viewer.showChannel(await api.bytes(`image?channel=${$("channel").value}`));
-    showContrast();
+    try {
+      await viewer.showChannel(await api.bytes(`image?channel=${$("channel").value}`));
+      shownChannel = $("channel").value;
+      showContrast();
+    } catch (error) {
+      if (error.status === 410) return fail(error.message, begin);
+      $("channel").value = shownChannel;
+      tell(error.message, true);
+    }
   }),
 );
 for (const input of document.querySelectorAll("[name=tool]")) input.addEventListener("change", enable);
