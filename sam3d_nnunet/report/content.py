@@ -121,18 +121,26 @@ def gather(
 
 
 def _baselines(selection: Selection, pools: Sequence[Pooled]) -> Baselines:
-    """The same method for all rows if it was measured with clicks, else the prompted control for rows with clicks."""
+    """The same method for all rows if it was measured with clicks, else the prompted control for rows with clicks.
+
+    Methods that were trained on all cases come before those that were trained on a part of them.
+    """
     automatic = selection.baseline or _usual_baseline(selection)
     prompted = {pooled.method for pooled in pools if pooled.prompted}
     if automatic in prompted:
         return Baselines(automatic, automatic)
-    trainers = {method: selection.results.methods[method].get("trainer") for method in selection.methods}
+    trainers = {method: selection.results.methods[method].get("trainer") for method in _all_cases_first(selection)}
     controls = [m for name in trainers_in(CONTROL) for m in trainers if trainers[m] == name and m in prompted]
     return Baselines(automatic, next(iter(controls), automatic))
 
 
 def _usual_baseline(selection: Selection) -> str | None:
     facts = selection.results.methods
-    automatic = [m for m in selection.methods if not selection.is_prompted(m)]
+    automatic = [m for m in _all_cases_first(selection) if not selection.is_prompted(m)]
     # predictions from other programs have no trainer
     return next((m for m in automatic if (facts[m].get("trainer") or m).startswith(USUAL_BASELINE)), None)
+
+
+def _all_cases_first(selection: Selection) -> list[str]:
+    facts = selection.results.methods
+    return sorted(selection.methods, key=lambda method: facts[method].get("training_cases") is not None)

@@ -92,7 +92,8 @@ def _by_training_cases(selection: Selection) -> list[dict[int, str]]:
     trained: dict[str, dict[int, str]] = {}
     for method in selection.methods:
         facts, splits = selection.results.methods[method], selection.results.splits(method)
-        of_folds = [len(fold["train"]) for fold in splits or []]
+        measured = set(selection.table.loc[selection.table["method"] == method, "fold"])
+        of_folds = [len(fold["train"]) for number, fold in enumerate(splits or []) if str(number) in measured]
         cases = facts.get("training_cases") or (round(np.mean(of_folds)) if of_folds else None)
         if cases and facts.get("trainer"):
             trained.setdefault(facts["trainer"], {})[cases] = method

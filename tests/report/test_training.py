@@ -281,6 +281,15 @@ def test_a_named_baseline(with_control):
     assert without.baselines == Baselines(UNET, UNET)
 
 
+def test_a_control_that_was_trained_on_all_cases_comes_first(with_control):
+    facts = json.loads((with_control / CONTROL / "method.json").read_text())
+    (with_control / CONTROL / "method.json").write_text(json.dumps(facts | {"training_cases": 4}))
+    shutil.copytree(with_control / CONTROL, with_control / "z control")
+    (with_control / "z control" / "method.json").write_text(json.dumps(facts | {"name": "z control"}))
+    shutil.rmtree(with_control / "A residual one")
+    assert gather(Results(with_control), ["automatic", "volume_1"]).baselines == Baselines(UNET, "z control")
+
+
 def test_a_control_without_clicks_is_none(with_control):
     """It must have been measured with clicks, whatever it can do."""
     shutil.rmtree(with_control / CONTROL / "volume_1")
