@@ -278,8 +278,12 @@ def drawn_prompts(
     points = points.to(dtype)
     drawn = [click_maps(points, prompts.labels, num_labels, grid, click_map, token) for token in tokens]
     if takes_maps:
-        none = drawn[0].new_zeros((1, KINDS * num_labels, *grid))
-        drawn.append(none if prompts.maps is None else map_channels(prompts.maps, num_labels, stride).to(dtype))
+        maps = drawn[0].new_zeros((1, KINDS * num_labels, *grid))
+        if prompts.maps is not None:
+            maps = map_channels(prompts.maps, num_labels, stride).to(dtype)
+            d, h, w = (cells - n for cells, n in zip(grid, maps.shape[2:]))  # an image of one token has a grid of two
+            maps = F.pad(maps, (0, w, 0, h, 0, d))
+        drawn.append(maps)
     count = max(map(len, drawn))
     return torch.cat([channels.expand(count, -1, -1, -1, -1) for channels in drawn], dim=1)
 

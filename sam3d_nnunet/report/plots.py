@@ -88,16 +88,31 @@ def plot_against_cases(selection: Selection) -> Figure:
 
 
 def _by_training_cases(selection: Selection) -> list[dict[int, str]]:
-    """The methods of each trainer by the number of their training cases, where there are several numbers."""
-    trained: dict[str, dict[int, str]] = {}
+    """The methods of each trainer by the number of their training cases, where `training_cases` gives several numbers.
+
+    A method that was trained on all cases is one of them if it is the only one. Otherwise nothing says which belongs to
+    the others.
+    """
+    part: dict[str, dict[int, str]] = {}
+    whole: dict[str, list[str]] = {}
     for method in selection.methods:
-        facts, splits = selection.results.methods[method], selection.results.splits(method)
-        measured = set(selection.table.loc[selection.table["method"] == method, "fold"])
-        of_folds = [len(fold["train"]) for number, fold in enumerate(splits or []) if str(number) in measured]
-        cases = facts.get("training_cases") or (round(np.mean(of_folds)) if of_folds else None)
-        if cases and facts.get("trainer"):
-            trained.setdefault(facts["trainer"], {})[cases] = method
-    return [dict(sorted(methods.items())) for methods in trained.values() if len(methods) > 1]
+        facts = selection.results.methods[method]
+        if (cases := facts.get("training_cases")) is None:
+            whole.setdefault(facts.get("trainer"), []).append(method)
+        else:
+            part.setdefault(facts.get("trainer"), {}).setdefault(cases, method)
+    for trainer, methods in part.items():
+        if len(whole.get(trainer, [])) == 1 and (cases := _cases_of_fold(selection, whole[trainer][0])):
+            methods.setdefault(cases, whole[trainer][0])
+    return [dict(sorted(methods.items())) for methods in part.values() if len(methods) > 1]
+
+
+def _cases_of_fold(selection: Selection, method: str) -> int | None:
+    """Training cases of the measured folds, or of all folds for a test set: their mean; None if it isn't known."""
+    numbers = set(selection.table.loc[selection.table["method"] == method, "fold"])
+    sizes = {str(i): len(fold["train"]) for i, fold in enumerate(selection.results.splits(method) or [])}
+    measured = [size for number, size in sizes.items() if number in numbers] or list(sizes.values())
+    return round(np.mean(measured)) if measured else None
 
 
 def plot_bars(selection: Selection, protocol: Protocol) -> Figure:

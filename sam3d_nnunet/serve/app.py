@@ -240,7 +240,7 @@ class Protocol:
 
         def work(session: SAM3DSession) -> Response:
             changed = self.pool.on_device(lambda: session._predict(asked.force_full_refine))
-            return wire.mask_part(session, changed is not None)
+            return wire.mask_part(session, changed is not None or session._touched is not None)
 
         return work
 

@@ -28,7 +28,7 @@ ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha")
 """Of the files that the page opens. Each holds header and voxels, and can't send the server to another file."""
 SHOWN_TYPES = {"float64": np.float32, "float16": np.float32, "int64": np.int32, "uint64": np.int32, "bool": np.uint8}
 """What NiiVue gets instead of types that NIfTI does not have or that only take memory."""
-HEADER = 1 << 16  # bytes that hold the header of an NRRD file
+HEADER = 1 << 20  # bytes that hold the header of an NRRD file
 PLANES = ("axial", "coronal", "sagittal")
 STEPS = 4  # samples of a stroke for each voxel
 
@@ -204,7 +204,9 @@ def refuse_other_files(file: Path) -> None:
     ending = None if name is None else name.ending.lower()
     if ending not in ENDINGS:
         raise SAM3DError(f"{file} is not an image that the page opens. Its name must end in {', '.join(ENDINGS)}.")
-    holds_voxels = {".mha": _mha_holds_voxels, ".nrrd": _nrrd_holds_voxels}.get(ending, lambda content: True)
+    holds_voxels = {".mha": _mha_holds_voxels, ".nrrd": _nrrd_holds_voxels}.get(ending)
+    if holds_voxels is None:
+        return
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if holds_voxels(content):
@@ -223,7 +225,7 @@ def _mha_holds_voxels(content: mmap.mmap) -> bool:
     """Whether the field that says where the voxels are occurs once in the whole file, and says: here."""
     key = b"ElementDataFile"
     place = content.find(key)
-    said = re.match(rb"[ \t]*=[ \t]*LOCAL[ \t]*\r?\n", content[place + len(key) : place + len(key) + 100])
+    said = re.match(rb"[ \t]*=[ \t]*(LOCAL|Local|local)[ \t]*\r?\n", content[place + len(key) : place + len(key) + 100])
     at_line_start = place == 0 or content[place - 1 : place] == b"\n"
     return place >= 0 and at_line_start and said is not None and content.find(key, place + 1) < 0
 
@@ -234,7 +236,7 @@ def _nrrd_holds_voxels(content: mmap.mmap) -> bool:
     line_end = b"\r\n" if head.partition(b"\n")[0].endswith(b"\r") else b"\n"
     header, blank_line, _ = head.partition(2 * line_end)
     is_plain = not re.search(rb"[\r\n]", header.replace(line_end, b""))
-    names_file = re.search(rb"data\s*file\s*:", header, re.IGNORECASE)
+    names_file = re.search(rb"^\s*data\s*file\s*:(?!=)", header, re.IGNORECASE | re.MULTILINE)
     return header.startswith(b"NRRD") and bool(blank_line) and is_plain and names_file is None
 
 

@@ -76,8 +76,10 @@ def test_small_images(size, stride):
     """Instance norm needs more than one voxel at the bottom of the U-Net, and more than one token."""
     torch.manual_seed(0)
     net = SAM3D.from_preset("tiny", 1, 3, size, stride).train()
-    for logits in net(torch.randn(1, 1, *size), Prompts(torch.tensor([[[2.0, 1, 3]]]), torch.tensor([[1]]))):
-        assert logits.shape == (1, 3, *size) and logits.isfinite().all()
+    click = Prompts(torch.tensor([[[2.0, 1, 3]]]), torch.tensor([[1]]))
+    for maps in (None, torch.randint(-1, 3, (1, 3, *size)).short()):
+        for logits in net(torch.randn(1, 1, *size), click._replace(maps=maps)):
+            assert logits.shape == (1, 3, *size) and logits.isfinite().all()
 
 
 @KINDS

@@ -119,6 +119,10 @@ def test_curves_against_training_cases_pass_through_the_means(results):
         assert curve.get_label() == "method c"
     with pytest.raises(SAM3DError, match="no trainer was measured after trainings with different numbers of cases"):
         plot_against_cases(Selection(found, methods=["a", "b"]))
+    facts = json.loads((results.root / "a" / "method.json").read_text())
+    (results.root / "a" / "method.json").write_text(json.dumps(facts | {"trainer": "SAM3DAdapterTrainer"}))
+    with pytest.raises(SAM3DError, match="no trainer"):  # with two trainings on all cases, nothing says which is meant
+        plot_against_cases(Selection(Results(results.root), protocols=["automatic"]))
 
 
 def test_bars_are_as_long_as_the_means_and_keep_the_colour_of_their_method(results):

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -315,7 +316,7 @@ def test_headers_cannot_name_files_of_the_server(client, tmp_path):
     contents += [
         ("a.nrrd", nrrd.format(key, tmp_path / "secret.raw")) for key in ("data file", "datafile", "DATA FILE")
     ]
-    contents += [("a.nrrd", nrrd.format("#" * 70_000 + "\ndata file", tmp_path / "secret.raw"))]
+    contents += [("a.nrrd", nrrd.format("#" * 1_100_000 + "\ndata file", tmp_path / "secret.raw"))]
     contents += [("a.nrrd", nrrd.format("#\rdata file", tmp_path / "secret.raw"))]
     contents += [("a.nrrd", nrrd.format("content: a\n\r\ndata file", tmp_path / "secret.raw"))]
     for name, content in contents:
@@ -329,6 +330,7 @@ def test_headers_cannot_name_files_of_the_server(client, tmp_path):
 def test_files_that_hold_their_voxels_are_opened(client, tmp_path, line_end):
     file = write_image(tmp_path / "a.nrrd")
     header, voxels = file.read_bytes().split(b"\n\n", 1)
+    header += b"\n# from the data file: a\nmetadata file:=b\n#" + b"-" * 70_000
     file.write_bytes(header.replace(b"\n", line_end.encode()) + 2 * line_end.encode() + voxels)
     assert Page(client).upload(file).status_code == 200
     client.pool.release(next(iter(client.pool._leases)))
@@ -369,8 +371,11 @@ def test_a_session_that_ends_leaves_nothing(client, tmp_path):
     folders = set(Path(gettempdir()).glob("sam3d_page_*"))
     opened.get("DELETE", "session")
     assert client.pool.taken == 0
-    gc.collect()
-    assert len(folders - set(Path(gettempdir()).glob("sam3d_page_*"))) == 1
+    deadline = time.monotonic() + 10
+    while folders <= set(Path(gettempdir()).glob("sam3d_page_*")):  # the device may be embedding ahead
+        assert time.monotonic() < deadline
+        gc.collect()
+        time.sleep(0.05)
     assert opened.ask("GET", "segmentation").status_code == 410
     taken = [Page(client), Page(client)]
     answer = client.post("/page/session", headers={page.HEADER: "new"})

@@ -144,8 +144,10 @@ function open(name, ask) {
       moved();
       tell(`${image.name} is open. Click on what you want to segment.`);
     } catch (error) {
+      if (error.status === 0 || error.status >= 500) image = null; // the server may have left it
       if (image && error.status === 400) tell(error.message, true);
       else fail(error.message, error.status === 410 ? begin : () => show(image ? "ready" : "empty"));
+      if (!image) update(nothing());
     } finally {
       $("busy-progress").hidden = true;
     }
