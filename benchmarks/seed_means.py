@@ -1,7 +1,7 @@
 """How much do trainings of the same method differ by chance?
 
-For each method: the mean over all cases of each of its trainings (seeds), their mean and standard deviation, and in how
-many of them it is higher than the baseline, each compared with the training at the same place in the list of the latter.
+For each method: the mean over all cases of each of its trainings (seeds), their mean and standard deviation, and how
+many of them are higher than the training of the baseline at the same place in the list.
 
 Example:
     python benchmarks/seed_means.py results/spine_mr_ablations --protocol each_1 --target "all classes" \\
