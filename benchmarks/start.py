@@ -189,7 +189,7 @@ def train_lifted(
         STRIDE,
         takes_maps=False,
         start=STARTS[0] if start == NOT_LIFTED else start,
-        refine="none",  # whose logits don't come from the lifted features alone
+        refine="none",  # with a U-Net, logits would not come from the lifted features alone
     )
     if start != NOT_LIFTED:
         lift_sam(network.image_encoder, sam)

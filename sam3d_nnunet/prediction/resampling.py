@@ -108,11 +108,11 @@ def resampling_of(configuration: ConfigurationManager, shape: Sequence[int], spa
             f"The image shows {shape[thin] * spacing[thin]:.3g} mm along an axis on which the model's voxels have "
             f"{configuration.spacing[thin]:.3g} mm: nothing is left of it. Give a thicker image, or check its spacing."
         )
-    if np.prod(new, dtype=float) > MAX_GRID:
+    if (voxels := np.prod(new, dtype=float)) > MAX_GRID:
         extent = " x ".join(f"{n * mm:.4g}" for n, mm in zip(shape, spacing))
         raise SAM3DError(
-            f"The image shows {extent} mm. With the model's voxels it would have {np.prod(new, dtype=float):.2g} of "
-            f"them; the most are {MAX_GRID:.2g}. Check its spacing (millimetres)."
+            f"The image shows {extent} mm. With the model's voxels it would have {voxels:.2g} of them; "
+            f"the most are {MAX_GRID:.2g}. Check its spacing (millimetres)."
         )
     rule = _by_torch if name == "resample_torch_fornnunet" else _by_splines
     return rule(tuple(shape), tuple(new), (spacing, configuration.spacing), **options)

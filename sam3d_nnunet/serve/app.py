@@ -239,8 +239,8 @@ class Protocol:
         asked = await self._json(wire.PredictRequest, request)
 
         def work(session: SAM3DSession) -> Response:
-            changed = self.pool.on_device(lambda: session._predict(asked.force_full_refine))
-            return wire.mask_part(session, changed is not None or session._touched is not None)
+            self.pool.on_device(lambda: session._predict(asked.force_full_refine))
+            return wire.mask_part(session, session._touched is not None)
 
         return work
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sam3d_nnunet.datasets.case_files import image_name
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.prediction.session import SAM3DSession
-from sam3d_nnunet.serve.limits import next_part, too_large
+from sam3d_nnunet.serve.limits import Door, next_part, too_large
 from sam3d_nnunet.serve.page_case import Interaction, PageCase, page_classes
 from sam3d_nnunet.serve.page_clients import PageClient, PageClients
 from sam3d_nnunet.serve.page_image import ENDINGS, ImageFolders, open_image
@@ -28,7 +28,7 @@ from sam3d_nnunet.serve.pool import SessionPool
 
 HEADER = "X-SAM3D-Page"
 MAX_BODY = 1 << 20  # bytes of a request, uploads apart: a long line
-LARGEST = 1 << 32  # bytes of an image
+LARGEST = Door.largest  # bytes of an image
 FILES = files("sam3d_nnunet.serve") / "page_files"
 BUILT = "built"  # folder with what is made from packages of npm
 VIEWER = "niivue.js"

@@ -25,11 +25,16 @@ function nothing() {
   return { prompts: 0, clicks: [], ml: {}, objects: [] };
 }
 
+/** No prompts and no objects, and so nothing to save. */
+function forget() {
+  update(nothing());
+  isSaved = true;
+}
+
 async function begin() {
   image = null;
   show("starting");
-  update(nothing());
-  isSaved = true;
+  forget();
   await busy("Connecting…", async () => {
     try {
       viewer.nv ?? (await viewer.start());
@@ -135,8 +140,7 @@ function open(name, ask) {
       await viewer.open(await api.bytes("image"));
       image = next;
       seconds = null;
-      update(nothing());
-      isSaved = true;
+      forget();
       showImageName();
       showContrast();
       show("ready");
@@ -147,7 +151,7 @@ function open(name, ask) {
       if (error.status === 0 || error.status >= 500) image = null; // the server may have left it
       if (image && error.status === 400) tell(error.message, true);
       else fail(error.message, error.status === 410 ? begin : () => show(image ? "ready" : "empty"));
-      if (!image) update(nothing());
+      if (!image) forget();
     } finally {
       $("busy-progress").hidden = true;
     }
