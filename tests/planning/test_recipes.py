@@ -19,6 +19,7 @@ NAMES = [
     "spine_mr_ablations",
     "spine_mr_cpu",
     "sts_mr",
+    "sts_mr_cpu",
     "sts_pet",
     "sts_pet_cpu",
     "sts_pet_few_cpu",
