@@ -37,6 +37,7 @@ from sam3d_nnunet.planning.settings import (
     trained_settings,
 )
 from sam3d_nnunet.processes import forks_end_with_us
+from sam3d_nnunet.training.cores import limit_threads
 from sam3d_nnunet.training.exchanged import exchanged
 from sam3d_nnunet.training.finite import (
     LONGEST_RUN,
@@ -171,7 +172,8 @@ class PlannedTrainer(nnUNetTrainer):
                     loader._finish()
 
     def initialize(self) -> None:
-        """As in nnU-Net; the weights come from the seed of the plan's block, if it has one."""
+        """As in nnU-Net, on the cores of this process; the weights come from the seed of the plan's block, if any."""
+        limit_threads(self.device)
         self._seed(WEIGHTS)
         super().initialize()
 

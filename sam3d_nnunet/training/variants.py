@@ -1,7 +1,5 @@
 """Variants of SAM3DAdapterTrainer, and short versions of nnU-Net's trainer."""
 
-import os
-
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -9,6 +7,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from sam3d_nnunet.planning.settings import BLOCK, parse_settings, planned_block, trained_settings
+from sam3d_nnunet.training.cores import limit_threads
 from sam3d_nnunet.training.planned_trainer import PlannedTrainer
 from sam3d_nnunet.training.trainer import SAM3DAdapterTrainer
 
@@ -60,15 +59,7 @@ class SAM3DAdapterTrainer_smoke(SAM3DAdapterTrainer_tiny):
 
 
 class _Demo:
-    """No mirroring, neither in training nor (eightfold) at test time, and as many threads as OMP_NUM_THREADS says.
-
-    On a CPU, nnU-Net takes a thread for each core, but the two trainings of the demo share the cores.
-    """
-
-    def on_train_start(self) -> None:
-        if self.device.type == "cpu" and "OMP_NUM_THREADS" in os.environ:
-            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))
-        super().on_train_start()
+    """No mirroring, neither in training nor (eightfold) at test time."""
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:
         rotation, dummy_2d, initial_patch_size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
@@ -97,6 +88,11 @@ class _ShortNNUNetTrainer(nnUNetTrainer):
         self.num_epochs = self.lengths["num_epochs"]
         self.num_iterations_per_epoch = self.lengths["steps_per_epoch"]
         self.num_val_iterations_per_epoch = self.lengths["validation_steps"]
+
+    def initialize(self) -> None:
+        """As in nnU-Net, on the cores of this process."""
+        limit_threads(self.device)
+        super().initialize()
 
 
 class nnUNetTrainer_smoke(_ShortNNUNetTrainer):

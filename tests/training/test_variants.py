@@ -1,4 +1,3 @@
-import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -36,23 +35,6 @@ def test_the_demos_recipe_gives_a_quarter_of_the_planned_features():
     _, strides, *_ = unet_topology((1.0, 1.0, 1.0), load_recipe("demo")["patch_size"])
     given = load_recipe("demo")["sam3d"]["networks"]["nnUNetTrainer_demo"]["features_per_stage"]
     assert given == [8 * 2**stage for stage in range(len(strides))]
-
-
-@pytest.mark.parametrize("trainer_class", [nnUNetTrainer_demo, SAM3DAdapterTrainer_demo])
-@pytest.mark.parametrize("given, expected", [("1", 1), (None, 2)])
-def test_the_demos_trainings_share_the_cores(make_trainer, monkeypatch, trainer_class, given, expected):
-    """nnU-Net takes a thread for each core."""
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if given:
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
-    trainer = make_trainer(trainer_class=trainer_class, settings={"preset": "tiny"})
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        trainer.on_train_start()
-        assert torch.get_num_threads() == expected
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_both_halves_of_the_demo_see_as_many_patches(make_trainer):
