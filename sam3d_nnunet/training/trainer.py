@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.checkpoint import checkpoint
 
 from sam3d_nnunet.network.sam3d import PRESETS, default_refinement
 from sam3d_nnunet.network.weights import lift_sam, sam_checkpoint
@@ -136,7 +137,8 @@ class LevelsLoss(nn.Module):
         """Of logits alone, or of all levels at the size of the target."""
         if isinstance(output, Tensor):
             return self.loss(output, target)
-        losses = [self.loss(logits, target) for logits in output]
+        # computed again for the gradient: what it needs of all levels at once is several times as large as the logits
+        losses = [checkpoint(self.loss, x, target, use_reentrant=False, preserve_rng_state=False) for x in output]
         return sum(w * loss for w, loss in zip(self.weights, losses, strict=True)) / sum(self.weights)
 
 
