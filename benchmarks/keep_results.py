@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--with-paper", choices=TARGETS, help="the paper's figures; default: those of the recipe")
     parser.add_argument("--lesions", action="store_true", help="have the detection of lesions in the table")
     parser.add_argument("--commit", help="that trained and measured; default: the one that is checked out")
-    parser.add_argument("--processor", help="that trained and measured; default: the one of this machine")
+    parser.add_argument("--processor", help="that trained and measured; default: GPUs that method.json names; this CPU")
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that this script wrote")
     options = parser.parse_args(arguments)
     try:
@@ -214,7 +214,7 @@ def _origin(results: Results, options: argparse.Namespace) -> dict[str, Any]:
             "lesions": options.lesions,
         },
         "packages": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "processor": options.processor or _processor(),
+        "processor": options.processor or _processors(results),
         "training": {method: _training(results, method) for method in results.methods},
     }
 
@@ -241,6 +241,12 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError) as e:
         raise SAM3DError("git does not tell the commit of this code. Give it with --commit.") from e
     return f"{commit} with changes" if changes else commit
+
+
+def _processors(results: Results) -> str:
+    """GPUs that measured, and this machine's CPU where one did: method.json does not name CPUs."""
+    devices = dict.fromkeys(facts.get("device", "cpu") for facts in results.methods.values())
+    return "; ".join(dict.fromkeys(_processor() if device == "cpu" else device for device in devices))
 
 
 def _processor() -> str:

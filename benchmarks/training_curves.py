@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=5, help="epochs of a column")
     parser.add_argument("-o", dest="figure", type=Path, help="SVG or PNG file for the curves")
     arguments = parser.parse_args()
-    models = {folder.name.split("__")[0]: read_folds(folder) for folder in arguments.models}
+    models = {name: read_folds(folder) for name, folder in zip(names(arguments.models), arguments.models)}
     for name, place in (("Training loss", 0), ("Validation Dice", 1)):
         print(f"\n{name}, mean over the folds\n")
         print_table({trainer: curves[place] for trainer, curves in models.items()}, arguments.every)
@@ -40,6 +40,15 @@ def main() -> None:
         print(f"{trainer}: {len(losses)} fold(s), median {np.median(seconds):.1f} s an epoch")
     if arguments.figure:
         draw(models, arguments.figure)
+
+
+def names(models: list[Path]) -> list[str]:
+    """Trainers, with the plans where models share a trainer, and the whole folder where they share these, too."""
+    for parts in (1, 2, 3):
+        found = ["__".join(folder.name.split("__")[:parts]) for folder in models]
+        if len(set(found)) == len(found):
+            return found
+    return [str(folder) for folder in models]
 
 
 def read_folds(model: Path) -> tuple[np.ndarray, np.ndarray, list[float]]:

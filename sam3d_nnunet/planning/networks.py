@@ -16,7 +16,7 @@ from sam3d_nnunet.network.prompt_encoder import drawn_channels
 from sam3d_nnunet.network.prompted_unet import PromptedUNet
 from sam3d_nnunet.network.sam3d import SAM3D, default_stride
 from sam3d_nnunet.nnunet.names import ABLATION, CONTROL, OURS, PUBLISHED, PUBLISHED_ABLATION, trainers_in
-from sam3d_nnunet.planning.settings import BLOCK, trained_settings
+from sam3d_nnunet.planning.settings import BLOCK, SAM3DSettings, trained_settings
 
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
@@ -110,6 +110,11 @@ def residual(architecture: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     return same | {"n_blocks_per_stage": blocks, "n_conv_per_stage_decoder": [1] * (stages - 1)}
 
 
+def planned_stride(settings: SAM3DSettings, configuration: ConfigurationManager) -> int:
+    """Voxels that a token covers along each axis: as set, or chosen from the patch size."""
+    return settings.stride or default_stride(tuple(configuration.patch_size))
+
+
 def _prompted(
     architecture: str,
     kwargs: dict[str, Any],
@@ -130,8 +135,7 @@ def _prompted(
         allow_init=True,
         deep_supervision=deep_supervision,
     )
-    stride = settings.stride or default_stride(tuple(configuration.patch_size))
-    token = stride if settings.click_unit == "token" else 1
+    token = planned_stride(settings, configuration) if settings.click_unit == "token" else 1
     return PromptedUNet(
         unet, num_output_channels, settings.num_click_labels, settings.precision, settings.click_map, token
     )

@@ -18,7 +18,7 @@ from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.network.sam3d import PRESETS
 from sam3d_nnunet.nnunet.folders import dataset_name, refuse_plans_name
 from sam3d_nnunet.planning.fingerprint import extract_fingerprint
-from sam3d_nnunet.planning.planner import PLANS, SAM3DPlanner, unet_topology
+from sam3d_nnunet.planning.planner import PLANS, SAM3DPlanner, transposed, unet_topology
 from sam3d_nnunet.planning.recipe_data import refuse_other_labels
 from sam3d_nnunet.planning.recipes import load_recipe
 from sam3d_nnunet.planning.settings import BLOCK, merge, parse_settings, planned_block
@@ -144,12 +144,12 @@ def differences(plans: dict[str, Any], recipe: dict[str, Any], where: str | Path
     found = {key: planned[key] for key in ("stride", "orientation")}  # by the planner, unless the recipe says otherwise
     wanted = parse_settings(merge(found, recipe.get(BLOCK, {})), "the recipe").model_dump()
     found = [key for key in planned if planned[key] != wanted[key]]
-    # sorted, since nnU-Net transposes axes; fitted, since it enlarges patches to what its U-Net can divide
-    spacing, patch_size = configuration["spacing"], configuration["patch_size"]
-    if sorted(recipe.get("target_spacing", spacing)) != sorted(spacing):
+    spacing, order = list(configuration["spacing"]), plans["transpose_forward"]
+    if "target_spacing" in recipe and transposed(recipe["target_spacing"], order) != spacing:
         found.append("target_spacing")
     if "patch_size" in recipe:
-        _, _, _, fitted, _ = unet_topology(spacing, recipe["patch_size"])
-        if sorted(fitted) != sorted(patch_size):
+        # fitted, since nnU-Net enlarges patches to what its U-Net can divide
+        _, _, _, fitted, _ = unet_topology(spacing, transposed(recipe["patch_size"], order))
+        if list(fitted) != list(configuration["patch_size"]):
             found.append("patch_size")
     return found

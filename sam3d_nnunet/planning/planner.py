@@ -13,6 +13,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from sam3d_nnunet.datasets.description import read_dataset_json
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
@@ -27,6 +28,7 @@ from sam3d_nnunet.datasets.splits import refuse_other_splits
 from sam3d_nnunet.datasets.usable_files import refuse_unusable_files
 from sam3d_nnunet.errors import SAM3DError, show_as_sentence
 from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
+from sam3d_nnunet.io import read_json_object
 from sam3d_nnunet.network.sam3d import default_stride
 from sam3d_nnunet.nnunet.folders import dataset_name, preprocessed_root, raw_root
 from sam3d_nnunet.nnunet.names import TRAINERS
@@ -41,6 +43,20 @@ PLANS = "SAM3DPlans"
 MAX_PATCH = 128  # voxels a side, as in the released checkpoints
 MIN_EDGE = 4  # voxels a side at the U-Net's lowest resolution
 TOKEN_MULTIPLE = 32  # whole windows at stride 4
+DATA_NAME = "data_identifier"
+"""Key of a configuration with the name of its preprocessed data."""
+DATA_OF_PLANS = ("image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel")
+DATA_OF_CONFIGURATION = (
+    "spacing",
+    "preprocessor_name",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+    "resampling_fn_seg",
+    "resampling_fn_seg_kwargs",
+)
+"""What decides, with the keys before, how images are preprocessed."""
 
 
 class SAM3DPlanner(ExperimentPlanner):
@@ -82,7 +98,7 @@ class SAM3DPlanner(ExperimentPlanner):
         )
         # no cascade, which nnU-Net adds for large images: prediction from clicks uses windows at full resolution
         self.lowres_creation_threshold = 0
-        self.patch_size: list[int] | None = None
+        self.patch_size: list[int] | None = None  # along the image's axes, as the target spacing
         self.settings: dict[str, Any] = {}
         self.data_plans = self.plans_identifier
         self._refuse_unusable_data()
@@ -149,7 +165,10 @@ class SAM3DPlanner(ExperimentPlanner):
         plan = super().get_plans_for_configuration(spacing, median_shape, *args, **kwargs)
         if len(spacing) == 2:
             return plan
-        wanted = self.patch_size or [patch_side(n) for n in median_shape]
+        if self.patch_size is None:
+            wanted = [patch_side(n) for n in median_shape]
+        else:
+            wanted = transposed(self.patch_size, self.determine_transpose()[0])
         _, strides, kernel_sizes, patch_size, _ = unet_topology(spacing, wanted)
         stages = len(strides)
         plan["patch_size"] = tuple(int(n) for n in patch_size)
@@ -169,6 +188,36 @@ class SAM3DPlanner(ExperimentPlanner):
         _refuse_unknown_trainers(settings, self.plans_identifier)
         plan[BLOCK] = settings.model_dump()
         return plan
+
+    def save_plans(self, plans: dict[str, Any]) -> None:
+        """As in nnU-Net, but plans that share preprocessed data must agree on how these are made.
+
+        Raises:
+            SAM3DError: other plans of the data set call other data by the same name. Nothing is written.
+        """
+        recursive_fix_for_json_export(plans)
+        for file in sorted((preprocessed_root() / self.dataset_name).glob("*.json")):
+            if file.stem != self.plans_identifier:
+                self._refuse_other_data(plans, file)
+        super().save_plans(plans)
+
+    def _refuse_other_data(self, plans: dict[str, Any], file: Path) -> None:
+        try:
+            others = read_json_object(file, ("configurations", *DATA_OF_PLANS))
+        except SAM3DError:  # no plans
+            return
+        for name, planned in plans["configurations"].items():
+            other = others["configurations"].get(name, {})
+            if planned.get(DATA_NAME, name) != other.get(DATA_NAME):
+                continue
+            differs = [key for key in DATA_OF_PLANS if plans[key] != others[key]]
+            differs += [key for key in DATA_OF_CONFIGURATION if planned.get(key) != other.get(key)]
+            if differs:
+                raise SAM3DError(
+                    f"The plans {self.plans_identifier} would share the preprocessed data {other[DATA_NAME]} with "
+                    f"{file}, but differ from them in {', '.join(differs)}. Plan both with the same recipe and target "
+                    f"spacing, or give these plans another name (--overwrite-plans-name), or delete {file}."
+                )
 
 
 def _refuse_file_names(dataset: str) -> dict[str, Any]:
@@ -192,6 +241,11 @@ def _refuse_unknown_trainers(settings: SAM3DSettings, plans: str) -> None:
             f"The block '{BLOCK}' of the plans {plans} gives arguments of networks for {', '.join(unknown)}, but "
             f"none of our trainers has this name. {f'Did you mean {alike}?' if alike else 'Correct it.'}"
         )
+
+
+def transposed(sides: Sequence[float], transpose_forward: Sequence[int]) -> list[float]:
+    """Numbers along the image's axes in the order of nnU-Net's plans, which begin with the coarsest axis."""
+    return [sides[axis] for axis in transpose_forward]
 
 
 def unet_topology(spacing: Sequence[float], patch_size: Sequence[int]) -> tuple:

@@ -9,7 +9,7 @@ from sam3d_nnunet.evaluation.metrics import OWN_SCORES, RULE
 from sam3d_nnunet.report.content import Content
 from sam3d_nnunet.report.pooling import FOLDS
 from sam3d_nnunet.report.published import paper_notes
-from sam3d_nnunet.report.statistics import FEWEST_PAIRS, LEVEL, reference_of
+from sam3d_nnunet.report.statistics import FEWEST_PAIRS, LEVEL, reference_of, smallest_p
 from sam3d_nnunet.report.training import NEVER_AUTOMATIC, TITLE, never_without_clicks
 from sam3d_nnunet.simulation.protocols import Protocol
 
@@ -144,7 +144,7 @@ def _tests(content: Content) -> list[str]:
     if not compared:
         return ["No test of significance: there is no baseline, or nothing to compare it with."]
     tested = Counter(metric for (*_, metric), s in content.statistics.items() if np.isfinite(s.p_holm))
-    sentences = [_stars(content, max(tested.values()))] if tested else []
+    sentences = [_stars(content, max(tested.values())), *_too_few(content, tested)] if tested else []
     stand_ins = dict.fromkeys(s.baseline.name for p, s in _prompted(content) if p.prompted and not s.baseline.prompted)
     sentences += [
         f"Where {name} was not measured under a protocol with clicks, its automatic rows stand in."
@@ -168,6 +168,20 @@ def _stars(content: Content, comparisons: int) -> str:
     if names:
         higher += f" The baseline of automatic rows is {kinds[False]}, that of rows with clicks {kinds[True]}."
     return higher
+
+
+def _too_few(content: Content, tested: Counter) -> list[str]:
+    """That no difference could have got a mark, however large it is."""
+    most: dict[str, int] = {}
+    for (*_, metric), s in content.statistics.items():
+        if np.isfinite(s.p_holm):
+            most[metric] = max(most.get(metric, 0), s.comparison.pairs)
+    if any(smallest_p(most[metric]) * comparisons < LEVEL for metric, comparisons in tested.items()):
+        return []
+    return [
+        f"With {_cases(max(most.values()))} and so many comparisons, none can be significant: that there are no marks "
+        "says nothing. The p-values before correction are in table.csv."
+    ]
 
 
 def _untested(content: Content) -> list[str]:

@@ -129,18 +129,20 @@ def _baselines(selection: Selection, pools: Sequence[Pooled]) -> Baselines:
     prompted = {pooled.method for pooled in pools if pooled.prompted}
     if automatic in prompted:
         return Baselines(automatic, automatic)
-    trainers = {method: selection.results.methods[method].get("trainer") for method in _all_cases_first(selection)}
-    controls = [m for name in trainers_in(CONTROL) for m in trainers if trainers[m] == name and m in prompted]
+    facts, order = selection.results.methods, trainers_in(CONTROL)
+    controls = [m for m in selection.methods if m in prompted and facts[m].get("trainer") in order]
+    controls.sort(key=lambda m: (_trained_on_a_part(facts[m]), order.index(facts[m]["trainer"])))
     return Baselines(automatic, next(iter(controls), automatic))
 
 
 def _usual_baseline(selection: Selection) -> str | None:
     facts = selection.results.methods
-    automatic = [m for m in _all_cases_first(selection) if not selection.is_prompted(m)]
+    automatic = [m for m in selection.methods if not selection.is_prompted(m)]
+    automatic.sort(key=lambda m: _trained_on_a_part(facts[m]))
     # predictions from other programs have no trainer
     return next((m for m in automatic if (facts[m].get("trainer") or m).startswith(USUAL_BASELINE)), None)
 
 
-def _all_cases_first(selection: Selection) -> list[str]:
-    facts = selection.results.methods
-    return sorted(selection.methods, key=lambda method: facts[method].get("training_cases") is not None)
+def _trained_on_a_part(facts: dict[str, Any]) -> bool:
+    """Whether a method has seen only some of the training cases of a fold."""
+    return facts.get("training_cases") is not None

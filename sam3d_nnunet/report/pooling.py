@@ -95,7 +95,11 @@ class Pooled:
 
     def means_by(self, what: str, target: str, metric: str) -> np.ndarray:
         """Mean of each "trial" or "run", over the cases that all of them have."""
-        return self._of_targets(what)[target][metric].unstack(what).dropna().mean().dropna().to_numpy()
+        return self.by(what, target, metric).mean().dropna().to_numpy()
+
+    def by(self, what: str, target: str, metric: str) -> pd.DataFrame:
+        """A row for each case that all trials or runs have, a column for each "trial" or "run"."""
+        return self._of_targets(what)[target][metric].unstack(what).dropna()
 
     def _of_targets(self, what: str) -> dict[str, pd.DataFrame]:
         """Means of all metrics by `what` and case, for each target: grouped once, because it takes long."""
@@ -119,7 +123,7 @@ def pool(selection: Selection) -> tuple[list[Pooled], list[str]]:
 
     Returns:
         pools, in the order of protocols, steps and methods; the area under the curve of an iterated protocol follows
-        its steps. And sentences about what is incomplete or could not be checked.
+        its steps, unless one is missing. And sentences about what is incomplete or could not be checked.
 
     Raises:
         SAM3DError: methods were trained on different splits, a case is not a validation case of its fold, a case was
@@ -136,7 +140,8 @@ def pool(selection: Selection) -> tuple[list[Pooled], list[str]]:
         notes += _missing_runs(pooled, selection) + _missing_in_trials(pooled)
     if splits is not None:
         notes += _missing_folds([pooled for pooled in pools if pooled.source == FOLDS], splits)
-    return _with_areas(pools), list(dict.fromkeys(notes + _missing_cases(pools)))
+    with_areas, missing_steps = _with_areas(pools)
+    return with_areas, list(dict.fromkeys(notes + missing_steps + _missing_cases(pools)))
 
 
 def _groups(selection: Selection, table: pd.DataFrame) -> list[Pooled]:
@@ -275,31 +280,38 @@ def _missing_cases(pools: list[Pooled]) -> list[str]:
     return notes
 
 
-def _with_areas(pools: list[Pooled]) -> list[Pooled]:
+def _with_areas(pools: list[Pooled]) -> tuple[list[Pooled], list[str]]:
     """Add the area under the curve of each method after the last step of an iterated protocol.
 
-    Challenges measure areas in their own way (scores.csv).
+    Areas over different steps can't be compared: a method that lacks a step of another one has none, and a sentence
+    says so. Challenges measure areas in their own way (scores.csv).
     """
-    steps: dict[tuple, list[Pooled]] = {}
+    of_protocols: dict[tuple, list[Pooled]] = {}
     for pooled in pools:
-        steps.setdefault((pooled.source, pooled.protocol), []).append(pooled)
-    areas = {key: [] if key[1].is_challenge else _areas(of_protocol) for key, of_protocol in steps.items()}
-    return [p for key, of_protocol in steps.items() for p in (*of_protocol, *areas[key])]
+        of_protocols.setdefault((pooled.source, pooled.protocol), []).append(pooled)
+    with_areas, notes = [], []
+    for (_, protocol), of_protocol in of_protocols.items():
+        with_areas += of_protocol
+        known = {pooled.clicks for pooled in of_protocol}
+        for steps in _by_method(of_protocol):
+            missing = sorted(known - {step.clicks for step in steps})
+            if missing:
+                listed = ", ".join(map(str, missing))
+                notes.append(f"{steps[0].name}, {protocol}: not measured after {listed}, and so without area.")
+            elif len(known) > 1 and not protocol.is_challenge:
+                with_areas.append(replace(steps[-1], area=True, seconds=None, rows=_area_rows(steps)))
+    return with_areas, notes
 
 
-def _areas(pools: Iterable[Pooled]) -> list[Pooled]:
-    steps: dict[str, list[Pooled]] = {}
+def _by_method(pools: Iterable[Pooled]) -> Iterable[list[Pooled]]:
+    methods: dict[str, list[Pooled]] = {}
     for pooled in pools:
-        steps.setdefault(pooled.method, []).append(pooled)
-    return [
-        replace(of_method[-1], area=True, seconds=None, rows=_area_rows(of_method))
-        for of_method in steps.values()
-        if len(of_method) > 1
-    ]
+        methods.setdefault(pooled.method, []).append(pooled)
+    return methods.values()
 
 
 def _area_rows(steps: list[Pooled]) -> pd.DataFrame:
-    """Trapezoids between the first and the last step, divided by their distance; NaN where a step is missing."""
+    """Trapezoids between the first and the last step, divided by their distance; NaN where a case lacks a step."""
     clicks = [step.clicks for step in steps]
     tables = [step.rows.set_index(["run", "fold", "trial", "case", "target"]) for step in steps]
     areas = pd.DataFrame(index=tables[-1].index)

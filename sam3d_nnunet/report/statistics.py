@@ -76,6 +76,11 @@ def compare(values: pd.Series, baseline: pd.Series) -> Comparison:
     return Comparison(pairs, mean, direction, _signed_rank_p(tuple(changed)))
 
 
+def smallest_p(pairs: int) -> float:
+    """The p of the signed-rank test if one method is higher in each of so many pairs."""
+    return 2.0 ** (1 - pairs)
+
+
 @cache  # as above; with ties among a few pairs, it takes a second
 def _signed_rank_p(differences: tuple[float, ...]) -> float:
     return float(wilcoxon(differences).pvalue)

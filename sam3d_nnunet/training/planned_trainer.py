@@ -27,6 +27,7 @@ from sam3d_nnunet.io import listing, read_json_object, whole_file
 from sam3d_nnunet.network.checkpoint_files import read_as_data
 from sam3d_nnunet.network.weights import refuse_broken_weights
 from sam3d_nnunet.nnunet.names import validation_folders
+from sam3d_nnunet.planning.networks import planned_stride
 from sam3d_nnunet.planning.settings import (
     BEFORE,
     BLOCK,
@@ -389,9 +390,16 @@ class PlannedTrainer(nnUNetTrainer):
 
     def _refuse_other_function(self, plans: dict[str, Any], what: str) -> None:
         """Settings that decide what the same weights compute must be those with which `what` was trained."""
+        if not (keys := self.written_since(self.settings)):
+            return
         saved = trained_settings(planned_block(plans, self.configuration_name), f"the plans of {what}")
-        for key in self.written_since(self.settings):
-            then, now = getattr(saved, key), getattr(self.settings, key)
+        planned = PlansManager(plans).get_configuration(self.configuration_name)
+        trained, own = (
+            {"stride": planned_stride(settings, configuration)} | {key: getattr(settings, key) for key in keys}
+            for settings, configuration in ((saved, planned), (self.settings, self.configuration_manager))
+        )
+        for key, now in own.items():
+            then = trained[key]
             if then != now:
                 raise SAM3DError(
                     f"{what} was trained with {key} {then!r}, but now it is {now!r}. Set {key} to {then!r} in the "

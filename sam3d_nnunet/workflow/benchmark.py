@@ -236,4 +236,9 @@ def _only_one(folder: Path) -> Iterator[tuple[int, ...]]:
                 f"Another sam3d benchmark is running for {folder.parent}, or one that was stopped has not ended yet. "
                 "Wait for it or stop it."
             ) from e
+        except OSError as e:  # some file systems of clusters lock nothing
+            if e.filename is not None:  # it can't be opened
+                raise
+            print(f"{folder}: {e.strerror}, so nothing can be locked. Don't start a second sam3d benchmark for it.")
+            lock = ()
         yield lock

@@ -48,6 +48,22 @@ def test_the_mean_of_each_training(results_folder, capsys):
     assert rows[UNET][1:] == [rows[UNET][0], "–", "–"]
 
 
+def test_trainings_are_paired_by_seed_over_the_cases_of_both(results_folder, capsys):
+    """One training lacks a case, and the baseline has another one of its seeds alone."""
+    first, second = with_two_trainings(results_folder)
+    shutil.copytree(results_folder / "mine, seed 1", results_folder / "theirs")
+    facts = json.loads((results_folder / "theirs" / "method.json").read_text())
+    facts = {key: value for key, value in facts.items() if key != "run_of"} | {"name": "theirs", "seed": 1}
+    (results_folder / "theirs" / "method.json").write_text(json.dumps(facts))
+    file = results_folder / "mine, seed 0" / "automatic" / "fold_0" / "trial_0" / "metrics.csv"
+    table = pd.read_csv(file)
+    lost = table["case"].iloc[0]
+    table[table["case"] != lost].to_csv(file, index=False)
+    rows = run(results_folder, capsys, "--baseline", "theirs")
+    assert rows["mine"][3] == "0 of 1"  # the same training, seed 1
+    assert float(rows["mine"][0].split(", ")[1]) != pytest.approx(second, abs=1e-4)  # without the lost case
+
+
 @pytest.mark.parametrize(
     "options, fault",
     [(["--baseline", "mine"], "no method 'mine'"), (["--baseline", UNET, "--metric", "size"], "no size of Anterior")],

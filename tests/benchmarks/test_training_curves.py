@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_curves import read_folds
+from training_curves import names, read_folds
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training_curves.py"
 EPOCH = """
@@ -46,3 +46,14 @@ def test_tables_and_curves(model, tmp_path):
 def test_a_folder_without_logs(tmp_path):
     with pytest.raises(SystemExit, match="no fold with a training log"):
         read_folds(tmp_path)
+
+
+def test_models_of_the_same_trainer_have_their_plans_in_the_name():
+    models = [Path(f"{data}/Trainer__{plans}__3d_fullres") for data in "ab" for plans in ("few", "all")]
+    assert names(models[:1]) == ["Trainer"]
+    assert names(models[:2]) == ["Trainer__few", "Trainer__all"]
+    assert names([models[0], Path("a/Trainer__few__3d_lowres")]) == [
+        "Trainer__few__3d_fullres",
+        "Trainer__few__3d_lowres",
+    ]
+    assert names(models) == [str(model) for model in models]

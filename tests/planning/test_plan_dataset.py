@@ -7,13 +7,14 @@ from sam3d_nnunet.planning.plan_dataset import differences
 from sam3d_nnunet.planning.settings import SAM3DSettings
 
 PLANS = {
+    "transpose_forward": [0, 1, 2],
     "configurations": {
         "3d_fullres": {
             "patch_size": [16, 32, 24],
             "spacing": [2.0, 1.0, 1.0],
             "sam3d": SAM3DSettings(preset="tiny", stride=2).model_dump(),
         }
-    }
+    },
 }
 RECIPE = {"target_spacing": [2, 1, 1], "patch_size": [16, 32, 24], "sam3d": {"preset": "tiny"}, "benchmark": {}}
 
@@ -21,7 +22,10 @@ RECIPE = {"target_spacing": [2, 1, 1], "patch_size": [16, 32, 24], "sam3d": {"pr
 def test_as_planned():
     assert differences(PLANS, RECIPE) == []
     assert differences(PLANS, {"sam3d": {"preset": "tiny"}}) == []
-    assert differences(PLANS, RECIPE | {"target_spacing": [1, 1, 2], "patch_size": [16, 30, 24]}) == []
+    assert differences(PLANS, RECIPE | {"patch_size": [16, 30, 24]}) == []  # nnU-Net enlarges it
+    moved = PLANS | {"transpose_forward": [2, 0, 1]}  # the recipe says all along the image's axes
+    assert differences(moved, RECIPE | {"target_spacing": [1, 1, 2], "patch_size": [32, 24, 16]}) == []
+    assert differences(moved, RECIPE) == ["target_spacing", "patch_size"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.planning.plan_dataset import _preset_settings, plan_dataset
+from sam3d_nnunet.planning.plan_dataset import _preset_settings, differences, plan_dataset
 from sam3d_nnunet.planning.planner import SAM3DPlanner, patch_side
 from sam3d_nnunet.planning.settings import SAM3DSettings, parse_settings
 
@@ -163,6 +163,41 @@ def test_recipe(ct, tmp_path):
 
     plan_dataset(CT, str(recipe), "FromRecipe", target_spacing=(3.0, 0.8, 0.8))  # said aloud, it wins
     assert plan_of(ct, CT, "FromRecipe")["configurations"]["3d_fullres"]["spacing"] == [3, 0.8, 0.8]
+
+
+def test_patch_sizes_of_recipes_have_the_axes_of_their_spacing(ct, tmp_path):
+    """nnU-Net's plans begin with the coarsest axis."""
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"target_spacing": [1, 1, 3], "patch_size": [32, 24, 16]}))
+    plan_dataset("701", str(recipe), "Sagittal")
+    plans = plan_of(ct, CT, "Sagittal")
+    assert plans["transpose_forward"] == [2, 0, 1]
+    assert plans["configurations"]["3d_fullres"]["spacing"] == [3, 1, 1]
+    assert plans["configurations"]["3d_fullres"]["patch_size"] == [16, 32, 24]
+    assert differences(plans, json.loads(recipe.read_text())) == []
+
+
+def test_plans_that_share_data_agree_on_how_they_are_made(ct, tmp_path):
+    """Else a training would see images at another spacing than its plans say, and so would predictions."""
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"target_spacing": [2, 1, 1], "sam3d": {"preset": "tiny"}}))
+    for name, seed in (("Shared", None), ("Shared", 1), ("Shared", 1)):
+        plan_dataset("701", str(recipe), name, seed=seed)
+    names = {plan_of(ct, CT, n)["configurations"]["3d_fullres"]["data_identifier"] for n in ("Shared", "Shared_seed1")}
+    assert names == {"Shared_3d_fullres"}
+    before = (ct.preprocessed / CT / "Shared_seed1.json").read_bytes()
+    (ct.preprocessed / CT / "notes.json").write_text("[]")  # no plans
+    try:
+        for options in ({"seed": 1}, {"seed": 2}, {}, {"seed": 2, "target_spacing": (2.0, 1.0, 1.5)}):
+            with pytest.raises(SAM3DError, match="Shared_2d.*spacing.*--overwrite-plans-name"):
+                plan_dataset("701", None, "Shared", **options)
+        with pytest.raises(SAM3DError, match="Other.*Shared_2d.*spacing"):
+            plan_dataset("701", None, "Other", data_plans="Shared")
+    finally:
+        (ct.preprocessed / CT / "notes.json").unlink()
+    assert (ct.preprocessed / CT / "Shared_seed1.json").read_bytes() == before
+    assert not list(ct.preprocessed.glob(f"{CT}/Other*")) + list(ct.preprocessed.glob(f"{CT}/*_seed2*"))
+    plan_dataset("701", None, "Fine")  # data of its own
 
 
 def test_recipe_with_an_unusable_setting_writes_nothing(ct, tmp_path):

@@ -117,6 +117,19 @@ def test_area_is_the_mean_height_of_the_trapezoids(made_results):
     assert pools_of(made_results)[ADAPTER, STEPS[-1]].values("Anterior", "hd95_mm").empty
 
 
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_no_area_over_fewer_steps_than_another_method_has(results_folder, step):
+    """It would be another number under the same name: the curve rises."""
+    shutil.copytree(results_folder / ADAPTER, results_folder / "other")
+    for folder in (results_folder / "other" / "iterated_3").glob(f"fold_*/trial_*/after_{step}"):
+        shutil.rmtree(folder)
+    labels = {(p.method, p.label) for p in pool(Selection(Results(results_folder)))[0]}
+    assert (ADAPTER, STEPS[-1]) in labels and ("other", STEPS[-1]) not in labels
+    said = [note for note in notes_of(results_folder) if "area" in note]
+    assert len(said) == 1, said
+    assert said[0].endswith(f"not measured after {step}, and so without area.")
+
+
 def test_different_splits_are_refused(results_folder):
     file = results_folder / UNET / "splits_final.json"
     splits = json.loads(file.read_text())

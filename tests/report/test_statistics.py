@@ -4,7 +4,7 @@ import pytest
 from scipy.stats import wilcoxon
 from statsmodels.stats.multitest import multipletests
 
-from sam3d_nnunet.report.statistics import FEWEST_PAIRS, compare, holm, mean_interval, spread
+from sam3d_nnunet.report.statistics import FEWEST_PAIRS, compare, holm, mean_interval, smallest_p, spread
 
 
 def test_interval_is_near_the_normal_one_for_many_values():
@@ -47,6 +47,12 @@ def test_comparison_is_scipys_on_the_cases_of_both(shift):
     theirs["c5"] = ours["c5"]
     with_equal, without = compare(ours, theirs), compare(ours, theirs.drop("c5"))
     assert (with_equal.pairs, with_equal.p, with_equal.direction) == (17, without.p, without.direction)
+
+
+@pytest.mark.parametrize("pairs", [FEWEST_PAIRS - 1, FEWEST_PAIRS, 9])
+def test_smallest_p_is_scipys_where_one_is_higher_in_all_pairs(pairs):
+    assert smallest_p(pairs) == pytest.approx(wilcoxon(np.arange(1.0, pairs + 1)).pvalue)
+    assert (smallest_p(pairs) < 0.05) == (pairs >= FEWEST_PAIRS)
 
 
 def test_few_pairs_and_no_difference_are_not_significant():

@@ -288,6 +288,19 @@ def test_without_baseline_and_with_few_cases_nothing_is_tested(results_folder):
     assert "All methods: without fold 1 of 2." in table.caption
 
 
+@pytest.mark.parametrize("cases, is_possible", [(12, True), (6, False)])
+def test_captions_say_if_no_difference_could_be_significant(results_folder, cases, is_possible):
+    """With 6 pairs, two comparisons leave no p below 0.05."""
+    for file in results_folder.glob("*/automatic/**/metrics.csv"):
+        rows = pd.read_csv(file)
+        rows[rows["case"] < f"case_{cases:02}"].to_csv(file, index=False)
+    table = lay_out(gather_quickly(results_folder))
+    sentence = f"With {cases} cases and so many comparisons, none can be significant"
+    assert any(sentence in line for line in table.caption) != is_possible
+    if not is_possible:
+        assert not any(cell.mark for section in table.sections for row in section.rows for cell in row)
+
+
 @pytest.mark.parametrize(
     "targets, expected",
     [
