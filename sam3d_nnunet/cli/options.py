@@ -63,7 +63,10 @@ ResultsFolder = Annotated[
 Trials = Annotated[int, typer.Option(min=1, help="How many times to draw the clicks.")]
 TestSet = Annotated[
     tuple[Path, Path] | None,
-    typer.Option(help="Two folders, images and label maps of a test set, to use instead of the training cases."),
+    typer.Option(
+        metavar="IMAGES LABELS",
+        help="Two folders, images and label maps of a test set, to use instead of the training cases.",
+    ),
 ]
 WrittenResults = Annotated[Path, typer.Argument(help="Folder that sam3d evaluate wrote.")]
 ShownMethods = Annotated[

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from sam3d_nnunet.cli.options import AUTO_HELP, CONFIGURATION, Device, device_name
-from sam3d_nnunet.io import brief
+from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import brief, read_json_object
 
 app = typer.Typer()
 
@@ -34,7 +35,11 @@ def plan(
     ] = None,
     spacing: Annotated[
         tuple[float, float, float] | None,
-        typer.Option(help="Target spacing in mm, axes as for nnU-Net's -overwrite_target_spacing."),
+        typer.Option(
+            metavar="D H W",
+            help="Target spacing in mm, three numbers with spaces between; axes as for nnU-Net's "
+            "-overwrite_target_spacing.",
+        ),
     ] = None,
     seed: Annotated[
         int | None,
@@ -63,7 +68,7 @@ def plan(
     for name in dataset:
         plans = plan_dataset(name, recipe, overwrite_plans_name, spacing, preset, seed, chosen, data_plans)
         number = dataset_number(plans.parent.name)
-        configurations = " ".join(configuration or [CONFIGURATION])
+        configurations = " ".join(_known_configurations(plans, configuration or [CONFIGURATION]))
         typer.echo(f"plans: {plans}")
         typer.echo(f"next: nnUNetv2_preprocess -d {number} -plans_name {quote(plans.stem)} -c {configurations}")
 
@@ -92,6 +97,15 @@ def import_released(
 
     typer.echo(f"model folder: {module.import_released(checkpoint, task, folder)}")
     typer.echo(f"next: sam3d predict -i IMAGE -o OUT -m {quote(str(folder))} --prompts CLICKS")
+
+
+def _known_configurations(plans: Path, wanted: list[str]) -> list[str]:
+    """Configurations that the plans have; nnU-Net's preprocessing skips others without an error."""
+    known = read_json_object(plans)["configurations"]
+    for name in wanted:
+        if name not in known:
+            raise SAM3DError(f"{plans} has no configuration {brief(name)}; it has {', '.join(known)}. Correct -c.")
+    return wanted
 
 
 @app.command(epilog="Example: sam3d demo --folder demo --seed 0")

@@ -139,9 +139,10 @@ def predict_sam2d(
     clip: Annotated[
         tuple[float, float] | None,
         typer.Option(
+            metavar="LOW HIGH",
             help="Intensities shown as black and white. Default for CT with -d: where nnU-Net clips it, at percentiles "
             "0.5 and 99.5 of the foreground of all training images (their fingerprint). Default for others, which have "
-            "no common scale, and without -d: percentiles 0.5 and 99.5 of each image."
+            "no common scale, and without -d: percentiles 0.5 and 99.5 of each image.",
         ),
     ] = None,
     skip_finished: Continue = False,

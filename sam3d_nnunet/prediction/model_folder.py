@@ -342,7 +342,11 @@ def _short(error: Exception) -> str:
 
 def _refuse_missing(folder: Path) -> None:
     if not folder.is_dir():
-        raise SAM3DError(f"There is no model folder {folder}. Give the folder TRAINER__PLANS__CONFIGURATION.")
+        beside = [path.name for path in folder.parent.glob("*__*__*/")]
+        hint = "Give the folder TRAINER__PLANS__CONFIGURATION."
+        if beside:
+            hint = f"{folder.parent} has {listing(beside)}. Choose one with -tr, -p and -c, or its folder with -m."
+        raise SAM3DError(f"There is no model folder {folder}. {hint}")
 
 
 def _hint(folder: Path) -> str:

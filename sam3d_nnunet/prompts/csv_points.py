@@ -6,6 +6,7 @@ Positions are x, y, z in the world or i, j, k in the image file; or l, p, s or r
 import csv
 import io
 import math
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from sam3d_nnunet.prompts.prompt import TO_LPS, Prompt
 from sam3d_nnunet.prompts.table import COORDINATES, IMAGE, Row, Table, read_table
 
 LABEL, DESCRIPTION, DEFINED = "label", ("description", "desc"), "defined"
+MEANT_AS_LABEL = ("class", "classes", "type", "kind", "category")
+"""Names that people give to the column label, besides misspelt ones."""
 
 
 def to_csv(prompt: Prompt) -> str:
@@ -61,6 +64,7 @@ def read_csv(
         rows = [(line, cells) for line, cells in rows if same_name(cells[IMAGE], image_name)]
     image = file_name if image_name is None else image_name
     by_slicer = table.from_slicer or system in ("LPS", "RAS")
+    unused = [] if LABEL in table.header or by_slicer else _without_labels(table, system, path)
     if by_slicer:
         rows = _defined(rows, table.notes)
     positions = [[_number(cells[c], c, f"{path}, line {line}") for c in COORDINATES[system]] for line, cells in rows]
@@ -71,7 +75,7 @@ def read_csv(
         points = points * _signs(table, system, path)
     label_reader = LabelReader(class_names, image, file_name)
     labels = [label_reader.read(_texts(cells, by_slicer), f"{path}, line {line}") for line, cells in rows]
-    notes = (*table.notes, *_unused(table.header, system, by_slicer), *label_reader.notes())
+    notes = (*table.notes, *unused, *label_reader.notes())
     return Prompt(points, labels, image, notes)
 
 
@@ -151,9 +155,18 @@ def _texts(cells: dict[str, str], by_slicer: bool) -> dict[str, str]:
     return {kind: cells.get(kind, "") for kind in kinds}
 
 
-def _unused(header: list[str], system: str, by_slicer: bool) -> list[str]:
-    """A note on the columns of a table without labels: one of them may be meant as such."""
-    unused = [name for name in header if name and name not in (*COORDINATES[system], IMAGE)]
-    if LABEL in header or by_slicer or not unused:
-        return []
-    return [f"no column label (columns not used: {', '.join(unused)})"]
+def _without_labels(table: Table, system: str, path: Path) -> list[str]:
+    """A note on the columns of a table without labels.
+
+    Raises:
+        SAM3DError: one of them seems to hold labels. Without them, all clicks would be on one class.
+    """
+    unused = [name for name in table.header if name and name not in (*COORDINATES[system], IMAGE)]
+    for name in unused:
+        is_meant = name in MEANT_AS_LABEL or get_close_matches(name, [LABEL], cutoff=0.75)
+        if is_meant and any(cells.get(name) for _, cells in table.rows):
+            raise SAM3DError(
+                f"{path} has no column label, but a column {brief(name)}. Rename it to label if it says what "
+                "the clicks are on. Otherwise give it another name."
+            )
+    return [f"no column label (columns not used: {', '.join(unused)})"] if unused else []

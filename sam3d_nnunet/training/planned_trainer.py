@@ -26,6 +26,7 @@ from sam3d_nnunet.geometry.grid import SMALLEST_PATCH
 from sam3d_nnunet.io import listing, read_json_object, whole_file
 from sam3d_nnunet.network.checkpoint_files import read_as_data
 from sam3d_nnunet.network.weights import refuse_broken_weights
+from sam3d_nnunet.nnunet.folders import dataset_number
 from sam3d_nnunet.nnunet.names import validation_folders
 from sam3d_nnunet.planning.networks import planned_stride
 from sam3d_nnunet.planning.settings import (
@@ -174,6 +175,12 @@ class PlannedTrainer(nnUNetTrainer):
 
     def initialize(self) -> None:
         """As in nnU-Net, on the cores of this process; the weights come from the seed of the plan's block, if any."""
+        if not Path(self.preprocessed_dataset_folder).is_dir():
+            number, plans = dataset_number(self.plans_manager.dataset_name), self.plans_manager.plans_name
+            raise SAM3DError(
+                f"There are no preprocessed data {self.preprocessed_dataset_folder}. Preprocess them first: "
+                f"nnUNetv2_preprocess -d {number} -plans_name {plans} -c {self.configuration_name}"
+            )
         limit_threads(self.device)
         self._seed(WEIGHTS)
         super().initialize()

@@ -68,6 +68,8 @@ def test_missing_and_broken_files(make_model, tmp_path):
         load_model_folder(tmp_path / "nowhere")
     with pytest.raises(SAM3DError, match="no model folder.*nowhere"):
         choose_folds(tmp_path / "nowhere", None, "checkpoint_final.pth")
+    with pytest.raises(SAM3DError, match=f"{folder.parent} has {folder.name}. Choose one with -tr"):
+        load_model_folder(folder.with_name("Typo__SAM3DPlans__3d_fullres"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(SAM3DError, match="empty/plans.json.*nothing"):
         load_model_folder(tmp_path / "empty")

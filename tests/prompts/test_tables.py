@@ -74,11 +74,20 @@ def test_dialects(read, content, noted):
 
 
 def test_one_note_for_a_file(read):
-    prompt = read("sep=;\nx;y;z;class\n1,5;-2;30;2\n4;5;6;\n", image_name="patient")
+    prompt = read("sep=;\nx;y;z;size\n1,5;-2;30;2\n4;5;6;\n", image_name="patient")
     assert prompt.notes == (
-        "case_1.csv: cells separated by semicolons, decimal commas, no column label (columns not used: class), "
+        "case_1.csv: cells separated by semicolons, decimal commas, no column label (columns not used: size), "
         "2 click(s) name no class and have the label 1 (liver)",
     )
+
+
+@pytest.mark.parametrize("name", ["labl", "labels", "Lable", "class", "type"])
+def test_labels_under_another_name(read, name):
+    """All clicks would be on one class, those on the background, too."""
+    with pytest.raises(SAM3DError, match=f"no column label, but a column '{name.lower()}'. Rename it to label"):
+        read(f"x,y,z,{name}\n1.5,-2,30,liver\n4,5,6,background\n")
+    assert read(f"x,y,z,{name}\n1.5,-2,30,\n4,5,6,\n").labels.tolist() == [1, 1]
+    assert read(f"x,y,z,label,{name}\n1.5,-2,30,2,a\n4,5,6,1,b\n").labels.tolist() == LABELS
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".fcsv"])

@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import shutil
@@ -660,3 +661,26 @@ def test_predictor_of_nnunet_loads_the_model(make_trainer, monkeypatch):
     assert logits.shape == (3, 20, 18, 22)
     predictor.network = trainer.network
     torch.testing.assert_close(predictor.predict_sliding_window_return_logits(image), logits)
+
+
+def test_data_that_are_not_preprocessed(make_trainer, tmp_path):
+    """nnU-Net's own error is a traceback that names a folder."""
+    trainer = make_trainer()
+    trainer.preprocessed_dataset_folder = str(tmp_path / "none")
+    command = "nnUNetv2_preprocess -d 711 -plans_name .* -c 3d_fullres"
+    with pytest.raises(SAM3DError, match=f"no preprocessed data {tmp_path / 'none'}.*{command}"):
+        trainer.initialize()
+
+
+@pytest.mark.parametrize("trainer_class", [SAM3DAdapterTrainer, PromptedUNetTrainer])
+def test_folds_of_another_stride_are_refused(make_trainer, trainer_class):
+    """The same weights would fit, and compute something else."""
+    trainer = make_trainer(trainer_class=trainer_class, settings={"preset": "tiny", "stride": 4})
+    plans = copy.deepcopy(trainer.plans_manager.plans)
+    trainer._refuse_other_function(plans, "a fold")
+    plans["configurations"]["3d_fullres"]["sam3d"]["stride"] = 2
+    with pytest.raises(SAM3DError, match="a fold was trained with stride 2, but now it is 4. Set stride to 2"):
+        trainer._refuse_other_function(plans, "a fold")
+    plans["configurations"]["3d_fullres"]["sam3d"]["stride"] = None  # the default for these patches is 2
+    with pytest.raises(SAM3DError, match="stride 2"):
+        trainer._refuse_other_function(plans, "a fold")
