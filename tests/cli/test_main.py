@@ -171,12 +171,16 @@ def stub(monkeypatch, module: str, **functions) -> None:
     monkeypatch.setitem(sys.modules, module, SimpleNamespace(**functions))
 
 
-def test_plan(monkeypatch):
+def test_plan(monkeypatch, tmp_path):
     calls = []
+    monkeypatch.chdir(tmp_path)
+    file = Path("preprocessed/Dataset004_Hippocampus/MyPlans.json")
+    file.parent.mkdir(parents=True)
+    file.write_text('{"configurations": {"2d": {}, "3d_lowres": {}, "3d_fullres": {}}}')
 
     def plan_dataset(*arguments):
         calls.append(arguments)
-        return Path("preprocessed/Dataset004_Hippocampus/MyPlans.json")
+        return file
 
     stub(monkeypatch, "sam3d_nnunet.planning.plan_dataset", plan_dataset=plan_dataset)
     done = invoke(*"plan -d 4 -d Dataset004_Hippocampus -c 3d_fullres -c 3d_lowres --recipe X --seed 2".split())
@@ -193,6 +197,10 @@ def test_plan(monkeypatch):
     done = invoke(*"plan -d 4 --preset tiny --overwrite-plans-name MyPlans --spacing 1 0.8 0.8".split())
     assert calls[-1] == ("4", None, "MyPlans", (1, 0.8, 0.8), "tiny", None, None, None)
     assert done.output.endswith("-c 3d_fullres\n")
+
+    done = invoke(*"plan -d 4 -c 3d_fullress".split())
+    assert isinstance(done.exception, SAM3DError)
+    assert "no configuration '3d_fullress'; it has 2d, 3d_lowres, 3d_fullres" in str(done.exception)
 
     settings = {"clicks": {"iterated_share": 0}}
     done = invoke("plan", "-d", "4", "--settings", json.dumps(settings), "--data-plans", "SAM3DPlans")

@@ -189,9 +189,9 @@ def test_plans_that_share_data_agree_on_how_they_are_made(ct, tmp_path):
     (ct.preprocessed / CT / "notes.json").write_text("[]")  # no plans
     try:
         for options in ({"seed": 1}, {"seed": 2}, {}, {"seed": 2, "target_spacing": (2.0, 1.0, 1.5)}):
-            with pytest.raises(SAM3DError, match="Shared_2d.*spacing.*--overwrite-plans-name"):
+            with pytest.raises(SAM3DError, match="Shared_.*spacing.*--overwrite-plans-name"):
                 plan_dataset("701", None, "Shared", **options)
-        with pytest.raises(SAM3DError, match="Other.*Shared_2d.*spacing"):
+        with pytest.raises(SAM3DError, match="Other.*Shared_.*spacing"):
             plan_dataset("701", None, "Other", data_plans="Shared")
     finally:
         (ct.preprocessed / CT / "notes.json").unlink()
