@@ -48,7 +48,7 @@ TRAINERS = {
         "training.variants", OURS, "a click selects: the target is only the lesions that hold a prompt"
     ),
     "SAM3DAdapterTrainer_tiny": Trainer(
-        "training.variants", OURS, "a small network without SAM's weights, 20 epochs of 50 steps: minutes on a CPU"
+        "training.variants", OURS, "a small network without SAM's weights, 20 epochs of 50 steps, for a CPU"
     ),
     "SAM3DAdapterTrainer_tiny_clicked": Trainer("training.variants", OURS, "the small network; a click selects"),
     "SAM3DAdapterTrainer_smoke": Trainer("training.variants", OURS, "the small network for 2 epochs of 10 steps"),

@@ -27,7 +27,7 @@ class SAM3DAdapterTrainer_50epochs(SAM3DAdapterTrainer):
 
 
 class SAM3DAdapterTrainer_tiny(SAM3DAdapterTrainer):
-    """A small network from random weights, 20 epochs of 50 steps; takes minutes on a CPU."""
+    """A small network from random weights, 20 epochs of 50 steps, for a CPU."""
 
     changes = {
         "preset": "tiny",
