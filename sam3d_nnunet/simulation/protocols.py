@@ -86,7 +86,8 @@ FAMILIES: dict[str, Family] = {
             scores="Under each_N, Dice of the clicked: that of the prediction from the clicks on one lesion with this "
             "lesion alone. Others marked: share of each other lesion that this prediction covers. Instance Dice: the "
             "same as the first, after voxels that several predictions claim went to the nearest click. Means over the "
-            "lesions of a case (others marked: over all pairs). The other columns are about all predictions together.",
+            "lesions of a case (others marked: over all pairs; the lower, the better). The other columns are about all "
+            "predictions together.",
         ),
         Family("slice", "{clicks} on each slice with the class", has_human=True),
         Family("center", "{clicks} in the inner third of the largest lesion", is_click_position=True),
