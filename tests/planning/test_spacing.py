@@ -135,11 +135,13 @@ millimetres = st.floats(-1.7, 1.0).map(lambda power: round(10**power, 4))  # 0.0
 @example(shape=(5, 512, 512), spacing=(5.0, 0.7, 0.7))
 @example(shape=(8, 8, 8), spacing=(0.02, 0.02, 0.02))
 @example(shape=(60, 300, 300), spacing=(3.0, 0.2, 0.2))
+@example(shape=(130, 5, 15), spacing=(10.0, 0.1, 0.0316))  # thousands of voxels
 def test_no_plan_is_refused_by_the_trainer(plan, shape, spacing):
     side = isotropic_spacing([spacing])
-    flat = min(compute_new_shape(shape, spacing, [side] * 3)) < 2
-    if flat:
-        with pytest.raises(SAM3DError, match="too large"):
+    voxels = compute_new_shape(shape, spacing, [side] * 3)
+    wrong = ["too large"] * (min(voxels) < 2) + ["too small"] * (max(voxels) > 4096)
+    if wrong:  # the planner itself refuses what can't be trained on
+        with pytest.raises(SAM3DError, match="|".join(wrong)):
             plan(shape, spacing)
     else:
         check(plan(shape, spacing))
