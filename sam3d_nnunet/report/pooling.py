@@ -297,7 +297,8 @@ def _with_areas(pools: list[Pooled]) -> tuple[list[Pooled], list[str]]:
             missing = sorted(known - {step.clicks for step in steps})
             if missing:
                 listed = ", ".join(map(str, missing))
-                notes.append(f"{steps[0].name}, {protocol}: not measured after {listed}, and so without area.")
+                so = "" if protocol.is_challenge else ", and so without area"
+                notes.append(f"{steps[0].name}, {protocol}: not measured after {listed}{so}.")
             elif len(known) > 1 and not protocol.is_challenge:
                 with_areas.append(replace(steps[-1], area=True, seconds=None, rows=_area_rows(steps)))
     return with_areas, notes
