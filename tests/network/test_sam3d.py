@@ -313,17 +313,15 @@ def test_activation_checkpointing_is_on_for_encoders_of_sams_size(name, expected
     assert net.image_encoder.activation_checkpointing == expected
 
 
-RECOMPILED = 1e-2
-"""Compiled norms round differently, and a unit whose sign flips has another slope. Wrong gradients are further away."""
-
-
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiles_without_a_graph_break(checkpointing):
-    net, image = stirred(small(activation_checkpointing=checkpointing)), torch.randn(1, 1, 24, 32, 20)
+    # in float64: compiled norms round differently, and in float32 units whose sign flips make that 1e-3
+    net = stirred(small(activation_checkpointing=checkpointing)).double()
+    image = torch.randn(1, 1, 24, 32, 20, dtype=torch.float64)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)  # a graph break is an error
-    assert_same_gradients(gradients(compiled, net, image), gradients(net, net, image), RECOMPILED)
+    assert_same_gradients(gradients(compiled, net, image), gradients(net, net, image))
     maps = torch.randint(-1, 3, (1, 3, 24, 32, 20)).short()
-    assert_same_gradients(gradients(compiled, net, image, maps), gradients(net, net, image, maps), RECOMPILED)
+    assert_same_gradients(gradients(compiled, net, image, maps), gradients(net, net, image, maps))
 
 
 def test_compiles_with_a_correction_between():
