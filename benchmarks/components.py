@@ -4,9 +4,9 @@ For each method with masks without clicks there are two rows, and one for each m
 
     components            The mask falls into connected components (26 neighbours). Each object gets one of them at
                           most, so that the sum of the Dice is the highest possible: only the truth can choose so.
-    components at clicks  Each click takes the component nearest to it, and voxels that several clicks take go to the
-                          nearest click: the same clicks, on a network that was trained without any.
-    each_1                The scores of sam3d evaluate.
+    components at clicks  Each click takes the component of its class that is nearest to it, and voxels that several
+                          clicks take go to the nearest click: the same clicks, on a network without any.
+    each_1                The scores of sam3d evaluate, for the first clicks that were drawn.
 
     Dice of the clicked, others marked, instance Dice
                     as in the tables of sam3d table; an object without component has a Dice of 0. Means over cases; of
@@ -29,16 +29,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import SimpleITK as sitk
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy.ndimage import distance_transform_edt
 from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.data import EvaluationData, spacing_of
 from sam3d_nnunet.evaluation.each_prediction import ObjectScores
 from sam3d_nnunet.evaluation.metrics import NAMES, OTHERS_MARKED
 from sam3d_nnunet.evaluation.results import Results
+from sam3d_nnunet.geometry.label_maps import read_label_map
 from sam3d_nnunet.prompts.files import read_prompt
 from sam3d_nnunet.report.statistics import compare, holm, mean_interval
 from sam3d_nnunet.simulation.draw import Components
@@ -73,52 +73,42 @@ def of_components(results: Results) -> dict[str, pd.DataFrame]:
     """For each row of the table: a row for each case of the folds, the mean over trainings.
 
     Raises:
-        SAM3DError: data.json does not tell the truth, or a label map of it or the clicks on it are missing.
+        SAM3DError: data.json does not tell the data, or an image, a label map or the clicks on it can't be used.
     """
-    described, truth = results.dataset_json, Path(results.known("truth"))
-    classes = LabelManager(described["labels"], described.get("regions_class_order")).foreground_labels
-    folders = [f for f in results.folders if f.protocol == AUTOMATIC and f.fold.isdecimal()]
-    masks = [
-        (folder.method, mask) for folder in folders for mask in sorted(folder.path.glob(f"*{results.file_ending}"))
-    ]
+    folders = (Path(results.known(key)) for key in ("images", "truth"))
+    data = EvaluationData(results.known("dataset"), *folders, results.dataset_json)
+    wanted = [f for f in results.folders if f.protocol == AUTOMATIC and f.fold.isdecimal()]
+    masks = [(folder.method, mask) for folder in wanted for mask in sorted(folder.path.glob(f"*{data.file_ending}"))]
     found: dict[str, list[dict]] = {}
     for method, mask in tqdm(masks, unit="mask"):
-        if not (truth / mask.name).is_file():
-            raise SAM3DError(f"{truth} has no label map {mask.name}.")
-        case, image = mask.name.removesuffix(results.file_ending), read(truth / mask.name)
-        objects, components = (Components(sitk.GetArrayFromImage(i), classes) for i in (image, read(mask)))
+        case = mask.name.removesuffix(data.file_ending)
+        truth, geometry = data.read_truth(case)
+        labels = read_label_map(mask, data.reader)
+        marked, _ = labels.own_grid().geometry.in_file_order(labels.array)
+        classes = data.labels.foreground_labels
+        objects = Components(truth, classes)
+        components = Components(np.where(truth == data.labels.ignore_label, 0, marked), classes)
         if len(objects):
-            clicks = voxels(image, results.prompt_file(PROTOCOL, 0, case))
+            prompt = read_prompt(results.prompt_file(PROTOCOL, 0, case))
+            clicks = np.rint(geometry.to_voxels(prompt.points)).astype(int)
             rows = {"components": assigned(objects, components)}
-            rows["components at clicks"] = at_clicks(objects, components, clicks, image.GetSpacing()[::-1])
+            rows["components at clicks"] = at_clicks(objects, components, clicks, prompt.labels, spacing_of(geometry))
             for name, scores in rows.items():
                 found.setdefault(f"{method}, {name}", []).append({"case": case} | scores)
     return {name: pd.DataFrame(scores).groupby("case").mean() for name, scores in sorted(found.items())}
 
 
 def of_clicks(results: Results) -> dict[str, pd.DataFrame]:
-    """The same for each method that was measured with one click an object."""
-    if results.scores is None:
+    """The same for each method that was measured with one click an object; the first clicks that were drawn."""
+    scores = results.scores
+    if scores is None:
         return {}
-    of_folds = results.scores["fold"].astype(str).str.isdecimal()
-    rows = results.scores[of_folds & (results.scores["protocol"] == PROTOCOL)]
+    of_folds = scores["fold"].astype(str).str.isdecimal()
+    rows = scores[of_folds & (scores["protocol"] == PROTOCOL) & (scores["trial"] == 0)]
     return {
         f"{method}, {PROTOCOL}": part.groupby("case")[[CLICKED, OTHERS_MARKED, INSTANCE]].mean()
         for method, part in rows.groupby("method")
     }
-
-
-def read(file: Path) -> sitk.Image:
-    return sitk.ReadImage(str(file))
-
-
-def voxels(image: sitk.Image, clicks: Path) -> list[tuple[int, ...]]:
-    """The voxel (d, h, w) of each click.
-
-    Raises:
-        SAM3DError: there is no such file, or it can't be read.
-    """
-    return [image.TransformPhysicalPointToIndex(point)[::-1] for point in read_prompt(clicks).points.tolist()]
 
 
 def assigned(objects: Components, components: Components) -> dict[str, float]:
@@ -140,15 +130,30 @@ def assigned(objects: Components, components: Components) -> dict[str, float]:
 
 
 def at_clicks(
-    objects: Components, components: Components, clicks: Sequence[tuple[int, ...]], spacing: Sequence[float]
+    objects: Components, components: Components, clicks: np.ndarray, labels: np.ndarray, spacing: Sequence[float]
 ) -> dict[str, float]:
-    """Scores of a case whose objects get the components nearest to their clicks, one for each object in its order."""
+    """Scores of a case whose objects get the components of their class that are nearest to their clicks.
+
+    Args:
+        objects, components: of the truth and of the mask.
+        clicks: (N, 3) voxels, one for each object in its order.
+        labels: (N,) classes.
+        spacing: mm along (d, h, w).
+
+    Raises:
+        SAM3DError: there is not one click on each object.
+    """
+    if objects.numbers[tuple(clicks.T)].tolist() != list(range(1, len(objects) + 1)):
+        raise SAM3DError("There is not one click on each object. Draw the clicks again from these label maps.")
     scores = ObjectScores(objects.numbers, spacing)
-    nearest = distance_transform_edt(components.numbers == 0, spacing, return_distances=False, return_indices=True)
-    for click in clicks:
-        component = components.numbers[tuple(nearest[(slice(None), *click)])]
-        found = (components.numbers == component) & (component > 0)
-        scores.add(objects.numbers[click], found, np.array([click]))
+    numbers = {label: components.numbers * (components.segmentation == label) for label in np.unique(labels)}
+    nearest = {
+        label: distance_transform_edt(of_class == 0, spacing, return_distances=False, return_indices=True)
+        for label, of_class in numbers.items()
+    }
+    for number, (click, label) in enumerate(zip(clicks, labels), start=1):
+        component = numbers[label][tuple(nearest[label][(slice(None), *click)])]
+        scores.add(number, (numbers[label] == component) & (component > 0), click[None])
     means = scores.means()
     return {key: means[key] for key in (CLICKED, OTHERS_MARKED, INSTANCE)}
 

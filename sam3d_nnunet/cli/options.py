@@ -46,7 +46,7 @@ PerLesion = Annotated[
     bool, typer.Option("--per-lesion", help="Predict each foreground click on its own, then merge the masks.")
 ]
 MaxWindows = Annotated[
-    int, typer.Option("--max-windows", min=1, help="Largest number of windows in an image, with --windows follow.")
+    int, typer.Option("--max-windows", min=1, help="With --windows follow: add no further windows at this number.")
 ]
 WINDOWS_HELP = (
     "follow: windows around all clicks, and further ones as long as the mask continues. single: one window around the "

@@ -234,8 +234,11 @@ class PredictorAnswers:
                 stack.enter_context(writer.writing(self._clicks.image, self._prediction))
             clicks, windows = len(self._clicks.points) - self._box_clicks, len(self._prediction.logits.windows)
             seconds, outside = self._watch.take(), self._prediction.outside
+            capped = self._prediction.logits.hit_cap is not None
             notes = () if self.image.note is None else (self.image.note,)
-            report = CaseReport(self._clicks.image, None, clicks, windows, seconds, outside=outside, notes=notes)
+            report = CaseReport(
+                self._clicks.image, None, clicks, windows, seconds, outside=outside, hit_cap=capped, notes=notes
+            )
             note_cost(folder, report)
         return report
 

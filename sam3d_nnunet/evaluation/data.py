@@ -188,9 +188,12 @@ class EvaluationData:
         there is no image.
 
         Raises:
-            SAM3DError: the label map is missing, it or the image can't be read, or they have different shapes.
+            SAM3DError: the label map is missing or has other labels than the data set, it or the image can't be read,
+                or they have different shapes.
         """
         label_map = read_label_map(self.truth_file(case), self.reader)
+        ignored = [] if self.labels.ignore_label is None else [self.labels.ignore_label]
+        label_map.check_labels([*self.labels.all_labels, *ignored])
         image_file = self.image_file(case)
         if image_file is None:
             return label_map.own_grid().geometry.in_file_order(label_map.array)

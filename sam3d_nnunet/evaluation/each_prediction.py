@@ -26,9 +26,10 @@ class EachPrediction(IteratedPrediction):
         truth, geometry = self.data.read_truth(prompt.image)
         lesions = Components(truth, list(self.data.labels.foreground_labels))
         scores = ObjectScores(lesions.numbers, spacing_of(geometry))
+        counted = truth != self.data.labels.ignore_label
         for number, chosen in enumerate(clicks_by_lesion(prompt, lesions.sizes[1:], self.protocol.clicks), 1):
             clicks = Prompt(prompt.points[chosen], prompt.labels[chosen], prompt.image)
-            found = answers.of_object(clicks) == clicks.labels[0]
+            found = (answers.of_object(clicks) == clicks.labels[0]) & counted
             scores.add(number, found, geometry.to_voxels(clicks.points))
         if len(lesions):
             add_scores(self.folders[0], prompt.image, int(lesions.sizes[1:].sum()), scores.means())

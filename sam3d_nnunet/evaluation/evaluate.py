@@ -258,16 +258,20 @@ class Method(ABC):
             _say_what_lacks_costs(where, [case for case in cases if (where / f"{case}{ending}").is_file()])
         prompts = {case: prompts[case] for case in left if case in prompts}
         reports = self.predict(data, protocol, trial, left, prompts, folders) if left else ()
-        place, clicks, outside = str(folder.relative_to(self.results.root)), 0, 0
+        place, clicks, outside, capped = str(folder.relative_to(self.results.root)), 0, 0, set()
         with tqdm(total=len(left) * len(folders), desc=place, unit="case", disable=not left) as bar:
             for _, report in reports:
                 bar.update()
                 if report.error is None:
                     clicks, outside = clicks + report.clicks, outside + report.outside
+                    capped |= {report.name} if report.hit_cap else set()
                 else:
                     failed[report.name] = report.error
         if outside:
             tqdm.write(f"{place}: {outside} of {clicks} click(s) outside the window were not used", file=sys.stderr)
+        if capped:
+            limit = "the largest number of windows (--max-windows) was reached, and masks may be too small"
+            tqdm.write(f"{place}: in {len(capped)} of {len(left)} case(s), {limit}", file=sys.stderr)
         # if all failed, measuring would replace the reasons by "no prediction"
         for where in folders if len(failed) < len(cases) else ():
             failed = measure(where, data, cases, tolerances) | failed

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,16 +97,33 @@ def measure_folder(
         CaseFiles(case, predictions / f"{case}{ending}", truth / f"{case}{ending}", images.get(case))
         for case in sorted(cases)
     ]
+    report = _measure_files(files, predictions, dataset_json, tolerances, processes, images)
+    if report.rows.empty:
+        first = next(iter(report.failed.values()))
+        raise SAM3DError(f"None of {len(cases)} case(s) in {predictions} could be measured. {first}")
+    return report
+
+
+def _measure_files(
+    files: Sequence[CaseFiles],
+    predictions: Path,
+    dataset_json: dict[str, Any],
+    tolerances: Sequence[float],
+    processes: int | None,
+    images: Mapping[str, Path],
+) -> MeasureReport:
+    """As `measure_folder`. Where no case could be measured, there are no metrics, also not those of an earlier run."""
     reader = find_reader(dataset_json, [*images.values(), *(of_case.truth for of_case in files)])
     measure = partial(_measure, reader(), dataset_json, tuple(tolerances))
-    measured = dict(tqdm(_in_processes(measure, files, processes), total=len(cases), desc="Measuring"))
-    failed = {case: measured[case] for case in sorted(cases) if isinstance(measured[case], str)}
-    done = {case: measured[case].metrics for case in sorted(cases) if case not in failed}
+    measured = dict(tqdm(_in_processes(measure, files, processes), total=len(files), desc="Measuring"))
+    cases = sorted(measured)
+    failed = {case: measured[case] for case in cases if isinstance(measured[case], str)}
+    done = {case: measured[case].metrics for case in cases if case not in failed}
     notes = {case: measured[case].note for case in done if measured[case].note}
     if not done:
-        raise SAM3DError(
-            f"None of {len(cases)} case(s) in {predictions} could be measured. " + next(iter(failed.values()))
-        )
+        for name in (METRICS, METRICS_JSON):
+            (predictions / name).unlink(missing_ok=True)
+        return MeasureReport(pd.DataFrame(), failed, notes)
     rows = pd.DataFrame(
         {"case": case, "target": target, **values}
         for case, of_case in done.items()
@@ -139,8 +157,9 @@ def measure(folder: Path, data: EvaluationData, cases: Sequence[str], tolerances
     """
     if up_to_date(folder, data, cases, tolerances):
         return {}
-    images = {case: file for case in cases if (file := data.image_file(case))}
-    report = measure_folder(folder, data.truth, data.dataset_json, tolerances, cases, images=images)
+    images, ending = {case: file for case in cases if (file := data.image_file(case))}, data.file_ending
+    files = [CaseFiles(case, folder / f"{case}{ending}", data.truth_file(case), images.get(case)) for case in cases]
+    report = _measure_files(files, folder, data.dataset_json, tolerances, None, images)
     for case, note in report.notes.items():
         data.note(case, note)
     return report.failed
@@ -176,10 +195,16 @@ def up_to_date(folder: Path, data: EvaluationData, cases: Sequence[str], toleran
             and list(known["tolerances_mm"]) == list(tolerances)
             and known["labels"] == data.dataset_json["labels"]
             and all(prediction.is_file() for prediction in predictions)
-            and all(read.stat().st_mtime_ns < since for read in predictions + others)
+            and all(_changed(read) < since for read in predictions + others)
         )
     except (SAM3DError, KeyError, TypeError):  # damaged, or of another version
         return False
+
+
+def _changed(file: Path) -> int:
+    """When a file was written, or put in place of another: an unpacked or copied file may keep an older date."""
+    known = file.stat()
+    return max(known.st_mtime_ns, known.st_ctime_ns)
 
 
 @dataclass(frozen=True)
@@ -197,9 +222,16 @@ def _in_processes(
     if processes <= 1:
         yield from map(measure, files)
         return
-    with worker_pool(processes) as pool:
-        for done in as_completed([pool.submit(measure, of_case) for of_case in files]):
-            yield done.result()
+    try:
+        with worker_pool(processes) as pool:
+            for done in as_completed([pool.submit(measure, of_case) for of_case in files]):
+                yield done.result()
+    except BrokenProcessPool as e:
+        raise SAM3DError(
+            f"One of the {processes} processes that measure {files[0].prediction.parent} was ended from outside, "
+            "probably for lack of memory. Set nnUNet_def_n_proc=1, so that one case is measured at a time, and run the "
+            "command again."
+        ) from e
 
 
 def _measure(
@@ -219,9 +251,11 @@ def _measured(
     image = truth.own_grid() if files.image is None else read_grid(files.image, reader, truth.properties)
     note = truth.place_note(image)
     prediction.check_on(image)
-    prediction.check_labels(_labels(dataset_json))
+    known, ignored = _labels(dataset_json), dataset_json["labels"].get(IGNORE)
+    prediction.check_labels(known)
+    truth.check_labels(known if ignored is None else known | {ignored})
     wanted, found, spacing = truth.array, prediction.array, image.spacing
-    counted = wanted != dataset_json["labels"].get(IGNORE, -1)
+    counted = wanted != ignored
     metrics = {
         target: case_metrics(np.isin(wanted, labels) & counted, np.isin(found, labels) & counted, spacing, tolerances)
         for target, labels in targets_of(dataset_json).items()

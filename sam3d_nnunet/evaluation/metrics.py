@@ -113,7 +113,7 @@ def _lesions(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
         "lesions_found": hit,
         "lesions_right": right,
         "lesion_sensitivity": hit / number if number else np.nan,
-        "lesion_precision": right / count if count else np.nan,
+        "lesion_precision": right / count if number and count else np.nan,
         "lesion_f1": _f1(hit, right, number, count),
         "lesion_dice": float(dice.mean()) if number else np.nan,
     }

@@ -7,6 +7,8 @@ from functools import reduce
 import numpy as np
 
 PLANES = 16  # that are looked at together: neighbours may share lines of the cache
+ROUNDING = 1e-3
+"""Voxels by which points on the upper faces of an image are moved into it: what float32 can't lose in large images."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,16 @@ class Box:
     def contains(self, points: np.ndarray) -> np.ndarray:
         """(N, 3) coordinates -> (N,) whether the nearest voxel is in the box."""
         return ((points >= np.array(self.start) - 0.5) & (points < np.array(self.stop) - 0.5)).all(axis=1)
+
+
+def off_faces(points: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """(..., 3) points of an array of voxels; those on its outer faces are moved into the outermost voxels.
+
+    Args:
+        points: coordinates along the axes of the array.
+        shape: its voxels.
+    """
+    return np.clip(points, -0.5, np.array(shape) - 0.5 - ROUNDING)
 
 
 def _first_nonzero(planes: np.ndarray) -> int | None:

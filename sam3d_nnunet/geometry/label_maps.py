@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from sam3d_nnunet.errors import SAM3DError, last_line
 from sam3d_nnunet.geometry.damaged_files import refuse_damaged
@@ -96,10 +97,13 @@ class LabelMap:
         Raises:
             SAM3DError: names the smallest of these, and those that are known.
         """
-        unknown = np.setdiff1d(self.array, list(known))
+        unknown = np.setdiff1d(pd.unique(self.array.ravel()), list(known))  # np.unique would sort all voxels
         if len(unknown):
             known = ", ".join(map(str, sorted(known)))
-            raise SAM3DError(f"{self.file} has the label {unknown[0]:g}, which is not among the known labels {known}.")
+            raise SAM3DError(
+                f"{self.file} has the label {unknown[0]:g}, which is not among the known labels {known}. Correct the "
+                "file, or dataset.json."
+            )
 
 
 def read_label_map(file: str | Path, reader: Any) -> LabelMap:

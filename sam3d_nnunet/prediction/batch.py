@@ -58,6 +58,7 @@ class CaseReport:
         seconds: for reading, predicting and writing.
         volume_ml: of the foreground.
         outside: number of clicks that lie in no window.
+        hit_cap: whether a limit has stopped the growth.
         notes: further remarks for the user.
     """
 
@@ -68,6 +69,7 @@ class CaseReport:
     seconds: float = 0.0
     volume_ml: float = 0.0
     outside: int = 0
+    hit_cap: bool = False
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -270,6 +272,7 @@ def _write(writer: CaseWriter, name: str, prediction: CasePrediction, seconds: f
                 seconds + time.perf_counter() - start,
                 float(np.count_nonzero(segmentation)) * prediction.case.voxel_ml,
                 prediction.outside,
+                prediction.logits.hit_cap is not None,
                 tuple(prediction.notes),
             )
             if note is not None:

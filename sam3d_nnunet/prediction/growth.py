@@ -332,7 +332,8 @@ def predict_per_lesion(
     background = prompts.labels == 0
     if (~background).sum() > MAX_LESIONS:
         raise SAM3DError(
-            f"There are {(~background).sum()} foreground clicks; at most {MAX_LESIONS} can be predicted on their own."
+            f"There are {(~background).sum()} foreground clicks; at most {MAX_LESIONS} can be predicted on their own. "
+            "Predict them together, without --per-lesion, or give some of them."
         )
     lesions = []
     for click in np.flatnonzero(~background):

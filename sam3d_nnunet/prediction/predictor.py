@@ -10,7 +10,7 @@ import torch
 
 from sam3d_nnunet.datasets.case_files import stem
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.geometry.boxes import Box, off_faces
 from sam3d_nnunet.geometry.grid import to_image
 from sam3d_nnunet.geometry.turn import NO_TURN
 from sam3d_nnunet.geometry.world import ImageGeometry
@@ -306,8 +306,8 @@ class SAM3DPredictor:
 
 
 def _on_grid(prompt: Prompt, case: ImageCase) -> np.ndarray:
-    """(N, 3) where clicks lie on the preprocessed grid."""
-    return case.grid.from_image(case.geometry.to_voxels(prompt.points))
+    """(N, 3) where clicks lie on the preprocessed grid; those on its outer faces, in its outermost voxels."""
+    return off_faces(case.grid.from_image(case.geometry.to_voxels(prompt.points)), case.grid.shape)
 
 
 def _into_crop(prompt: Prompt, case: ImageCase) -> Prompt:

@@ -8,13 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.geometry.boxes import Box
+from sam3d_nnunet.geometry.boxes import Box, off_faces
 from sam3d_nnunet.prediction.session_image import Region, SessionImage
 
 logger = logging.getLogger(__name__)
-
-ROUNDING = 1e-3
-"""Voxels by which points on the upper faces of an image are moved into it: what float32 can't lose in large images."""
 
 Ends = list[list[int]]
 """[[x1, x2], [y1, y2], [z1, z2]]: a box in the form of nnInteractive, upper ends not included."""
@@ -65,7 +62,7 @@ def checked_point(coordinates: Sequence[float], shape: tuple[int, ...]) -> np.nd
         raise SAM3DError(f"A point needs three coordinates (x, y, z), not {coordinates}.")
     if not ((point >= -0.5) & (point <= np.array(shape) - 0.5)).all():
         raise SAM3DError(f"The point {point.tolist()} lies outside the image, which has {_size(shape)} voxels.")
-    return np.minimum(point, np.array(shape) - 0.5 - ROUNDING)
+    return off_faces(point, shape)
 
 
 def drawn_box(ends: Sequence[Sequence[float]], shape: tuple[int, ...]) -> Box:

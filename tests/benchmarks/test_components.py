@@ -4,12 +4,13 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
+from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import write_json
 from sam3d_nnunet.prompts.files import write_prompt
 from sam3d_nnunet.prompts.prompt import Prompt
 from sam3d_nnunet.simulation.draw import Components
 
-CLICKS = ((2, 2, 2), (2, 2, 8), (2, 2, 14))
+CLICKS = np.array([[2, 2, 2], [2, 2, 8], [2, 2, 14]])
 
 
 def body(*places: int) -> np.ndarray:
@@ -27,8 +28,9 @@ def assigned(found: np.ndarray) -> dict[str, float]:
     return components.assigned(Components(TRUTH, [1]), Components(found, [1]))
 
 
-def at_clicks(found: np.ndarray, spacing=(1.0, 1.0, 1.0)) -> dict[str, float]:
-    return components.at_clicks(Components(TRUTH, [1]), Components(found, [1]), CLICKS, spacing)
+def at_clicks(found: np.ndarray, spacing=(1.0, 1.0, 1.0), truth=TRUTH, clicks=CLICKS) -> dict[str, float]:
+    objects, marked = Components(truth, [1, 2]), Components(found, [1, 2])
+    return components.at_clicks(objects, marked, clicks, truth[tuple(clicks.T)], spacing)
 
 
 def test_the_truth_itself():
@@ -70,6 +72,22 @@ def test_a_click_beside_all_components_takes_the_nearest_in_millimetres():
     assert at_clicks(found, (4, 1, 0.5))["others_marked"] > at_clicks(found, (1, 1, 4))["others_marked"]
 
 
+def test_components_of_another_class_do_not_count():
+    truth = TRUTH.copy()
+    truth[..., 7:11] *= 2
+    assert at_clicks(truth, truth=truth)["object_dice"] == 1
+    swapped = np.where(truth > 0, 3 - truth, 0)
+    swapped[..., 12:] = 0  # the only object of class 1 is the middle one now
+    # the first click takes the middle one; the last one is farther from it, and the click of class 2 takes the first
+    assert at_clicks(swapped, truth=truth)["object_dice"] == 0
+
+
+def test_clicks_that_are_not_on_their_objects_are_refused():
+    for wrong in (CLICKS[:2], CLICKS[[1, 0, 2]], CLICKS + [0, 3, 0]):
+        with pytest.raises(SAM3DError, match="not one click on each object"):
+            at_clicks(TRUTH, clicks=wrong)
+
+
 @pytest.fixture
 def results(tmp_path):
     """Two methods: masks without clicks whose first two bodies are merged, and scores with clicks; six cases."""
@@ -91,8 +109,9 @@ def results(tmp_path):
         clicked = root / f"ours/each_1/fold_{fold}/trial_0"
         for case in part:
             image = write(TRUTH, truth / f"{case}.nii.gz")
+            write(TRUTH, tmp_path / f"images/{case}_0000.nii.gz")
             write(found, masks / f"{case}.nii.gz")
-            points = [image.TransformIndexToPhysicalPoint(click[::-1]) for click in CLICKS]
+            points = [image.TransformIndexToPhysicalPoint(click[::-1].tolist()) for click in CLICKS]
             file = root / f"prompts/each_1/trial_0/{case}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             write_prompt(Prompt(np.array(points), np.ones(3, int), case), file)
@@ -105,8 +124,9 @@ def results(tmp_path):
         table.to_csv(clicked / "scores.csv", index=False)
     for method in ("U-Net", "ours"):
         write_json(root / method / "method.json", {"name": method})
-    dataset = {"labels": {"background": 0, "body": 1}, "file_ending": ".nii.gz"}
-    write_json(root / "data.json", {"dataset": "bodies", "truth": str(truth), "dataset_json": dataset})
+    dataset = {"labels": {"background": 0, "body": 1}, "channel_names": {"0": "MR"}, "file_ending": ".nii.gz"}
+    places = {"images": str(tmp_path / "images"), "truth": str(truth)}
+    write_json(root / "data.json", {"dataset": "bodies", **places, "dataset_json": dataset})
     return root
 
 
@@ -136,5 +156,5 @@ def test_what_is_not_there(results, capsys):
     with pytest.raises(SystemExit, match="case_3.json"):
         run(results, capsys, "U-Net, components")
     (results.parent / "truth/case_2.nii.gz").unlink()
-    with pytest.raises(SystemExit, match="no label map case_2.nii.gz"):
+    with pytest.raises(SystemExit, match="case_2.nii.gz"):
         run(results, capsys, "U-Net, components")

@@ -44,7 +44,11 @@ def test_paper(make_evaluated, read, tmp_path):
     done = evaluate(*asked, "--paper", "--name", "paper")
     assert done.exit_code == 0, done.output
     assert "paper/volume_1/fold_0/trial_0: 2 of 4 click(s) outside the window were not used" in done.output
-    assert evaluate(*asked, "-f", 0, "--protocol", "volume_1", "--name", "ours").exit_code == 0
+    assert "--max-windows" not in done.output  # windows do not follow the mask
+    done = evaluate(*asked, "-f", 0, "--protocol", "volume_1", "--name", "ours")
+    assert done.exit_code == 0
+    limit = "the largest number of windows (--max-windows) was reached, and masks may be too small"
+    assert f"ours/volume_1/fold_0/trial_0: in 1 of 2 case(s), {limit}" in done.output
     results = Results(root)
     protocols = {folder.protocol for folder in results.folders if folder.method == "paper"}
     assert protocols == {"automatic", "volume_1", "volume_3", "volume_10"}

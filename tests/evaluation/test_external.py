@@ -74,8 +74,10 @@ def test_predictions_that_are_gone_are_not_counted_again(dataset, predictions, t
     assert set(Results(root).metrics["case"]) == {CASES[0]}
     assert not (root / "Others/automatic/fold_0/trial_0/prediction.csv").exists()
     (predictions / f"{CASES[0]}.nii.gz").write_text("nothing")
-    with pytest.raises(SAM3DError, match="None of 2 case.s. in .* could be measured"):
-        evaluate_predictions(predictions, root, dataset.name, "Others", "0")
+    capsys.readouterr()
+    failed = evaluate_predictions(predictions, root, dataset.name, "Others", "0")
+    assert failed == [f"Others/automatic/fold_0/trial_0: {case}" for case in (CASES[0], "case_2")]
+    assert "can't be read" in capsys.readouterr().err
     assert not Results(root).folders
 
 

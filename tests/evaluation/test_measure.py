@@ -1,5 +1,7 @@
 import json
 import os
+import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import nibabel
@@ -94,14 +96,64 @@ def test_metrics_by_earlier_rules_are_computed_again(folders):
     predictions, truth = folders
     data = EvaluationData("Dataset001_A", predictions, truth, dataset())
     assert measure(predictions, data, CASES, (1.0,)) == {}
-    for file in (*predictions.iterdir(), *truth.iterdir()):
-        os.utime(file, (1, 1))
-    for name in ("metrics.json", "metrics.csv"):
-        os.utime(predictions / name, (2, 2))
+    later(predictions / "metrics.json")
     assert up_to_date(predictions, data, CASES, (1.0,))
     content = json.loads((predictions / "metrics.json").read_text())
     (predictions / "metrics.json").write_text(json.dumps(content | {"version": 1}))
+    later(predictions / "metrics.json")
     assert not up_to_date(predictions, data, CASES, (1.0,))
+
+
+def later(file: Path) -> None:
+    """As if it had been written a while after the other files."""
+    os.utime(file, (time.time() + 0.2,) * 2)
+
+
+@pytest.mark.parametrize("what", ["truth", "predictions"])
+def test_files_with_an_older_date_are_measured_again(folders, what):
+    """As tar and rsync unpack them."""
+    predictions, truth = folders
+    data = EvaluationData("Dataset001_A", predictions, truth, dataset())
+    assert measure(predictions, data, CASES, (1.0,)) == {}
+    later(predictions / "metrics.json")
+    assert up_to_date(predictions, data, CASES, (1.0,))
+    time.sleep(0.3)
+    file = predictions.parent / what / f"{CASES[0]}.nii.gz"
+    write(np.ones((8, 12, 10)), file)
+    os.utime(file, (1, 1))
+    assert not up_to_date(predictions, data, CASES, (1.0,))
+
+
+def test_truth_with_other_labels_fails(folders):
+    """A tumour that is stored as 255 is no background."""
+    predictions, truth = folders
+    write(np.full((8, 12, 10), 255), truth / f"{CASES[0]}.nii.gz")
+    write(np.full((8, 12, 10), 3), truth / f"{CASES[1]}.nii.gz")
+    report = measure_folder(predictions, truth, dataset(LABELS | {"ignore": 3}), processes=1)
+    assert list(report.failed) == [CASES[0]]
+    assert "has the label 255, which is not among the known labels 0, 1, 2, 3. Correct" in report.failed[CASES[0]]
+    data = EvaluationData("Dataset001_A", predictions, truth, dataset(LABELS | {"ignore": 3}))
+    data.read_truth(CASES[1])
+    with pytest.raises(SAM3DError, match="has the label 255"):
+        data.read_truth(CASES[0])
+
+
+def test_where_no_case_can_be_measured_nothing_old_is_left(folders):
+    predictions, truth = folders
+    data = EvaluationData("Dataset001_A", predictions, truth, dataset())
+    assert measure(predictions, data, CASES[:1], (1.0,)) == {}
+    (truth / f"{CASES[0]}.nii.gz").write_bytes(b"no image")
+    assert "can't be read" in measure(predictions, data, CASES[:1], (1.0,))[CASES[0]]
+    assert not list(predictions.glob("metrics.*"))
+
+
+def test_a_process_that_is_ended_is_said(folders, monkeypatch):
+    def broken(count):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr("sam3d_nnunet.evaluation.measure.worker_pool", broken)
+    with pytest.raises(SAM3DError, match="2 processes that measure .*predictions was ended.*nnUNet_def_n_proc=1"):
+        measure_folder(*folders, dataset(), processes=2)
 
 
 def test_several_processes_measure_the_same(folders):

@@ -80,7 +80,7 @@ def test_empty_truth_is_undefined_and_counted_as_false_positive_volume():
     assert found["false_positive_ml"] == pytest.approx(2.0)
     for name in ("dice", "nsd_5mm", "hd95_mm", "volume_error", "lesion_sensitivity", "lesion_f1", "lesion_dice"):
         assert np.isnan(found[name]), name
-    assert found["lesion_precision"] == 0 and found["lesions_predicted"] == 1
+    assert np.isnan(found["lesion_precision"]) and found["lesions_predicted"] == 1
 
 
 def test_nothing_found_counts_as_zero_but_has_no_distance():

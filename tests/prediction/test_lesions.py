@@ -65,5 +65,5 @@ def test_each_click_is_predicted_with_all_background_clicks():
 
 
 def test_too_many_clicks_for_an_instance_map():
-    with pytest.raises(SAM3DError, match="256 foreground clicks; at most 255"):
+    with pytest.raises(SAM3DError, match="256 foreground clicks; at most 255 .* without --per-lesion"):
         predict_per_lesion(None, VoxelPrompts(np.zeros((257, 3)), np.array([1] * 256 + [0])))

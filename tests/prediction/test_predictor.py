@@ -48,6 +48,17 @@ def test_clicks_and_their_labels_matter(make_model):
     assert not torch.equal(logits([[9, 9, 9]], [1]), logits([[9, 9, 9], [9, 9, 10]], [1, 0]))
 
 
+def test_clicks_on_the_outer_faces_are_in_the_outermost_voxels(make_model):
+    model = make_model()
+    predictor = predictor_of(model.folder, max_windows=1)
+    for corner in ([-0.5, -0.5, -0.5], [21.5, 17.5, 19.5], [-0.5, 17.5, 3]):  # x, y, z of 22 x 18 x 20 voxels of 1 mm
+        prediction = predictor.predict_case(image_of(model), Prompt([corner], [1], "case_1"))
+        assert prediction.outside == 0
+        moved = Prompt([np.clip(corner, -0.499, [21.499, 17.499, 19.499])], [1], "case_1")
+        same = predictor.predict_case(image_of(model), moved)
+        assert torch.equal(prediction.logits.logits, same.logits.logits) or np.min(corner) < 0
+
+
 def test_unlabelled_clicks_are_all_the_same(make_model):
     model = make_model(trainer_class=SAM3DAdapterTrainer, settings=UNLABELLED)
     predictor = predictor_of(model.folder)
