@@ -72,10 +72,15 @@ def alike(names: Iterable[str]) -> tuple[str, str] | None:
     """
     seen: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(composed(composed(name).casefold()), name)
+        other = seen.setdefault(same_on_some_systems(name), name)
         if other != name:
             return other, name
     return None
+
+
+def same_on_some_systems(name: str) -> str:
+    """What names have in common that are one file on some systems."""
+    return composed(composed(name).casefold())
 
 
 NAME_FAULT = "file_name"

@@ -172,9 +172,10 @@ def _working_folder(folder: Path) -> Iterator[Path]:
     except OSError as e:
         if e.filename is None and e.errno in FULL:  # Python names no file when a write fails
             e.filename = str(folder)
-        elif isinstance(e.filename, str) and e.filename.startswith(temporary):
-            inside = Path(e.filename).relative_to(folder).parts[1:]
-            e.filename = str(folder.joinpath(*inside))
+        for name in ("filename", "filename2"):
+            path = getattr(e, name)
+            if isinstance(path, str) and path.startswith(temporary):
+                setattr(e, name, str(folder.joinpath(*Path(path).relative_to(folder).parts[1:])))
         raise
 
 

@@ -5,6 +5,7 @@ The command must start fast: modules that take long to import are imported insid
 
 import signal
 import sys
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -32,6 +33,8 @@ def main() -> None:
     So is Ctrl-C, with exit code 130. A command that has started others (demo, benchmark) ends on SIGTERM with 143 and,
     when its terminal is closed, on SIGHUP with 129.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names may hold what the encoding lacks
     try:
         with stopped_by(signal.SIGINT):
             app()

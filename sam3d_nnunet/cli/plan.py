@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sam3d_nnunet.cli.options import AUTO_HELP, CONFIGURATION, Device, device_name
+from sam3d_nnunet.cli.options import AUTO_HELP, CONFIGURATION, TRAINER, Device, device_name
 from sam3d_nnunet.errors import SAM3DError
 from sam3d_nnunet.io import brief, read_json_object
 
@@ -70,7 +70,12 @@ def plan(
         number = dataset_number(plans.parent.name)
         configurations = " ".join(_known_configurations(plans, configuration or [CONFIGURATION]))
         typer.echo(f"plans: {plans}")
-        typer.echo(f"next: nnUNetv2_preprocess -d {number} -plans_name {quote(plans.stem)} -c {configurations}")
+        if (shared := _shared_data(plans, CONFIGURATION)) is None:
+            typer.echo(f"next: nnUNetv2_preprocess -d {number} -plans_name {quote(plans.stem)} -c {configurations}")
+        else:  # preprocessing would delete what other trainings may read
+            typer.echo(f"preprocessed data: {shared}")
+            trainer = f"-tr {TRAINER} -p {quote(plans.stem)}"
+            typer.echo(f"next: nnUNetv2_train {number} {CONFIGURATION} 0 {trainer}")
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -99,6 +104,13 @@ def import_released(
     typer.echo(f"next: sam3d predict -i IMAGE -o OUT -m {quote(str(folder))} --prompts CLICKS")
 
 
+def _shared_data(plans: Path, configuration: str) -> Path | None:
+    """The folder of preprocessed data that these plans share with others, if it is there."""
+    identifier = read_json_object(plans)["configurations"][configuration]["data_identifier"]
+    folder = plans.parent / identifier
+    return folder if identifier != f"{plans.stem}_{configuration}" and folder.is_dir() else None
+
+
 def _known_configurations(plans: Path, wanted: list[str]) -> list[str]:
     """Configurations that the plans have; nnU-Net's preprocessing skips others without an error."""
     known = read_json_object(plans)["configurations"]
@@ -115,7 +127,7 @@ def demo(
         typer.Option("-o", "--folder", help="Folder for all files; it is kept. Default: a new temporary folder."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of both trainings.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the synthetic data.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the synthetic data.")] = 0,
     device: Annotated[Device, typer.Option(help=f"Where to train. {AUTO_HELP}")] = Device.auto,
 ) -> None:
     """Train nnU-Net and our network on synthetic data.

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pandas as pd
 import SimpleITK as sitk
 
 from sam3d_nnunet.datasets.description import refuse_problems
+from sam3d_nnunet.datasets.file_check import label_files
 from sam3d_nnunet.datasets.raw_dataset import for_each_case
 from sam3d_nnunet.datasets.sources import ENDING, LAYOUTS, Source
 from sam3d_nnunet.errors import SAM3DError, last_line
@@ -19,8 +22,9 @@ from sam3d_nnunet.geometry.images import check_axes, check_image_file
 from sam3d_nnunet.geometry.label_values import whole_labels
 from sam3d_nnunet.geometry.world import ImageGeometry, ImageHeader, read_header
 from sam3d_nnunet.geometry.writing import write_volume
-from sam3d_nnunet.io import PART, kept_locale, listing, read_json, whole_files, write_json
+from sam3d_nnunet.io import kept_locale, listing, read_json, remove_left, whole_files, write_json
 from sam3d_nnunet.nnunet.folders import new_dataset_name, raw_root
+from sam3d_nnunet.processes import shared_lock
 
 MARKER = "conversion.json"
 """In an unfinished data set: what it is made from."""
@@ -72,15 +76,31 @@ def convert(
     refuse_problems(_description(found), source)
     name = new_dataset_name(dataset, found.title)
     folder = _begin(root / f".{name}.part", {"source": str(source), "layout": layout}, bool(found.test))
-    converter = CaseConverter(found, folder, ignore_label_geometry)
-    default, failed = for_each_case(converter.training_case, found.training, "Training cases")
-    more_default, more_failed = for_each_case(converter.test_image, found.test, "Test images")
-    failed |= more_failed
-    notes = _geometry_notes(default | more_default)
-    if not default or (failed and not allow_missing):
-        return Conversion(folder, False, len(default), failed, notes)
-    _finish(folder, root / name, found)
+    with _alone_in(folder):
+        converter = CaseConverter(found, folder, ignore_label_geometry)
+        default, failed = for_each_case(converter.training_case, found.training, "Training cases")
+        more_default, more_failed = for_each_case(converter.test_image, found.test, "Test images")
+        failed |= more_failed
+        notes = _geometry_notes(default | more_default)
+        if not default or (failed and not allow_missing):
+            return Conversion(folder, False, len(default), failed, notes)
+        _finish(folder, root / name, found)
     return Conversion(root / name, True, len(default), failed, notes)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from converting into the folder, where its file system can lock folders."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(shared_lock(folder))
+        except BlockingIOError as e:
+            raise SAM3DError(f"Another process is converting to {folder}. Wait until it has ended.") from e
+        except OSError:  # Windows and some network shares can't
+            pass
+        for part in folder.iterdir():
+            remove_left(part, seconds=0)  # by an attempt that was killed
+        yield
 
 
 def _begin(folder: Path, made_from: dict[str, str], has_test_images: bool) -> Path:
@@ -90,8 +110,6 @@ def _begin(folder: Path, made_from: dict[str, str], has_test_images: bool) -> Pa
         raise SAM3DError(f"{folder} belongs to an unfinished conversion of another source. Finish it or delete it.")
     folder.mkdir(exist_ok=True)
     write_json(marker, made_from)
-    for left in folder.glob(f"*/{PART}*"):  # by an attempt that was killed
-        shutil.rmtree(left)
     for part in ("imagesTr", "labelsTr", *(["imagesTs"] if has_test_images else [])):
         (folder / part).mkdir(exist_ok=True)
     return folder
@@ -110,7 +128,7 @@ def _description(source: Source) -> dict[str, Any]:
 
 
 def _finish(folder: Path, final: Path, source: Source) -> None:
-    content = _description(source) | {"numTraining": sum(1 for _ in (folder / "labelsTr").iterdir())}
+    content = _description(source) | {"numTraining": len(label_files(folder / "labelsTr", ENDING))}
     write_json(folder / "dataset.json", content, indent=4)
     (folder / MARKER).unlink()
     os.rename(folder, final)

@@ -1,6 +1,7 @@
 """Faults of a data set, and the lines in which `sam3d doctor` shows them."""
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from sam3d_nnunet.io import listing
 from sam3d_nnunet.nnunet.doctor import Finding
 
 SHOWN = 5  # cases of a line
+SENTENCE_END = re.compile(r"\. (?!\S*[/\\])")
+"""Not within a path, such as /Dr. Smith/data."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def findings(faults: Iterable[Fault]) -> list[Finding]:
 
 def first_sentence(sentences: object) -> str:
     """The first sentence of an error, which says what is wrong; those behind it say what to do."""
-    return str(sentences).partition(". ")[0].removesuffix(".")
+    return SENTENCE_END.split(str(sentences), maxsplit=1)[0].removesuffix(".")
 
 
 def _line(group: list[Fault]) -> Finding:

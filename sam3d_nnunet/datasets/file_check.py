@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sam3d_nnunet.datasets.case_files import image_name, name_fault
 from sam3d_nnunet.datasets.faults import Fault
+from sam3d_nnunet.file_names import same_on_some_systems
 from sam3d_nnunet.io import composed, listing
 
 IMAGES, LABELS, TEST_IMAGES = "imagesTr", "labelsTr", "imagesTs"
@@ -124,7 +125,7 @@ def check_case_names(names: Collection[str], place: str = "", training: bool = T
     """
     alike: dict[str, list[str]] = {}
     for name in sorted(names):
-        alike.setdefault(composed(name).casefold(), []).append(name)
+        alike.setdefault(same_on_some_systems(name), []).append(name)
         fault = name_fault(name, training)
         if fault is not None:
             yield Fault(True, f"{place}{name}", f"the name {fault}", "rename the case's files")

@@ -1,9 +1,7 @@
 """A data set in nnUNet_raw: its description, the files of its training cases, and work on many of them at once."""
 
 import copy
-import sys
-import traceback
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +14,7 @@ from tqdm import tqdm
 
 from sam3d_nnunet.datasets.case_files import NUMBERED, name_fault
 from sam3d_nnunet.datasets.description import read_dataset_json
-from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.errors import FULL, SAM3DError, reason
 from sam3d_nnunet.file_names import alike
 from sam3d_nnunet.io import find_file
 from sam3d_nnunet.nnunet.folders import dataset_name, raw_root
@@ -100,13 +98,14 @@ class RawDataset:
         Raises:
             SAM3DError: names the first such file, or there is no image, and says what to do.
         """
-        cases = self._cases_of_nnunet() if self.listed is None else sorted(self.listed)
+        cases = self._channels_of_nnunet() if self.listed is None else self._listed_channels()
         if not cases:
             raise SAM3DError(
                 f"{self.folder / 'imagesTr'} holds no image CASE_0000{self.file_ending}. Put the images there, or "
                 'correct "file_ending" in dataset.json.'
             )
         self.refuse_case_names(cases)
+        self._refuse_channels(cases)
         if same := alike(cases):
             raise SAM3DError(
                 f"{self.name} has the cases {same[0]!a} and {same[1]!a}, whose files are one on some systems: capitals "
@@ -121,8 +120,27 @@ class RawDataset:
                     "tells apart. Rename one of them."
                 )
 
-    def _cases_of_nnunet(self) -> list[str]:
-        """Cases in imagesTr, with each file that nnU-Net takes for an image."""
+    def _refuse_channels(self, channels: Mapping[str, Sequence[int]]) -> None:
+        """Refuse images with other channels than dataset.json names: nnU-Net numbers those that are there anew.
+
+        Args:
+            channels: numbers of the files by case.
+        """
+        wanted = list(range(len(self.dataset_json["channel_names"])))
+        for case, numbers in channels.items():
+            if list(numbers) != wanted:
+                there, names = (", ".join(f"_{n:04}" for n in part) for part in (numbers, wanted))
+                raise SAM3DError(
+                    f"{self.name}: the image {case!a} has the channels {there}, but by channel_names in dataset.json "
+                    f"it needs {names}. Add or remove files, or correct channel_names."
+                )
+
+    def _listed_channels(self) -> dict[str, list[int]]:
+        """As below, of the files that dataset.json lists."""
+        return {case: list(range(len(files["images"]))) for case, files in sorted(self.listed.items())}
+
+    def _channels_of_nnunet(self) -> dict[str, list[int]]:
+        """Cases in imagesTr, with the number of each file that nnU-Net takes for an image."""
         files = sorted((self.folder / "imagesTr").glob(f"*{self.file_ending}"))
         for file in files:
             if file.name.startswith("."):
@@ -130,7 +148,10 @@ class RawDataset:
             if not NUMBERED.fullmatch(file.name.removesuffix(self.file_ending)):
                 example = f"{file.name.removesuffix(self.file_ending)}_0000{self.file_ending}"
                 raise SAM3DError(f"{file} has no number of a channel: names need _0000. Rename it, say to {example}.")
-        return sorted({NUMBERED.fullmatch(f.name.removesuffix(self.file_ending))["case"] for f in files})
+        channels: dict[str, list[int]] = {}
+        for match in (NUMBERED.fullmatch(file.name.removesuffix(self.file_ending)) for file in files):
+            channels.setdefault(match["case"], []).append(int(match["channel"]))
+        return dict(sorted(channels.items()))
 
     def image_files(self, case: str) -> list[Path]:
         """One for each channel.
@@ -197,11 +218,10 @@ def for_each_case(
             case, error = waiting[future], future.exception()
             if error is None:
                 results[case] = future.result()
-            elif isinstance(error, SAM3DError):
-                failed[case] = str(error)
-            else:  # an error that we did not foresee
-                traceback.print_exception(error, file=sys.stderr)
-                failed[case] = f"{type(error).__name__}: {error}"
+            elif isinstance(error, OSError) and error.errno in FULL:  # nothing is wrong with the case
+                raise error
+            else:
+                failed[case] = reason(error)
     finally:
         pool.shutdown(cancel_futures=True)  # when the user interrupts, cases that have not begun never do
     return results, dict(sorted(failed.items()))

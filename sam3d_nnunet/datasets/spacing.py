@@ -82,7 +82,8 @@ def refuse_flat_images(
     finer = np.minimum(target, spacings[example])
     raise SAM3DError(
         f"Voxels of {_mm(target)} are too large: {sizes(int(example))}. Choose a finer target spacing, such as "
-        f"-overwrite_target_spacing {' '.join(f'{s:.3g}' for s in finer)}, or remove the case."
+        f"--spacing {' '.join(f'{s:.3g}' for s in finer)} (for nnU-Net's own command, -overwrite_target_spacing), or "
+        "remove the case and delete dataset_fingerprint.json."
     )
 
 

@@ -18,6 +18,9 @@ from sam3d_nnunet.io import listing, whole_folder, write_json
 from sam3d_nnunet.nnunet.folders import new_dataset_name, raw_root
 from sam3d_nnunet.nnunet.readers import find_reader
 
+HEADERS = (".mhd", ".nhdr", ".hdr")
+"""Endings of files whose voxels lie in another file."""
+
 
 def link_or_copy(file: Path, link: Path) -> bool:
     """Make `link` the same file, or a copy of it.
@@ -135,9 +138,16 @@ class _TargetWriter:
 
     def write_label(self, case: str) -> bool:
         """Write a label map with its original geometry. Returns whether it holds the target."""
-        missing = [str(file) for file in self.source.image_files(case) if not file.is_file()]
-        if missing:
-            raise SAM3DError(f"There is no image {missing[0]}.")
+        for image in self.source.image_files(case):
+            if not image.is_file():
+                raise SAM3DError(f"There is no image {image}.")
+            if not image.name.endswith(self.source.file_ending):
+                raise SAM3DError(
+                    f"{image} does not end in {self.source.file_ending}, as file_ending in dataset.json says, and "
+                    "can't be taken over under another ending. Convert it, or correct file_ending."
+                )
+            if image.suffix.lower() in HEADERS:
+                raise SAM3DError(f"The voxels of {image} lie in another file. Convert it to one file, such as .nii.gz.")
         file, files = self.source.label_file(case), self.files()
         label_map = read_label_map(file, files)
         target = np.isin(label_map.array, self.values).astype(np.uint8)

@@ -38,7 +38,9 @@ def refuse_unusable_files(
             if isinstance(reader, SimpleITKIO):  # the first image decides on the reader, so others may be sheared
                 read_header(file)
         _check_label_map(label_maps[case], reader)
-        if files and _layout(files[0]) != _layout(label_maps[case]):
+        for file in files[1:]:
+            _refuse_other_size(file, files[0])
+        if files and ((own := _layout(files[0])) is None or own != _layout(label_maps[case])):
             label_map = read_stored_values(label_maps[case], reader)
             label_map.place_note(read_grid(files[0], reader, label_map.properties))
 
@@ -58,6 +60,17 @@ def _check_label_map(file: Path, reader: Any) -> None:
     except SAM3DError:  # a format that ITK doesn't read
         pass
     refuse_cut_labels(read_stored_values(file, reader).array, f"The label map {file}")
+
+
+def _refuse_other_size(file: Path, first: Path) -> None:
+    """Refuse the image of a further channel that has other numbers of voxels than the first one."""
+    sizes = [layout and layout[0] for layout in (_layout(file), _layout(first))]
+    if None not in sizes and sizes[0] != sizes[1]:
+        shown = [" x ".join(map(str, size)) for size in sizes]
+        raise SAM3DError(
+            f"{file} has {shown[0]} voxels, but {first.name}, another channel of the image, has {shown[1]}. Resample "
+            "one of them to the other."
+        )
 
 
 def _layout(file: Path) -> tuple | None:

@@ -71,7 +71,7 @@ def plan_dataset(
         overwrite_target_spacing=spacing and tuple(map(float, spacing)),  # nnU-Net accepts only floats
     )
     planner.patch_size = chosen.get("patch_size")
-    planner.settings = merge(merge(chosen.get("sam3d", {}), settings or {}), _preset_settings(preset))
+    planner.settings = _with_preset(merge(chosen.get("sam3d", {}), settings or {}), preset)
     if seed is not None:
         planner.data_plans, planner.settings = plans, merge(planner.settings, {"seed": seed})
     if data_plans is not None:
@@ -86,12 +86,14 @@ def seeded_plans(plans: str, seed: int) -> str:
     return f"{plans}_seed{seed}"
 
 
-def _preset_settings(preset: str | None) -> dict:
-    """The preset, and a click policy that can train it."""
+def _with_preset(settings: dict[str, Any], preset: str | None) -> dict[str, Any]:
+    """Settings with a preset; where they choose no click policy, with one that can train it."""
     if preset is None:
-        return {}
+        return settings
     unlabelled = preset in PRESETS and not PRESETS[preset].labelled_prompts
-    return {"preset": preset} | ({"clicks": {"policy": "paper"}} if unlabelled else {})
+    if unlabelled and settings.get("clicks", {}).get("policy", "default") == "default":
+        settings = merge(settings, {"clicks": {"policy": "paper"}})
+    return merge(settings, {"preset": preset})
 
 
 def _name_in_raw(dataset: str) -> str:

@@ -111,6 +111,11 @@ class SAM3DPlanner(ExperimentPlanner):
             )
         images = {case: [Path(file) for file in files["images"]] for case, files in self.dataset.items()}
         fingerprint = Path(nnUNet_preprocessed) / self.dataset_name / "dataset_fingerprint.json"
+        if len(shapes) != len(images):
+            print(
+                f"{fingerprint} describes {len(shapes)} images, but the data set has {len(images)}. If images were added "
+                "or removed, delete the file and plan again."
+            )
         refuse_broken_statistics(self.dataset_name, self.dataset_fingerprint, images, self._reader, fingerprint)
         target = self.determine_fullres_target_spacing()
         refuse_flat_images(list(images), shapes, self.dataset_fingerprint["spacings"], target)

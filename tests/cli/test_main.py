@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,15 @@ main()
     assert "imported: set()\n" in shown
     for command, *_ in all_commands(typer.main.get_command(cli.app)):
         assert f"\n  {command}  " in shown
+
+
+def test_names_in_any_script_can_be_printed_anywhere(tmp_path):
+    """As on Windows, where output goes to a file in the system's encoding."""
+    code = "import sys; from sam3d_nnunet.cli import main; sys.argv = ['sam3d', '--version']; print('', end='')\n"
+    code += "main.__version__ = '\u7ed3\u80a0'; main.main()"
+    told = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=told)
+    assert (done.returncode, done.stdout) == (0, "sam3d_nnunet \\u7ed3\\u80a0\n"), done.stderr
 
 
 def test_mistakes_of_the_user_are_one_line(monkeypatch, capsys):
@@ -176,7 +186,8 @@ def test_plan(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     file = Path("preprocessed/Dataset004_Hippocampus/MyPlans.json")
     file.parent.mkdir(parents=True)
-    file.write_text('{"configurations": {"2d": {}, "3d_lowres": {}, "3d_fullres": {}}}')
+    own = {name: {"data_identifier": f"MyPlans_{name}"} for name in ("2d", "3d_lowres", "3d_fullres")}
+    file.write_text(json.dumps({"configurations": own}))
 
     def plan_dataset(*arguments):
         calls.append(arguments)
@@ -205,6 +216,16 @@ def test_plan(monkeypatch, tmp_path):
     settings = {"clicks": {"iterated_share": 0}}
     done = invoke("plan", "-d", "4", "--settings", json.dumps(settings), "--data-plans", "SAM3DPlans")
     assert calls[-1] == ("4", None, None, None, None, None, settings, "SAM3DPlans")
+
+    # preprocessing would delete data that other plans have made
+    file.write_text(json.dumps({"configurations": {"3d_fullres": {"data_identifier": "SAM3DPlans_3d_fullres"}}}))
+    shared = file.with_name("SAM3DPlans_3d_fullres")
+    assert "next: nnUNetv2_preprocess" in invoke("plan", "-d", "4").output
+    shared.mkdir()
+    assert invoke("plan", "-d", "4").output.splitlines()[1:] == [
+        f"preprocessed data: {shared}",
+        "next: nnUNetv2_train 4 3d_fullres 0 -tr SAM3DAdapterTrainer -p MyPlans",
+    ]
 
 
 @pytest.mark.parametrize("text, message", [("{", "is no JSON"), ("[1]", "must be a JSON object")])

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.datasets.check import check_dataset
-from sam3d_nnunet.datasets.faults import Fault, findings
+from sam3d_nnunet.datasets.faults import Fault, findings, first_sentence
 from sam3d_nnunet.errors import SAM3DError
 
 NAME, ENDING = "Dataset077_Some", ".nii.gz"
@@ -786,3 +786,19 @@ def test_sheared_image(raw):
 def test_real_data(small_hippocampus):
     """Five of its cases have headers of 1 x 1 x 1 mm at the origin, and all others voxels of 1 mm, too."""
     assert check_dataset("4").faults == []
+
+
+@pytest.mark.parametrize(
+    "error, first",
+    [
+        (
+            "The file /a/Dr. Smith/raw/x.nii.gz is damaged. Fetch it again.",
+            "The file /a/Dr. Smith/raw/x.nii.gz is damaged",
+        ),
+        (r"C:\Dr. Smith\x is damaged. nnU-Net can't read it.", r"C:\Dr. Smith\x is damaged"),
+        ("Voxels of 0.5 mm are too small. Choose others.", "Voxels of 0.5 mm are too small"),
+        ("Nothing else.", "Nothing else"),
+    ],
+)
+def test_first_sentence(error, first):
+    assert first_sentence(error) == first

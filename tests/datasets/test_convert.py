@@ -12,6 +12,8 @@ from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.datasets import sources
 from sam3d_nnunet.datasets.convert import convert
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.io import PART
+from sam3d_nnunet.processes import shared_lock
 
 
 @pytest.fixture
@@ -186,6 +188,20 @@ def test_bad_file_and_another_attempt(kits, nnunet_folders, verify, spoil, part)
     assert (done.folder / "imagesTr/case_00002_0000.nii.gz").stat().st_mtime_ns == time
     assert [f.name for f in nnunet_folders.raw.iterdir()] == ["Dataset220_KiTS21"]
     verify(done.folder)
+
+
+def test_two_at_once(kits, nnunet_folders, verify):
+    (kits / "case_00001/imaging.nii.gz").rename(kits / "later.nii.gz")
+    folder = convert(kits, "220", "kits").folder
+    left = folder / "labelsTr" / f"{PART}killed"
+    left.mkdir()
+    with shared_lock(folder), pytest.raises(SAM3DError, match="Another process is converting"):
+        convert(kits, "220", "kits")
+    assert left.is_dir()
+    (kits / "later.nii.gz").rename(kits / "case_00001/imaging.nii.gz")
+    done = convert(kits, "220", "kits")
+    assert done.complete and json.loads((done.folder / "dataset.json").read_text())["numTraining"] == 3
+    assert not (done.folder / "labelsTr" / left.name).exists()
 
 
 def test_without_a_case(kits, verify):

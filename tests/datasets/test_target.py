@@ -162,6 +162,23 @@ def test_bad_case_leaves_nothing(small_hippocampus, nnunet_folders, spoil):
     assert [f.name for f in nnunet_folders.raw.iterdir()] == [small_hippocampus.name]
 
 
+def test_files_that_a_link_would_spoil(small_hippocampus, nnunet_folders):
+    """What nnU-Net reads where dataset.json lists it, but not under another ending or without its voxels."""
+    images = sorted((small_hippocampus / "imagesTr").iterdir())
+    for ending, message in ((".mha", "does not end in .nii.gz, as file_ending"), (".mhd", "lie in another file")):
+        listing = {}
+        for n, image in enumerate(images):
+            file = small_hippocampus / f"listed_{n}{ending}"
+            sitk.WriteImage(sitk.GetImageFromArray(read_array(image)), str(file))
+            label = small_hippocampus / "labelsTr" / image.name.replace("_0000", "")
+            listing[f"c{n}"] = {"images": [str(file)], "label": str(label)}
+        told = {"file_ending": ending, "overwrite_image_reader_writer": "SimpleITKIO"} if ending == ".mhd" else {}
+        describe(small_hippocampus, dataset=listing, **told)
+        with pytest.raises(SAM3DError, match=message):
+            derive_target("4", ["Anterior"], "40")
+    assert [f.name for f in nnunet_folders.raw.iterdir()] == [small_hippocampus.name]
+
+
 def test_wrong_arguments(small_hippocampus, monkeypatch):
     with pytest.raises(SAM3DError, match="has no label tumour, but Anterior, Posterior"):
         derive_target("4", ["tumour", "Anterior"], "40")

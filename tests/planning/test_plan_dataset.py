@@ -3,7 +3,7 @@ import copy
 import pytest
 
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.planning.plan_dataset import differences
+from sam3d_nnunet.planning.plan_dataset import _with_preset, differences
 from sam3d_nnunet.planning.settings import SAM3DSettings
 
 PLANS = {
@@ -47,6 +47,16 @@ def test_the_plans_say_more_than_the_recipe():
     plans = copy.deepcopy(PLANS)
     plans["configurations"]["3d_fullres"]["sam3d"] |= {"num_epochs": 5, "target_policy": "clicked"}
     assert set(differences(plans, RECIPE)) == {"num_epochs", "target_policy"}
+
+
+@pytest.mark.parametrize(
+    "clicks, policy", [({}, "paper"), ({"policy": "default"}, "paper"), ({"policy": "released"}, "released")]
+)
+def test_a_preset_keeps_the_click_policy_that_was_chosen(clicks, policy):
+    settings = _with_preset({"clicks": clicks, "num_epochs": 5}, "paper")
+    assert settings == {"clicks": {"policy": policy}, "num_epochs": 5, "preset": "paper"}
+    assert _with_preset({"clicks": clicks}, "tiny") == {"clicks": clicks, "preset": "tiny"}
+    assert _with_preset({"clicks": clicks}, None) == {"clicks": clicks}
 
 
 def test_what_cannot_be_used():

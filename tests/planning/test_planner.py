@@ -16,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from sam3d_nnunet.cli import main as cli
 from sam3d_nnunet.errors import SAM3DError
-from sam3d_nnunet.planning.plan_dataset import _preset_settings, differences, plan_dataset
+from sam3d_nnunet.planning.plan_dataset import _with_preset, differences, plan_dataset
 from sam3d_nnunet.planning.planner import SAM3DPlanner, patch_side
 from sam3d_nnunet.planning.settings import SAM3DSettings, parse_settings
 
@@ -405,10 +405,9 @@ def test_what_is_missing_is_named(nnunet_folders, write_dataset, monkeypatch):
 
 
 def test_preset_without_labels_gets_clicks_it_can_be_trained_with():
-    settings = _preset_settings("paper")
+    settings = _with_preset({}, "paper")
     assert parse_settings(settings, "test").clicks.policy == "paper"
-    assert _preset_settings("vit_l") == {"preset": "vit_l"}
-    assert _preset_settings(None) == {}
+    assert _with_preset({}, "vit_l") == {"preset": "vit_l"}
 
 
 @pytest.mark.parametrize("name", ["a/b", "a/", "a__b", "-a"])

@@ -119,7 +119,8 @@ def test_finer_spacing_is_said_aloud_once(plan, capsys):
     assert capsys.readouterr().out.count(said) == 1
     assert plans["configurations"]["3d_fullres"]["spacing"] == [0.05, 0.05, 0.05]
     plans = plan((40, 40, 32), (0.05, 0.05, 0.05), target=(0.1, 0.1, 0.1))
-    assert said not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert said not in printed and "describes 3 images, but the data set has 1. If images" in printed
     assert plans["configurations"]["3d_fullres"]["spacing"] == [0.1, 0.1, 0.1]
     plans = plan((20, 40, 40), (6.0, 0.35, 0.35))
     assert said.partition(",")[0] not in capsys.readouterr().out
