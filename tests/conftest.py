@@ -175,13 +175,16 @@ def write_names(nnunet_folders) -> Callable[..., Path]:
 def write_fingerprint() -> Callable[..., None]:
     """Writes what nnU-Net would find out about a data set; doing so takes it seconds, to start processes."""
 
-    def write(folder: Path, shapes: list[tuple[int, ...]], spacing: tuple[float, ...] = (1.0, 1.0, 1.0)) -> None:
+    def write(
+        folder: Path, shapes: list[tuple[int, ...]], spacing: tuple[float, ...] = (1.0, 1.0, 1.0), channels: int = 1
+    ) -> None:
         names = ("mean", "median", "std", "min", "max", "percentile_00_5", "percentile_99_5")
+        intensities = dict(zip(names, (1.0, 1.0, 0.5, 0.0, 2.0, 0.0, 2.0)))
         content = {
             "spacings": [spacing] * len(shapes),
             "shapes_after_crop": shapes,
             "median_relative_size_after_cropping": 1.0,
-            "foreground_intensity_properties_per_channel": {"0": dict(zip(names, (1.0, 1.0, 0.5, 0.0, 2.0, 0.0, 2.0)))},
+            "foreground_intensity_properties_per_channel": {str(n): intensities for n in range(channels)},
         }
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "dataset_fingerprint.json").write_text(json.dumps(content))

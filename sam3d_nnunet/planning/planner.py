@@ -113,8 +113,8 @@ class SAM3DPlanner(ExperimentPlanner):
         fingerprint = Path(nnUNet_preprocessed) / self.dataset_name / "dataset_fingerprint.json"
         if len(shapes) != len(images):
             print(
-                f"{fingerprint} describes {len(shapes)} images, but the data set has {len(images)}. If images were added "
-                "or removed, delete the file and plan again."
+                f"{fingerprint} describes {len(shapes)} images, but the data set has {len(images)}. If images were "
+                "added or removed, delete the file and plan again."
             )
         refuse_broken_statistics(self.dataset_name, self.dataset_fingerprint, images, self._reader, fingerprint)
         target = self.determine_fullres_target_spacing()

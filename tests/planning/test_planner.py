@@ -366,8 +366,8 @@ def test_names_that_nnunet_mixes_up(nnunet_folders, write_dataset, write_fingerp
 )
 def test_sheared_files(nnunet_folders, write_dataset, write_fingerprint, file):
     name = "Dataset711_Sheared"
-    folder = write_dataset(nnunet_folders.raw, name, cases((9, 9, 9)), LABELS)
-    write_fingerprint(nnunet_folders.preprocessed / name, [(9, 9, 9)] * 4)
+    folder = write_dataset(nnunet_folders.raw, name, cases((9, 9, 9)), LABELS, channel_names={"0": "T1", "1": "T2"})
+    write_fingerprint(nnunet_folders.preprocessed / name, [(9, 9, 9)] * 4, channels=2)
     for case in range(4):
         shutil.copy(folder / f"imagesTr/case_{case}_0000.nii.gz", folder / f"imagesTr/case_{case}_0001.nii.gz")
     SAM3DPlanner(name)

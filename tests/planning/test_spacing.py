@@ -46,9 +46,9 @@ def test_most_images_decide():
 def test_flat_images_are_refused():
     refuse_flat_images("ab", [(5, 40, 40)] * 2, [(1.0, 1.0, 1.0)] * 2, (1.0, 1.0, 1.0))
     message = r"Voxels of 1 x 1 x 1 mm are too large: b has 5 x 40 x 40 voxels of 0.05 x 1 x 1 mm and would have 0 x 40"
-    with pytest.raises(SAM3DError, match=message + r".*-overwrite_target_spacing 0.05 1 1, or"):
+    with pytest.raises(SAM3DError, match=message + r".*--spacing 0.05 1 1 .*, or"):
         refuse_flat_images("ab", [(5, 40, 40)] * 2, [(1.0, 1.0, 1.0), (0.05, 1.0, 1.0)], (1.0, 1.0, 1.0))
-    with pytest.raises(SAM3DError, match="-overwrite_target_spacing 0.3 1 1"):
+    with pytest.raises(SAM3DError, match="--spacing 0.3 1 1 .*-overwrite_target_spacing"):
         refuse_flat_images([], [(4, 40, 40)], [(0.3, 1.0, 1.0)], (1.0, 1.0, 1.0))
 
 
