@@ -20,7 +20,7 @@ from sam3d_nnunet.evaluation.measure import measure, print_failed
 from sam3d_nnunet.evaluation.model import EvaluatedModel, PredictionOptions
 from sam3d_nnunet.evaluation.protocol_prediction import IteratedPrediction, predict_automatic, predict_prompted_cases
 from sam3d_nnunet.evaluation.results import PREDICTION, TEST, WEIGHTS, WINDOWS, step_folders
-from sam3d_nnunet.evaluation.results_folder import ResultsFolder, cases_without_cost, check_settings
+from sam3d_nnunet.evaluation.results_folder import ResultsFolder, cases_without_cost, check_settings, outdated_scores
 from sam3d_nnunet.io import listing, read_json_object, remove_left
 from sam3d_nnunet.prediction.batch import CaseReport
 from sam3d_nnunet.prediction.model_folder import choose_folds, read_plans
@@ -275,6 +275,8 @@ class Method(ABC):
         # if all failed, measuring would replace the reasons by "no prediction"
         for where in folders if len(failed) < len(cases) else ():
             failed = measure(where, data, cases, tolerances) | failed
+            if not data.labels.has_regions:
+                failed = outdated_scores(where) | failed
         return print_failed(place, failed)
 
 

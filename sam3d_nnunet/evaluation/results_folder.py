@@ -17,6 +17,7 @@ from sam3d_nnunet.evaluation.results import (
     DATA,
     FORMAT,
     METHOD,
+    METRICS,
     OLDER,
     PREDICTION,
     PROMPTS,
@@ -276,6 +277,24 @@ def add_scores(folder: Path, case: str, truth_voxels: int, scores: dict[str, Any
     rounds = {f"round_{k}_{name}": value for name, values in curves.items() for k, value in enumerate(values)}
     sums = {name: value for name, value in scores.items() if not isinstance(value, list)}
     _put_row(folder / SCORES, {"case": case, "target": ALL_CLASSES, "truth_voxels": truth_voxels, **rounds, **sums})
+
+
+def outdated_scores(folder: Path) -> dict[str, str]:
+    """Sentences about cases whose scores were computed from another label map than their metrics, by its voxels.
+
+    Args:
+        folder: of predictions, with measured ones; classes must not overlap.
+    """
+    if not (folder / SCORES).is_file() or not (folder / METRICS).is_file():
+        return {}
+    now = _with_cases(folder / METRICS).groupby("case")["truth_voxels"].sum()
+    then = _with_cases(folder / SCORES).set_index("case")["truth_voxels"]
+    changed = {case: (then.get(case, 0), voxels) for case, voxels in now.items() if then.get(case, 0) != voxels}
+    return {
+        case: f"{folder / SCORES} is about a label map with {before:g} voxels of foreground, but the truth has "
+        f"{voxels:g} now. Delete the case's predictions and its drawn clicks, and run sam3d evaluate again."
+        for case, (before, voxels) in changed.items()
+    }
 
 
 def _put_row(file: Path, row: dict[str, Any]) -> None:

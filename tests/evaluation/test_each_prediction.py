@@ -1,9 +1,12 @@
 """The protocol each_N: lesions are predicted one at a time."""
 
+import shutil
+
 import cc3d
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 from evaluated_fixtures import CASES
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,3 +138,23 @@ def test_changed_clicks_cost_one_case(make_evaluated, tmp_path, capsys):
     failed = evaluate(model.folder, root, ["0"], ["each_1"], 1, QUICK)
     assert len(failed) == 1 and CASES[1] in failed[0]
     assert "1 clicks on" in capsys.readouterr().err
+
+
+def test_scores_of_another_truth_are_told(make_evaluated, read, tmp_path, monkeypatch, capsys):
+    """Metrics are computed again when a label map is corrected; scores come with the predictions."""
+    model, root = make_evaluated(), tmp_path / "evaluated"
+    raw = tmp_path / "raw"
+    shutil.copytree(model.labels.parents[1], raw)
+    monkeypatch.setenv("nnUNet_raw", str(raw))
+    assert evaluate(model.folder, root, ["0"], ["each_1"], 1, QUICK) == []
+    assert evaluate(model.folder, root, ["0"], ["each_1"], 1, QUICK) == []
+    file = raw / model.labels.parent.name / f"labelsTr/{CASES[1]}.nii.gz"
+    image = sitk.ReadImage(str(file))
+    less = sitk.GetImageFromArray(np.where(np.arange(image.GetSize()[0]) > 9, 0, sitk.GetArrayFromImage(image)))
+    less.CopyInformation(image)
+    sitk.WriteImage(less, str(file))
+    (told,) = evaluate(model.folder, root, ["0"], ["each_1"], 1, QUICK)
+    assert CASES[1] in told and "Delete the case's predictions and its drawn clicks" in capsys.readouterr().err
+    (root / model.folder.name / f"each_1/fold_0/trial_0/{CASES[1]}.nii.gz").unlink()
+    (root / f"prompts/each_1/trial_0/{CASES[1]}.json").unlink()
+    assert evaluate(model.folder, root, ["0"], ["each_1"], 1, QUICK) == []
