@@ -545,7 +545,10 @@ class Cell:
 
     def _measure(self, predictions: Path, name: str) -> pd.DataFrame:
         results = self.folder / "measured"
-        failed = evaluate_predictions(predictions, results, DATASET, name, "0")
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            failed = evaluate_predictions(predictions, results, DATASET, name, "0")
+        if len(failed) == len(VALIDATION):
+            raise SAM3DError(said.getvalue())
         if failed:
             raise RoundTripError(f"failed: {failed}")
         (file,) = (results / name).rglob("metrics.csv")
