@@ -18,6 +18,7 @@ from sam3d_nnunet.datasets.case_files import cases_in_folder, image_name
 from sam3d_nnunet.datasets.raw_dataset import RawDataset
 from sam3d_nnunet.datasets.splits import read_fold, read_splits, splits_file
 from sam3d_nnunet.errors import SAM3DError
+from sam3d_nnunet.evaluation.metrics import true_labels
 from sam3d_nnunet.geometry.image_grid import read_grid
 from sam3d_nnunet.geometry.images import read_image
 from sam3d_nnunet.geometry.label_maps import read_label_map
@@ -192,8 +193,7 @@ class EvaluationData:
                 or they have different shapes.
         """
         label_map = read_label_map(self.truth_file(case), self.reader)
-        ignored = [] if self.labels.ignore_label is None else [self.labels.ignore_label]
-        label_map.check_labels([*self.labels.all_labels, *ignored])
+        label_map.check_labels(true_labels(self.dataset_json))
         image_file = self.image_file(case)
         if image_file is None:
             return label_map.own_grid().geometry.in_file_order(label_map.array)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from sam3d_nnunet.errors import SAM3DError, reason
 from sam3d_nnunet.evaluation.data import EvaluationData
-from sam3d_nnunet.evaluation.metrics import IGNORE, RULE, case_metrics, targets_of
+from sam3d_nnunet.evaluation.metrics import IGNORE, RULE, case_metrics, predicted_labels, targets_of, true_labels
 from sam3d_nnunet.evaluation.results import METRICS, METRICS_JSON
 from sam3d_nnunet.geometry.image_grid import read_grid
 from sam3d_nnunet.geometry.label_maps import read_label_map
@@ -251,21 +251,15 @@ def _measured(
     image = truth.own_grid() if files.image is None else read_grid(files.image, reader, truth.properties)
     note = truth.place_note(image)
     prediction.check_on(image)
-    known, ignored = _labels(dataset_json), dataset_json["labels"].get(IGNORE)
-    prediction.check_labels(known)
-    truth.check_labels(known if ignored is None else known | {ignored})
+    prediction.check_labels(predicted_labels(dataset_json))
+    truth.check_labels(true_labels(dataset_json))
     wanted, found, spacing = truth.array, prediction.array, image.spacing
-    counted = wanted != ignored
+    counted = wanted != dataset_json["labels"].get(IGNORE)
     metrics = {
         target: case_metrics(np.isin(wanted, labels) & counted, np.isin(found, labels) & counted, spacing, tolerances)
         for target, labels in targets_of(dataset_json).items()
     }
     return _Measured(metrics, note)
-
-
-def _labels(dataset_json: dict[str, Any]) -> set[int]:
-    """All label values, background included."""
-    return {0, *(k for labels in targets_of(dataset_json).values() for k in labels)}
 
 
 def _plain(values: dict[str, float]) -> dict[str, float | None]:

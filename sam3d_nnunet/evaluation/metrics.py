@@ -32,6 +32,17 @@ def targets_of(dataset_json: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: labels for name, labels in named.items() if name != IGNORE and labels != (0,)}
 
 
+def predicted_labels(dataset_json: dict[str, Any]) -> set[int]:
+    """Label values that a prediction can have, background included."""
+    return {0, *(k for labels in targets_of(dataset_json).values() for k in labels)}
+
+
+def true_labels(dataset_json: dict[str, Any]) -> set[int]:
+    """Label values that the truth can have: those of predictions, and the ignore label."""
+    named = dataset_json["labels"]
+    return predicted_labels(dataset_json) | ({named[IGNORE]} if IGNORE in named else set())
+
+
 def nsd_column(tolerance: float) -> str:
     """Name of the surface Dice at a tolerance in mm."""
     return f"nsd_{tolerance:g}mm"
